@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One app in one process: the `weft-runtime` command."""

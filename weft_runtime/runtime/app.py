@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run is given, whoever runs it."""
+
+from typing import NamedTuple, Protocol
+
+from weft_runtime.runtime.arguments import Preopen
+from weft_runtime.runtime.ending import Ending, Outcome
+from weft_runtime.runtime.readiness import Readiness
+from weft_runtime.store import Package
+
+
+class App(NamedTuple):
+    """One app, opened and about to run."""
+
+    package: Package
+    preopens: tuple[Preopen, ...]
+    readiness: Readiness
+    ending: Ending
+
+
+class Runner(Protocol):
+    """A module that runs apps: `session` on the engine, `stub` without."""
+
+    @property
+    def ENGINE_NAME(self) -> str:
+        """The engine and its version, for --version."""
+        ...
+
+    def run(self, app: App) -> Outcome:
+        """Run `app` to its end. Raises WeftError."""
+        ...

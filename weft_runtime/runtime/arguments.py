@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line of weft-runtime."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn, TypeVar
+
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import printable, quote
+from weft_runtime.ids import AppId, SessionId
+from weft_runtime.journal import Level
+
+SOCKET_PATH_MAX = 107
+"""Bytes of a Unix socket's path: sun_path of unix(7) without its final NUL."""
+
+Parsed = TypeVar("Parsed")
+
+
+class Preopen(NamedTuple):
+    """A host directory that the guest may open, and the name it has there."""
+
+    host: str
+    guest: str
+    writable: bool
+
+
+class Arguments(NamedTuple):
+    """A command line that says what to run."""
+
+    app_id: AppId
+    session_id: SessionId
+    preopens: tuple[Preopen, ...]
+    ipc_socket: str | None
+    sd_notify: bool
+    log_level: Level | None
+
+
+class HelpRequested(Exception):
+    """--help was given; the text is the argument."""
+
+
+class VersionRequested(Exception):
+    """--version was given: what it prints needs the engine, which parsing does not."""
+
+
+def parse(argv: Sequence[str], program: str) -> Arguments:
+    """Parse the arguments after the program's name.
+
+    Raises WeftError(USAGE), HelpRequested or VersionRequested.
+    """
+    options = build_parser(program).parse_args(argv)
+    return Arguments(
+        app_id=options.app_id,
+        session_id=options.session_id,
+        preopens=tuple(options.preopens),
+        ipc_socket=options.ipc_socket,
+        sd_notify=options.sd_notify,
+        log_level=options.log_level,
+    )
+
+
+def build_parser(program: str) -> argparse.ArgumentParser:
+    """The parser; the manual page is checked against it."""
+    parser = _Parser(
+        prog=program,
+        description="Run the WASI module of one installed app in this process.",
+        epilog="See weft-runtime(1) for the exit statuses, the environment and the limits.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    add = parser.add_argument
+    add("app_id", metavar="app_id", type=_value(AppId.parse), help="the app, such as org.example.notes")
+    add(
+        "session_id",
+        metavar="session_id",
+        type=_value(SessionId.parse),
+        help="number of this run, for the log",
+    )
+    add(
+        "--preopen", metavar="HOST[::GUEST]", dest="preopens", action="append", default=[],
+        type=_value(_writable_preopen),
+        help="let the app read and write the directory HOST, as GUEST (default: HOST); repeatable",
+    )  # fmt: skip
+    add(
+        "--preopen-ro", metavar="HOST[::GUEST]", dest="preopens", action="append",
+        type=_value(_read_only_preopen), help="the same, for reading only",
+    )  # fmt: skip
+    add(
+        "--ipc-socket",
+        metavar="PATH",
+        type=_value(_socket_path),
+        help="accepted for later use; only checked",
+    )
+    add(
+        "--sd-notify", action="store_true", help="tell the service manager too: READY=1, STATUS=, STOPPING=1"
+    )
+    add(
+        "--log-level",
+        metavar="LEVEL",
+        type=_value(Level.parse),
+        help="log this and worse: debug, info, warning, ...",
+    )
+    add("--version", action=_VersionAction, nargs=0, help="name the version and the engine, and exit")
+    add("--help", action=_HelpAction, nargs=0, help="show this text and exit")
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with our error and our words for the two complaints that the contract has fixed."""
+
+    def error(self, message: str) -> NoReturn:
+        raise WeftError(Problem.USAGE, printable(message), f"see {self.prog} --help")
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def] # overloads of typeshed
+        options, surplus = self.parse_known_args(args, namespace)
+        if surplus:
+            self.error(f"unexpected argument: {surplus[0]}")
+        return options
+
+
+class _HelpAction(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        raise HelpRequested(parser.format_help())
+
+
+class _VersionAction(argparse.Action):
+    def __call__(self, *_: object) -> NoReturn:
+        raise VersionRequested
+
+
+def _value(parse_text: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
+    """`parse_text` for argparse, which hides the text of a ValueError but not that of its own error."""
+
+    def parse_argument(text: str) -> Parsed:
+        try:
+            return parse_text(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument
+
+
+def _writable_preopen(text: str) -> Preopen:
+    return _preopen(text, writable=True)
+
+
+def _read_only_preopen(text: str) -> Preopen:
+    return _preopen(text, writable=False)
+
+
+def _preopen(text: str, *, writable: bool) -> Preopen:
+    host, separator, guest = text.partition("::")
+    if not separator:
+        guest = host
+    if not host or not guest:
+        raise ValueError(f"{quote(text)} is not HOST[::GUEST]: a path is empty")
+    # The engine takes paths as UTF-8; Python marks other bytes of an argument by lone surrogates.
+    if any("\udc80" <= char <= "\udcff" for char in text):
+        raise ValueError(f"{quote(text)} is not UTF-8")
+    return Preopen(host, guest, writable)
+
+
+def _socket_path(text: str) -> str:
+    size = len(text.encode(errors="surrogateescape"))
+    if not 0 < size <= SOCKET_PATH_MAX:
+        raise ValueError(f"{quote(text)} is not the path of a socket: expected 1 to {SOCKET_PATH_MAX} bytes")
+    return text

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the process ends: once, by whoever comes first, with its reason told before it is gone."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable
+from signal import Signals
+from typing import NamedTuple, NoReturn
+
+from weft_runtime.errors import ExitStatus, Problem, WeftError
+from weft_runtime.escape import printable
+from weft_runtime.journal import Event, Level, Log
+from weft_runtime.runtime.main import STOP_SIGNALS
+
+STOP_GRACE_S = 0.6
+"""A stop is promised within one second, whatever log, pipe or service manager is stuck by then."""
+
+STATUS_REASON_MAX = 200
+"""Characters of the reason in STATUS=, which is one line of `systemctl status`."""
+
+
+class Outcome(NamedTuple):
+    """Why and how the process ends. `reason` is one safe line; `detail` may follow it in the log."""
+
+    event: Event
+    exit_status: int
+    reason: str
+    level: Level
+    detail: str = ""
+    problem: Problem | None = None
+    stopped_by: Signals | None = None
+
+
+def exited(status: int, note: str = "") -> Outcome:
+    """The guest's own end, by returning from `_start` or by proc_exit(`status`)."""
+    reason = f"the app exited with status {status}{note}"
+    return Outcome(Event.EXITED, status, reason, Level.INFO if status == 0 else Level.WARNING)
+
+
+def trapped(where: str, kind: str, cause: str, backtrace: str) -> Outcome:
+    """The engine stopped the guest. `where` is what it was running."""
+    reason = f"the app trapped in {where}: {kind}: {cause}"
+    return Outcome(Event.TRAPPED, ExitStatus.TRAP, reason, Level.ERR, backtrace)
+
+
+_EVENTS = {
+    ExitStatus.NO_INPUT: Event.PACKAGE_NOT_FOUND,
+    ExitStatus.DATA: Event.PACKAGE_INVALID,
+    ExitStatus.UNAVAILABLE: Event.ENGINE_MISSING,
+}
+
+
+def failed(error: WeftError) -> Outcome:
+    """A failure of ours, or of what we were given."""
+    event = _EVENTS.get(error.exit_status, Event.FAILED)
+    return Outcome(event, error.exit_status, str(error), Level.ERR, problem=error.problem)
+
+
+def bug(error: BaseException) -> Outcome:
+    """An exception that nobody expected: the only one that is logged with its traceback."""
+    import traceback  # noqa: PLC0415 - for nothing but this
+
+    reason = f"internal error: {type(error).__name__}: {printable(str(error))}"
+    detail = "".join(traceback.format_exception(error)).rstrip()
+    return Outcome(Event.FAILED, ExitStatus.SOFTWARE, reason, Level.CRIT, detail, Problem.INTERNAL_ERROR)
+
+
+class Ending:
+    """Ends the process. `phase` says what it is doing, for the log line of a stop."""
+
+    def __init__(self, log: Log) -> None:
+        self.phase = "starting"
+        self.log = log
+        self.report_fd: int | None = None
+        self.last_words: Callable[[Outcome], None] = lambda outcome: None
+        """Called before the log line: tells the service manager."""
+        self.drain: Callable[[float | None], None] = lambda timeout: None
+        """Called first: passes on what the guest has written, for that many seconds at most."""
+        self._claim = threading.Lock()
+
+    def watch_signals(self) -> None:
+        """End the process when a stop signal arrives, in a thread: the guest has the main one.
+
+        A Python handler would wait for the main thread, which does not come back while the guest runs.
+        The signals must be blocked in every thread, the engine's own included (main.py).
+        """
+        threading.Thread(target=self._wait_for_signal, name="signals", daemon=True).start()
+
+    def finish(self, outcome: Outcome) -> NoReturn:
+        """Tell `outcome` and end with it. The first caller wins; a stop that comes second hurries it."""
+        if outcome.stopped_by is not None:
+            telling = threading.Thread(target=self._tell, args=(outcome, STOP_GRACE_S / 2), daemon=True)
+            telling.start()
+            telling.join(STOP_GRACE_S)
+            _die_by(outcome.stopped_by)
+        self._tell(outcome, drain_timeout=None)
+        # Not sys.exit(): tearing down the engine and the interpreter takes longer than many a guest,
+        # and has nothing left to flush; the engine's threads do not like it either.
+        os._exit(outcome.exit_status)
+
+    def _wait_for_signal(self) -> None:
+        number = Signals(signal.sigwait(STOP_SIGNALS))
+        reason = f"stopped by {number.name} while {self.phase}"
+        self.finish(Outcome(Event.STOPPED, 128 + number, reason, Level.NOTICE, stopped_by=number))
+
+    def _tell(self, outcome: Outcome, drain_timeout: float | None) -> None:
+        self.drain(drain_timeout)
+        if not self._claim.acquire(blocking=False):
+            threading.Event().wait()  # the other thread tells, and ends the process
+        if self.report_fd is not None:
+            _report(self.report_fd, outcome)
+        self.last_words(outcome)
+        fields = {"WEFT_EXIT_STATUS": str(outcome.exit_status), "WEFT_REASON": outcome.reason}
+        if outcome.problem is not None:
+            fields["WEFT_PROBLEM"] = outcome.problem
+        message = f"{outcome.reason}\n{outcome.detail}" if outcome.detail else outcome.reason
+        self.log.entry(outcome.level, message, outcome.event, **fields)
+
+
+def _die_by(number: Signals) -> NoReturn:
+    """End by the signal itself, so that whoever waits sees what happened."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (number,))
+    os.kill(os.getpid(), number)
+    # Only the first process of a PID namespace gets here: the kernel does not apply defaults to it.
+    os._exit(128 + number)
+
+
+def _report(fd: int, outcome: Outcome) -> None:
+    report = {
+        "event": outcome.event,
+        "exit_status": outcome.exit_status,
+        "signal": outcome.stopped_by.name if outcome.stopped_by else None,
+        "reason": outcome.reason,
+    }
+    try:
+        os.write(fd, json.dumps(report).encode() + b"\n")
+    except OSError:
+        pass  # whoever asked for the report is gone
+
+
+def status_line(outcome: Outcome) -> str:
+    """`outcome` as the assignment STATUS= of sd_notify(3)."""
+    return f"STATUS={outcome.reason[:STATUS_REASON_MAX]}"

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine: the only module that imports the wasmtime binding, and what hides its ways."""
+
+import re
+import resource
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import metadata
+from typing import NamedTuple
+
+import wasmtime
+
+from weft_runtime import limits
+from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
+from weft_runtime.escape import printable, quote
+from weft_runtime.runtime import imports
+from weft_runtime.runtime.arguments import Preopen
+
+FRAMES_MAX = 20
+"""Frames of a backtrace: as many as the engine itself prints."""
+
+# How the engine begins the text of an error that it raised while guest code was on the stack.
+_WHILE_EXECUTING = "error while executing at wasm backtrace:"
+_CAUSE = "\n\nCaused by:\n"
+_BAD_STATUS = "exit with invalid exit status outside of"
+
+# How the engine says that a limit of the store was hit at instantiation, and which one.
+_LIMIT_TEXTS = (
+    ("memory minimum size", limits.MEMORY),
+    ("table minimum size", limits.TABLE_ELEMENTS),
+    ("resource limit exceeded: memory count", limits.MEMORIES),
+    ("resource limit exceeded: table count", limits.TABLES),
+)
+
+# The name under which the exports are looked up; its linker holds nothing else.
+_APP = "app"
+
+
+class GuestExit(Exception):
+    """The guest called proc_exit."""
+
+    def __init__(self, status: int, note: str = "") -> None:
+        super().__init__(status)
+        self.status = status
+        self.note = note
+
+
+class GuestTrap(Exception):
+    """The engine stopped the guest. All three texts are safe to log."""
+
+    def __init__(self, kind: str, cause: str, backtrace: str) -> None:
+        super().__init__(kind, cause)
+        self.kind = kind
+        self.cause = cause
+        self.backtrace = backtrace
+
+
+class Entry(NamedTuple):
+    """An exported function or whatever else has that name: its type, written as in a WAT file."""
+
+    type: str
+
+    @property
+    def is_plain_function(self) -> bool:
+        return self.type == "() -> ()"
+
+
+class GuestSetup(NamedTuple):
+    """What the guest receives: nothing else of the host."""
+
+    argv: Sequence[str]
+    env: Sequence[tuple[str, str]]
+    preopens: Sequence[Preopen]
+
+
+class Engine:
+    """The engine of this process, which runs one module once."""
+
+    def __init__(self) -> None:
+        """Raises WeftError(LIMIT_EXCEEDED) where the stack is too small for any guest."""
+        stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
+        if stack != resource.RLIM_INFINITY and stack < limits.STACK.value:
+            raise limits.exceeded(limits.STACK, f"the stack limit of this process is {stack} bytes")
+        self.engine = wasmtime.Engine()
+
+
+def version() -> str:
+    """The engine's name and version."""
+    return f"wasmtime {metadata.version('wasmtime')}"
+
+
+class Guest:
+    """A compiled module on its way through linking, instantiation and its calls."""
+
+    def __init__(self, engine: Engine, setup: GuestSetup) -> None:
+        """Raises WeftError(OS_ERROR) for a preopened directory that the engine cannot open."""
+        self._linker = wasmtime.Linker(engine.engine)
+        self._linker.define_wasi()
+        self._store = wasmtime.Store(engine.engine)
+        # Tables and memories each have their own bound; the engine's memory bound leaves tables alone.
+        self._store.set_limits(
+            memory_size=limits.MEMORY.value,
+            memories=limits.MEMORIES.value,
+            table_elements=limits.TABLE_ELEMENTS.value,
+            tables=limits.TABLES.value,
+            instances=1,
+        )
+        self._store.set_wasi(_wasi_config(setup))
+        self._exports = wasmtime.Linker(engine.engine)
+
+    def link(self, module: wasmtime.Module) -> wasmtime.InstancePre:
+        """Resolve the imports. Raises WeftError(MODULE_INVALID) naming the one that is not WASI's."""
+        try:
+            return self._linker.instantiate_pre(module)
+        except wasmtime.WasmtimeError as error:
+            names = [(imported.module, imported.name or "") for imported in module.imports]
+            raise WeftError(Problem.MODULE_INVALID, one_line(str(error)), imports.diagnose(names)) from None
+
+    def instantiate(self, linked: wasmtime.InstancePre) -> None:
+        """Make the instance, which runs its start section. Raises WeftError, GuestExit or GuestTrap."""
+        with _translated_errors():
+            instance = linked.instantiate(self._store)
+        # Not instance.exports(): that takes a minute with 100,000 exports, and cannot be interrupted.
+        self._exports.define_instance(self._store, _APP, instance)
+
+    def call(self, name: str) -> None:
+        """Call the export `name`, a function () -> (). Raises GuestExit or GuestTrap."""
+        function = self._exports.get(self._store, _APP, name)
+        assert isinstance(function, wasmtime.Func)
+        with _translated_errors():
+            function(self._store)
+
+
+def entries(module: wasmtime.Module, *names: str) -> list[Entry | None]:
+    """What `module` exports under each of `names`."""
+    found = {
+        export.name: Entry(_type_text(export.type)) for export in module.exports if export.name in names
+    }
+    return [found.get(name) for name in names]
+
+
+def one_line(text: str) -> str:
+    """A text of the engine, which spans lines and quotes names of the module, made safe on one line."""
+    lines = (line.strip() for line in text.splitlines())
+    return printable(": ".join(line.rstrip(":") for line in lines if line and line != "Caused by:"))
+
+
+def _type_text(kind: object) -> str:
+    if isinstance(kind, wasmtime.FuncType):
+        params, results = (
+            " ".join(str(value) for value in values) for values in (kind.params, kind.results)
+        )
+        return f"({params}) -> ({results})"
+    return type(kind).__name__.removesuffix("Type").lower()
+
+
+def _wasi_config(setup: GuestSetup) -> wasmtime.WasiConfig:
+    """Standard input is left out, which makes it empty; there is no network to configure in preview 1."""
+    config = wasmtime.WasiConfig()
+    config.argv = list(setup.argv)
+    config.env = list(setup.env)
+    # Inherited descriptors, never Python callbacks: those panic in the engine's threads at exit.
+    config.inherit_stdout()
+    config.inherit_stderr()
+    for preopen in setup.preopens:
+        try:
+            config.preopen_dir(preopen.host, preopen.guest, preopen.writable)
+        except wasmtime.WasmtimeError:
+            raise WeftError(
+                Problem.OS_ERROR, f"cannot preopen the directory {quote(preopen.host)}"
+            ) from None
+    return config
+
+
+@contextmanager
+def _translated_errors() -> Iterator[None]:
+    """Turn what the binding raises while a guest runs into GuestExit, GuestTrap or WeftError."""
+    try:
+        yield
+    except wasmtime.ExitTrap as error:
+        raise GuestExit(error.code) from None
+    except wasmtime.Trap as error:
+        raise _guest_trap(error) from None
+    except wasmtime.WasmtimeError as error:
+        raise _other_error(str(error)) from None
+
+
+def _guest_trap(trap: wasmtime.Trap) -> GuestTrap:
+    cause = _cause(trap.message)
+    code = trap.trap_code
+    kind = code.name.lower().replace("_", "-") if code else "uncaught-exception"
+    frames = [
+        f"  {number}: {printable(frame.func_name or '?', 200)}"
+        f" (function {frame.func_index}, offset {frame.module_offset:#x})"
+        for number, frame in enumerate(trap.frames[:FRAMES_MAX])
+    ]
+    return GuestTrap(kind, cause, "\n".join(frames))
+
+
+def _other_error(text: str) -> Exception:
+    """An error without a type of its own: told by its text, whose beginning is always the engine's."""
+    if text.startswith(_WHILE_EXECUTING):
+        cause = _cause(text)
+        if cause.startswith(_BAD_STATUS):
+            return GuestExit(
+                GUEST_STATUS_MAX, f": it asked for one above {GUEST_STATUS_MAX}, which is not passed on"
+            )
+        backtrace = text.removeprefix(_WHILE_EXECUTING).rpartition(_CAUSE)[0]
+        frames = re.split(r"\n +(?=\d+: )", backtrace)[1 : FRAMES_MAX + 1]
+        return GuestTrap("host-call", cause, "\n".join(f"  {printable(frame, 256)}" for frame in frames))
+    message = one_line(text)
+    for beginning, limit in _LIMIT_TEXTS:
+        if text.startswith(beginning):
+            return limits.exceeded(limit, message)
+    problem = Problem.OS_ERROR if "(os error " in text else Problem.MODULE_INVALID
+    return WeftError(problem, f"cannot instantiate the module: {message}")
+
+
+def _cause(text: str) -> str:
+    """The last part of an error's text. What comes before may be as long as its functions' names."""
+    return one_line(text.rpartition(_CAUSE)[2]).removeprefix("wasm trap: ")

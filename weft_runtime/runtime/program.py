@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one course of every run: settings, arguments, package, app, end."""
+
+import os
+from collections.abc import Sequence
+from typing import NoReturn
+
+from weft_runtime import __version__, settings, store
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import printable
+from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
+from weft_runtime.notify import open_notifier
+from weft_runtime.runtime import arguments
+from weft_runtime.runtime.app import App, Runner
+from weft_runtime.runtime.ending import Ending, Outcome, bug, failed, status_line
+from weft_runtime.runtime.readiness import Readiness
+
+IDENTIFIER = "weft-runtime"
+"""SYSLOG_IDENTIFIER of every entry, whichever of the two programs runs."""
+
+INSTALL_HINT = (
+    "the Debian package weft-runtime brings it; elsewhere: pip install 'weft-runtime[wasmtime-runtime]'"
+)
+
+
+def run(program: str, argv: Sequence[str], *, needs_engine: bool) -> NoReturn:
+    """Do all that `program` does and end the process. The one place that turns exceptions into an end."""
+    ending = Ending(Log(stderr_sink(IDENTIFIER, with_priority=False)))
+    ending.watch_signals()
+    try:
+        outcome = _run(program, argv, ending, needs_engine=needs_engine)
+    except WeftError as error:
+        outcome = failed(error)
+    except MemoryError:
+        outcome = failed(WeftError(Problem.OS_ERROR, f"out of memory while {ending.phase}"))
+    except Exception as error:
+        outcome = bug(error)
+    ending.finish(outcome)
+
+
+def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: bool) -> Outcome:
+    stdout_open = _complete_standard_streams()
+    # The log before all else, then the descriptor for the report: what is wrong later is told there.
+    ending.log = log = open_log(IDENTIFIER, settings.log_settings())
+    environment = settings.runtime_settings()
+    ending.report_fd = environment.report_fd
+    try:
+        options = arguments.parse(argv, program)
+    except arguments.HelpRequested as request:
+        _print_and_leave(str(request))
+    except arguments.VersionRequested:
+        engine = _find_runner(needs_engine=False).ENGINE_NAME
+        _print_and_leave(f"{program} {__version__} ({engine})\n")
+    if options.log_level is not None:
+        log.level = options.log_level
+    log.bind(WEFT_APP_ID=options.app_id, WEFT_SESSION_ID=str(options.session_id))
+    notifier = open_notifier(
+        log, wanted=options.sd_notify or environment.sd_notify, notify_socket=environment.notify_socket
+    )
+    ending.last_words = lambda outcome: notifier.send("STOPPING=1", status_line(outcome))
+    if not stdout_open:
+        raise WeftError(Problem.OS_ERROR, "standard output is closed: READY could not be told")
+    ending.phase = "loading the engine"
+    runner = _find_runner(needs_engine=needs_engine)
+    ending.phase = "opening the package"
+    package = store.open_package(options.app_id, environment.stores)
+    version = printable(package.manifest.version, 64)
+    log.entry(
+        Level.INFO,
+        f"starting {options.app_id} {version} from {printable(str(package.directory))}",
+        Event.STARTING,
+    )
+    return runner.run(App(package, options.preopens, Readiness(log, notifier), ending))
+
+
+def _find_runner(*, needs_engine: bool) -> Runner:
+    """The module that runs apps: on the engine where it is installed, else the stub, if that will do."""
+    try:
+        from weft_runtime.runtime import session  # noqa: PLC0415 - imports the engine
+
+        return session
+    except ModuleNotFoundError as error:
+        if error.name != "wasmtime":
+            raise
+        if needs_engine:
+            message = "the engine, wasmtime, is not installed"
+            raise WeftError(Problem.ENGINE_MISSING, message, INSTALL_HINT) from None
+    except (ImportError, OSError, RuntimeError) as error:  # the binding's words for a foreign machine
+        message = f"the engine, wasmtime, is installed but cannot be loaded: {printable(str(error))}"
+        raise WeftError(Problem.ENGINE_MISSING, message, INSTALL_HINT) from error
+    from weft_runtime.runtime import stub  # noqa: PLC0415
+
+    return stub
+
+
+def _complete_standard_streams() -> bool:
+    """Put /dev/null where a standard stream is closed, lest a file opened later takes its number.
+
+    Returns whether standard output was open.
+    """
+    closed = []
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            closed.append(fd)
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    return 1 not in closed
+
+
+def _print_and_leave(text: str) -> NoReturn:
+    try:
+        os.write(1, text.encode())
+    except OSError as error:
+        raise from_os_error("write to standard output", error) from None
+    os._exit(0)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running an app on the engine: load, link, instantiate, say READY, call `_start`."""
+
+import os
+import time
+
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import printable, quote
+from weft_runtime.journal import Event, Level
+from weft_runtime.manifest import ReadyMode
+from weft_runtime.runtime import engine
+from weft_runtime.runtime.app import App
+from weft_runtime.runtime.arguments import Preopen
+from weft_runtime.runtime.binary import HEADER_SIZE, Kind, kind_of
+from weft_runtime.runtime.compiler import Compilation
+from weft_runtime.runtime.ending import Outcome, exited, trapped
+from weft_runtime.runtime.engine import Engine, Entry, Guest, GuestExit, GuestSetup, GuestTrap
+from weft_runtime.runtime.tap import StdoutTap
+
+ENGINE_NAME = engine.version()
+
+START = "_start"
+WEFT_READY = "weft_ready"
+
+
+def run(app: App) -> Outcome:
+    """Run `app` to its end and say what that was. Raises WeftError for whatever keeps it from running."""
+    try:
+        return _run(app)
+    except GuestExit as error:
+        return exited(error.status, f" in its start section, before READY{error.note}")
+    except GuestTrap as error:
+        return trapped(app.ending.phase.removeprefix("running "), error.kind, error.cause, error.backtrace)
+
+
+def _run(app: App) -> Outcome:
+    manifest, ending = app.package.manifest, app.ending
+    source = printable(str(app.package.module))
+    _check_kind(app.package.module_fd, source)
+    _check_preopens(app.preopens)
+
+    ending.phase = "compiling"
+    begun = time.monotonic()
+    machine = Engine()
+    compilation = Compilation(machine, app.package.module_fd, source)
+    guest = Guest(machine, GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens))
+    module = compilation.result()
+    ending.phase = "checking its exports"
+    start, ready = engine.entries(module, START, WEFT_READY)
+    mode = _ready_mode(manifest.ready, start, ready, source)
+    linked = guest.link(module)
+    milliseconds = round((time.monotonic() - begun) * 1000)
+    ending.log.entry(Level.INFO, f"compiled {source} in {milliseconds} ms", Event.LOADED)
+
+    if mode is ReadyMode.GUEST and app.readiness.mirrored:
+        # The one case in which something stands between the guest and standard output.
+        ending.drain = StdoutTap(app.readiness.heard).close
+    ending.phase = "running its start section"
+    guest.instantiate(linked)
+    match mode:
+        case ReadyMode.HOST:
+            app.readiness.announce()
+        case ReadyMode.EXPORT:
+            ending.phase = f"running {WEFT_READY}"
+            _call_weft_ready(guest)
+            app.readiness.announce()
+        case ReadyMode.GUEST:
+            ending.log.debug("the app says READY itself")
+    ending.phase = f"running {START}"
+    try:
+        guest.call(START)
+    except GuestExit as error:
+        return exited(error.status, error.note)
+    return exited(0)
+
+
+def _check_kind(module_fd: int, source: str) -> None:
+    kind = kind_of(os.pread(module_fd, HEADER_SIZE, 0))
+    if kind is Kind.CORE_MODULE:
+        return
+    message, hint = f"{source} is {kind}", None
+    if kind is Kind.COMPONENT:
+        message += ": components are not supported yet"
+    elif kind is Kind.PRECOMPILED:
+        message += ": not accepted in a package"
+        hint = "ship the .wasm file; it is compiled on the device"
+    elif kind is Kind.TEXT:
+        message += ", not a WebAssembly module"
+        hint = "assemble WAT with wat2wasm(1) or wasm-tools(1) before packaging"
+    raise WeftError(Problem.MODULE_INVALID, message, hint)
+
+
+def _check_preopens(preopens: tuple[Preopen, ...]) -> None:
+    """Open each directory once: the engine's own error says neither which nor why."""
+    for preopen in preopens:
+        try:
+            os.close(os.open(preopen.host, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            raise from_os_error(f"preopen the directory {quote(preopen.host)}", error) from None
+
+
+def _ready_mode(
+    wanted: ReadyMode | None, start: Entry | None, ready: Entry | None, source: str
+) -> ReadyMode:
+    """How READY is said, once it is certain that the app can start. Raises WeftError(MODULE_INVALID)."""
+    if start is None:
+        hint = "a WASI command has one; a library or a reactor does not"
+        raise WeftError(Problem.MODULE_INVALID, f"{source} exports no {START}", hint)
+    if not start.is_plain_function:
+        raise _wrong_type(source, START, start)
+    if wanted is None:
+        wanted = ReadyMode.HOST if ready is None else ReadyMode.EXPORT
+    if wanted is ReadyMode.EXPORT:
+        if ready is None:
+            message = f"{source} exports no {WEFT_READY}, but its manifest has runtime.ready = 'export'"
+            raise WeftError(Problem.MODULE_INVALID, message)
+        if not ready.is_plain_function:
+            raise _wrong_type(source, WEFT_READY, ready)
+    return wanted
+
+
+def _wrong_type(source: str, name: str, entry: Entry) -> WeftError:
+    message = f"{source} exports {name} as {entry.type}: expected a function () -> ()"
+    return WeftError(Problem.MODULE_INVALID, message)
+
+
+def _call_weft_ready(guest: Guest) -> None:
+    try:
+        guest.call(WEFT_READY)
+    except GuestExit as error:
+        message = (
+            f"{WEFT_READY} ended the app with status {error.status} instead of returning: READY was not sent"
+        )
+        raise WeftError(Problem.MODULE_INVALID, message) from None

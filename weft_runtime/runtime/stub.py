@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Running an app without the engine: everything but the app, for tests and development."""
+
+import os
+
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import printable
+from weft_runtime.journal import Event
+from weft_runtime.runtime.app import App
+from weft_runtime.runtime.binary import MAGIC
+from weft_runtime.runtime.ending import Outcome, exited
+
+ENGINE_NAME = "stub: no engine"
+
+
+def run(app: App) -> Outcome:
+    """Check the module's magic, say READY and succeed. Raises WeftError(MODULE_INVALID)."""
+    if os.pread(app.package.module_fd, len(MAGIC), 0) != MAGIC:
+        path = printable(str(app.package.module))
+        raise WeftError(Problem.MODULE_INVALID, f"{path} does not begin with the Wasm magic")
+    app.ending.log.warning("this is the stub: no Wasm code ran, for want of the engine", Event.STUB)
+    app.readiness.announce()
+    return exited(0)

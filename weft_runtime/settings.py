@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the environment says: the only module that reads it."""
+
+import os
+from collections.abc import Mapping
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import quote
+
+SYSTEM_STORES = (Path("/var/lib/weft/apps"), Path("/usr/share/weft/apps"))
+"""The operator's own package store, then the one that Debian packages install into."""
+
+# Booleans as systemd.syntax(7) spells them.
+_BOOLEANS = {
+    "1": True, "yes": True, "true": True, "on": True,
+    "": False, "0": False, "no": False, "false": False, "off": False,
+}  # fmt: skip
+
+
+class LogTarget(StrEnum):
+    """Where log lines go: `$WEFT_LOG`."""
+
+    AUTO = "auto"
+    """To the journal if standard error is connected to it (`$JOURNAL_STREAM`), else standard error."""
+    JOURNAL = "journal"
+    STDERR = "stderr"
+
+
+class LogSettings(NamedTuple):
+    """How to log. Read first and on its own, so that whatever else is wrong can be logged."""
+
+    target: LogTarget
+    level: str | None
+    journal_stream: str | None
+
+
+class RuntimeSettings(NamedTuple):
+    """What `weft-runtime` takes from its environment besides logging."""
+
+    stores: tuple[Path, ...]
+    sd_notify: bool
+    notify_socket: str | None
+    report_fd: int | None
+
+
+def log_settings(environ: Mapping[str, str] = os.environ) -> LogSettings:
+    """Raises WeftError(CONFIG_INVALID) naming the variable."""
+    target = _get(environ, "WEFT_LOG") or LogTarget.AUTO
+    if target not in list(LogTarget):
+        raise _wrong("WEFT_LOG", target, "'journal', 'stderr' or 'auto'")
+    return LogSettings(LogTarget(target), _get(environ, "WEFT_LOG_LEVEL"), _get(environ, "JOURNAL_STREAM"))
+
+
+def runtime_settings(environ: Mapping[str, str] = os.environ) -> RuntimeSettings:
+    """Raises WeftError(CONFIG_INVALID) naming the variable."""
+    return RuntimeSettings(
+        stores=_stores(environ),
+        sd_notify=_boolean(environ, "WEFT_SD_NOTIFY"),
+        notify_socket=_get(environ, "NOTIFY_SOCKET"),
+        report_fd=_descriptor(environ, "WEFT_REPORT_FD"),
+    )
+
+
+def _stores(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    # An empty value is a value: it means the working directory, as in the existing system.
+    override = _get(environ, "WEFT_APP_STORE")
+    if override is not None:
+        return (Path(override),)
+    home = _get(environ, "HOME")
+    user_store = () if home is None else (Path(home, ".local/share/weft/apps"),)
+    return (*user_store, *SYSTEM_STORES)
+
+
+def _get(environ: Mapping[str, str], name: str) -> str | None:
+    """The value of a variable; one that is not UTF-8 counts as unset (PEP 383 surrogates give it away)."""
+    value = environ.get(name)
+    if value is not None and any("\udc80" <= char <= "\udcff" for char in value):
+        return None
+    return value
+
+
+def _boolean(environ: Mapping[str, str], name: str) -> bool:
+    value = _get(environ, name) or ""
+    if value.lower() not in _BOOLEANS:
+        raise _wrong(name, value, "a boolean, 1 or 0")
+    return _BOOLEANS[value.lower()]
+
+
+def _descriptor(environ: Mapping[str, str], name: str) -> int | None:
+    """The number of an open descriptor that is not one of the three standard streams."""
+    value = _get(environ, name)
+    if value is None:
+        return None
+    try:
+        if not (value.isascii() and value.isdigit()) or int(value) < 3:
+            raise ValueError
+        os.fstat(int(value))
+    except (ValueError, OverflowError, OSError):
+        raise _wrong(name, value, "the number of an open descriptor, 3 or above") from None
+    return int(value)
+
+
+def _wrong(name: str, value: str, expected: str) -> WeftError:
+    return WeftError(Problem.CONFIG_INVALID, f"${name} is {quote(value)}: expected {expected}")

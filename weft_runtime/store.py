@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Package stores: find an app's package, and open the files that its manifest names."""
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from weft_runtime import limits, manifest
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import printable, quote
+from weft_runtime.ids import AppId
+from weft_runtime.manifest import Manifest
+
+
+class Package(NamedTuple):
+    """An installed package whose manifest is valid and whose files are where it says."""
+
+    app_id: AppId
+    directory: Path
+    """The package's directory, as found in its store."""
+    manifest: Manifest
+    module: Path
+    """The module's path for messages: below `directory`, links not resolved."""
+    module_fd: int
+    """A descriptor of the module, open for reading; a regular file inside the package."""
+
+
+def find(app_id: AppId, stores: Sequence[Path]) -> Path:
+    """The directory of `app_id` in the first of `stores` that has its manifest.
+
+    Raises WeftError: PACKAGE_NOT_FOUND naming every store searched, or NOT_PERMITTED where one of them
+    could not be looked into.
+    """
+    searched, denied = [], False
+    for store in stores:
+        directory = store / app_id
+        try:
+            (directory / manifest.FILE_NAME).lstat()
+        except FileNotFoundError:
+            searched.append(quote(str(store)))
+        except OSError as error:
+            denied = denied or error.errno == errno.EACCES
+            searched.append(f"{quote(str(store))} ({error.strerror})")
+        else:
+            return directory
+    raise WeftError(
+        Problem.NOT_PERMITTED if denied else Problem.PACKAGE_NOT_FOUND,
+        f"package '{app_id}' not found in any package store; searched: {', '.join(searched)}",
+    )
+
+
+def open_package(app_id: AppId, stores: Sequence[Path]) -> Package:
+    """Find the package of `app_id`, parse its manifest, check `ui.entry` and open the module.
+
+    Raises WeftError: as `find` and `manifest.parse` do; MANIFEST_INVALID for a path that leaves the package
+    or a `ui.entry` that is not there; MODULE_NOT_FOUND; MODULE_INVALID or LIMIT_EXCEEDED for a module that
+    is no regular file or too large; NOT_PERMITTED or OS_ERROR for what the system refused.
+    """
+    directory = find(app_id, stores)
+    source = directory / manifest.FILE_NAME
+    values = manifest.parse(_read_manifest(directory, source), str(source))
+    try:
+        os.close(_open_inside(directory, values.ui_entry))
+    except (_Outside, _NotRegular, FileNotFoundError) as error:
+        raise _wrong_path(source, "ui.entry", values.ui_entry, error) from None
+    except OSError as error:
+        raise from_os_error(f"open {quote(str(directory / values.ui_entry))}", error) from None
+    module = directory / values.module
+    module_fd = _open_module(directory, values.module, source)
+    return Package(app_id, directory, values, module, module_fd)
+
+
+def _read_manifest(directory: Path, source: Path) -> bytes:
+    try:
+        fd = _open_inside(directory, manifest.FILE_NAME)
+    except (_Outside, _NotRegular) as error:
+        raise WeftError(Problem.MANIFEST_INVALID, f"{printable(str(source))} {error}") from None
+    except OSError as error:
+        raise from_os_error(f"open {quote(str(source))}", error) from None
+    with open(fd, "rb") as file:
+        try:
+            # One byte more than allowed is enough for the parser to see that it is too much.
+            return file.read(limits.MANIFEST.value + 1)
+        except OSError as error:
+            raise from_os_error(f"read {quote(str(source))}", error) from None
+
+
+def _open_module(directory: Path, name: str, source: Path) -> int:
+    path = printable(str(directory / name))
+    try:
+        fd = _open_inside(directory, name)
+    except _Outside as error:
+        raise _wrong_path(source, "runtime.module", name, error) from None
+    except FileNotFoundError:
+        raise WeftError(Problem.MODULE_NOT_FOUND, f"{printable(name)} not found at {path}") from None
+    except _NotRegular as error:
+        raise WeftError(Problem.MODULE_INVALID, f"{path} {error}") from None
+    except OSError as error:
+        raise from_os_error(f"open {quote(str(directory / name))}", error) from None
+    size = os.fstat(fd).st_size
+    if size > limits.MODULE.value:
+        os.close(fd)
+        raise limits.exceeded(limits.MODULE, f"{path} has {size} bytes")
+    return fd
+
+
+class _Outside(Exception):
+    """The path leaves the package; the text completes "PATH ..."."""
+
+
+class _NotRegular(Exception):
+    """The path is no regular file; the text completes "PATH ..."."""
+
+
+def _open_inside(directory: Path, name: str) -> int:
+    """Open the regular file `name` of a package for reading; links may not lead out of it.
+
+    Raises _Outside, _NotRegular or OSError. Whoever can write a package is trusted with it, so a link that
+    changes between the check and the open is no concern here.
+    """
+    if not name or "\0" in name:
+        raise _Outside("is no path of a file")
+    if name.startswith("/"):
+        raise _Outside("is absolute: expected a path inside the package")
+    # A name that the file system's encoding cannot express (a lone surrogate) names no file.
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise _Outside("is no path of a file") from None
+    base = os.path.realpath(directory, strict=True)
+    try:
+        real = os.path.realpath(Path(base, name), strict=True)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise _NotRegular("is a loop of symbolic links") from None
+        if error.errno == errno.ENOTDIR:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+        raise
+    if not real.startswith(base.rstrip("/") + "/"):
+        raise _Outside("leads out of the package")
+    if not stat.S_ISREG(os.stat(real).st_mode):
+        raise _NotRegular("is not a regular file")
+    # O_NONBLOCK: should a FIFO have taken its place just now, opening it must not wait for a writer.
+    return os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
+
+
+def _wrong_path(source: Path, key: str, value: str, error: Exception) -> WeftError:
+    complaint = "does not exist" if isinstance(error, FileNotFoundError) else str(error)
+    return WeftError(Problem.MANIFEST_INVALID, f"{printable(str(source))}: {key} {quote(value)} {complaint}")
