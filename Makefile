@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+# What each target does: `make help`.
+VENV := .venv
+READY := $(VENV)/.ready
+SOAK ?= 0
+
+.PHONY: help venv demo test examples bench soak clean
+
+help:
+	@sed -n 's/^## //p' Makefile
+
+## make venv      the environment in .venv: every extra and the tools of the tests
+venv: $(READY)
+
+$(READY): pyproject.toml tools/venv tools/debian-packages
+	rm -rf $(VENV)
+	tools/venv $(VENV)
+	touch $@
+
+## make demo      run the example apps
+demo: $(READY)
+	tools/demo $(VENV)/bin
+
+## make test      all tests: unit, command, system (in booted containers, as root)
+test: $(READY)
+	tools/test-packages
+	$(VENV)/bin/pytest
+
+## make examples  build the example apps from source
+examples:
+	examples/build
+
+## make bench     measure against other runtimes
+bench: $(READY)
+	$(VENV)/bin/python -m bench
+
+## make soak      the tests whose loops are long, at full length
+soak: $(READY)
+	WEFT_SOAK=1 $(VENV)/bin/pytest -m soak
+
+## make clean     remove everything that the targets above made
+clean:
+	rm -rf $(VENV) .cache dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
