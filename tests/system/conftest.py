@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures for tests on a booted systemd, of both releases, with our code and the engine inside."""
+
+import os
+import signal
+import sysconfig
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.system.container import Container, Suite, missing
+
+# The host's packages come last: what the release has itself, as python3-systemd, is built for its Python.
+LAUNCHER = """\
+#!/usr/bin/python3 -I
+import sys
+
+sys.path.insert(0, "/opt/weft/src")
+sys.path.append("/opt/weft/site")
+
+from weft_runtime.runtime.main import main_wasmtime
+
+sys.exit(main_wasmtime())
+"""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def gate() -> Iterator[None]:
+    """Without root and tools there is nothing to test on: a skip for a developer, a failure in CI."""
+    if lack := missing():
+        reason = f"system tests lack: {', '.join(lack)} [packages: mmdebstrap, systemd-container]"
+        if os.environ.get("CI") == "true":
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    # Whoever gives up on a test run sends SIGTERM: end as by Ctrl-C, so that containers are powered off.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show the journal of a failed test's container: it is gone when somebody looks."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for value in item.funcargs.values():
+            if isinstance(value, Container) and value.is_alive:
+                journal = value.run("journalctl", "--no-pager", "--lines=100", check=False).stdout
+                report.sections.append((f"journal of {value.suite}", journal))
+    return report
+
+
+@contextmanager
+def booted(suite: Suite) -> Iterator[Container]:
+    """Boot a release that sees our code, the engine, and a program that runs both."""
+    binds = {
+        Path(__file__).resolve().parents[2]: Path("/opt/weft/src"),
+        Path(sysconfig.get_path("purelib")): Path("/opt/weft/site"),
+    }
+    with Container(suite, binds=binds) as container:
+        container.write("/usr/local/bin/weft-runtime-wasmtime", LAUNCHER, 0o755)
+        yield container
+
+
+@pytest.fixture(scope="module", params=list(Suite), ids=str)
+def suite(request: pytest.FixtureRequest) -> Suite:
+    return Suite(request.param)
+
+
+@pytest.fixture(scope="module")
+def container(suite: Suite) -> Iterator[Container]:
+    """A container that all tests of a module share."""
+    with booted(suite) as container:
+        yield container
+
+
+@pytest.fixture
+def boot() -> Iterator[Callable[[Suite], Container]]:
+    """A factory of containers that belong to one test alone."""
+    with ExitStack() as stack:
+        yield lambda suite: stack.enter_context(booted(suite))
