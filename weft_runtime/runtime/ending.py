@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the process ends: once, by whoever comes first, with its reason told before it is gone."""
 
-import json
 import os
 import signal
 import threading
@@ -128,6 +127,8 @@ def _die_by(number: Signals) -> NoReturn:
 
 
 def _report(fd: int, outcome: Outcome) -> None:
+    import json  # noqa: PLC0415 - for nothing but this
+
     report = {
         "event": outcome.event,
         "exit_status": outcome.exit_status,

@@ -189,12 +189,22 @@ def _guest_trap(trap: wasmtime.Trap) -> GuestTrap:
     cause = _cause(trap.message)
     code = trap.trap_code
     kind = code.name.lower().replace("_", "-") if code else "uncaught-exception"
+    readable = _readable_names(trap.message)
     frames = [
-        f"  {number}: {printable(frame.func_name or '?', 200)}"
+        f"  {number}: {printable(readable.get(number, frame.func_name or '?'), 200)}"
         f" (function {frame.func_index}, offset {frame.module_offset:#x})"
         for number, frame in enumerate(trap.frames[:FRAMES_MAX])
     ]
     return GuestTrap(kind, cause, "\n".join(frames))
+
+
+def _readable_names(message: str) -> dict[int, str]:
+    """The mangled names of Rust and C++ as the engine's text has them, by number of frame.
+
+    Only those: the engine takes any short name for a mangled one, and shows a function `f` as "float".
+    """
+    frame = re.compile(r"^ *(\d+): +0x[0-9a-f]+ - [^!\n]*!([^\n]*::[^\n]*)$", re.MULTILINE)
+    return {int(match[1]): match[2] for match in frame.finditer(message)}
 
 
 def _other_error(text: str) -> Exception:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from weft_runtime import __version__, settings, store
+from weft_runtime import __version__, manifest, settings, store
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
@@ -64,6 +64,9 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
     runner = _find_runner(needs_engine=needs_engine)
     ending.phase = "opening the package"
     package = store.open_package(options.app_id, environment.stores)
+    if package.manifest.id != options.app_id:
+        where = f"{printable(str(package.directory))}/{manifest.FILE_NAME}"
+        log.warning(f"{where}: package.id is '{package.manifest.id}', ignoring: the directory's name counts")
     version = printable(package.manifest.version, 64)
     log.entry(
         Level.INFO,
