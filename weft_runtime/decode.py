@@ -60,6 +60,17 @@ class Table:
             names = ", ".join(f"'{choice.value}'" for choice in choices)
             raise self.error(key, f"is {quote(text)}: expected one of {names}") from None
 
+    def scalar_text(self, key: str) -> str:
+        """A string, number, boolean or array of strings, as the text of an environment variable."""
+        value = self._values[key]
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, list):
+            return " ".join(self.strings(key))
+        if isinstance(value, (str, int, float)):
+            return str(value)
+        raise self._wrong_type(key, "a string, a number, a boolean or an array of strings", value)
+
     def table(self, key: str) -> "Table":
         if key not in self._values:
             raise self.error(key, "is missing: expected a table")

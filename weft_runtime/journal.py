@@ -56,6 +56,18 @@ class Event(StrEnum):
     FAILED = "failed"
     STUB = "stub"
 
+    DAEMON_READY = "daemon-ready"
+    DAEMON_STOPPING = "daemon-stopping"
+    RELOADED = "reloaded"
+    RELOAD_FAILED = "reload-failed"
+    RESTORE_REFUSED = "restore-refused"
+    LAUNCH_REFUSED = "launch-refused"
+    SESSION_LAUNCHED = "session-launched"
+    SESSION_READY = "session-ready"
+    SESSION_ENDED = "session-ended"
+    OUTPUT = "output"
+    OUTPUT_DROPPED = "output-dropped"
+
 
 # Only what an operator acts on has an id; infra/systemd/catalog has an entry for each.
 MESSAGE_IDS = {
@@ -68,6 +80,11 @@ MESSAGE_IDS = {
     Event.ENGINE_MISSING: "a6fa6109c69747acb6a9ebfdbf2ee32d",
     Event.FAILED: "2bca5bf579c3437d82763c2ef15a643e",
     Event.STUB: "24e087d9a44b4290b08891f185a22ed0",
+    Event.RELOAD_FAILED: "eb8e90bb41bd47099855990ccd8b9ef5",
+    Event.RESTORE_REFUSED: "23817af036ea4c7cbdf7c49ca23f7d68",
+    Event.LAUNCH_REFUSED: "f95e483bc2e04ddc9fa56e386618fed6",
+    Event.SESSION_ENDED: "d99f249ab2034dc991d418321bc4222b",
+    Event.OUTPUT_DROPPED: "acc4ef3275724efc897232217fb681dc",
 }
 
 Sink = Callable[[Level, str, dict[str, str]], None]
@@ -80,8 +97,10 @@ class Log:
     Messages are shown as they are, so whoever logs puts text from outside through `escape` first.
     """
 
-    def __init__(self, sink: Sink, level: Level = Level.INFO) -> None:
+    def __init__(self, sink: Sink, level: Level = Level.INFO, *, is_native: bool = False) -> None:
         self._sink = sink
+        self.is_native = is_native
+        """Whether entries go to the journal natively."""
         self._fields: dict[str, str] = {}
         self.level = level
 
@@ -125,7 +144,7 @@ def open_log(identifier: str, settings: LogSettings) -> Log:
         try:
             if not JOURNAL_SOCKET.is_socket():
                 raise ImportError(f"there is no {JOURNAL_SOCKET}")
-            return Log(journal_sink(identifier), level)
+            return Log(journal_sink(identifier), level, is_native=True)
         except ImportError as error:
             log = Log(stderr_sink(identifier, with_priority=on_journal), level)
             log.notice(f"cannot log to the journal natively, logging to standard error: {error}")
@@ -154,7 +173,7 @@ def stderr_sink(identifier: str, *, with_priority: bool) -> Sink:
 
     def sink(level: Level, message: str, fields: dict[str, str]) -> None:
         app, session = fields.get("WEFT_APP_ID"), fields.get("WEFT_SESSION_ID")
-        who = f" {app}/{session}:" if app else ""
+        who = f" {app}/{session}:" if session else f" {app}:" if app else ""
         text = f"{identifier}[{pid}]:{who} {level.name.lower()}: {message}"
         if with_priority:
             text = "\n".join(f"<{int(level)}>{line}" for line in text.split("\n"))

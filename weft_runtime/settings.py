@@ -57,14 +57,15 @@ def log_settings(environ: Mapping[str, str] = os.environ) -> LogSettings:
 def runtime_settings(environ: Mapping[str, str] = os.environ) -> RuntimeSettings:
     """Raises WeftError(CONFIG_INVALID) naming the variable."""
     return RuntimeSettings(
-        stores=_stores(environ),
+        stores=stores(environ),
         sd_notify=_boolean(environ, "WEFT_SD_NOTIFY"),
         notify_socket=_get(environ, "NOTIFY_SOCKET"),
         report_fd=_descriptor(environ, "WEFT_REPORT_FD"),
     )
 
 
-def _stores(environ: Mapping[str, str]) -> tuple[Path, ...]:
+def stores(environ: Mapping[str, str]) -> tuple[Path, ...]:
+    """The package stores, in the order of their search."""
     # An empty value is a value: it means the working directory, as in the existing system.
     override = _get(environ, "WEFT_APP_STORE")
     if override is not None:

@@ -73,6 +73,29 @@ def open_package(app_id: AppId, stores: Sequence[Path]) -> Package:
     return Package(app_id, directory, values, module, module_fd)
 
 
+def installed(stores: Sequence[Path]) -> dict[AppId, Manifest]:
+    """What can be launched from `stores`, by app id: the first store that has an id wins.
+
+    Directories that are no package, or a broken one, are left out; the id is the directory's name.
+    """
+    found: dict[AppId, Manifest] = {}
+    for store in stores:
+        try:
+            names = sorted(path.name for path in store.iterdir())
+        except OSError:
+            continue
+        for name in names:
+            try:
+                app_id = AppId.parse(name)
+                if app_id not in found:
+                    directory = store / app_id
+                    source = directory / manifest.FILE_NAME
+                    found[app_id] = manifest.parse(_read_manifest(directory, source), str(source))
+            except (ValueError, WeftError):
+                continue
+    return found
+
+
 def _read_manifest(directory: Path, source: Path) -> bytes:
     try:
         fd = _open_inside(directory, manifest.FILE_NAME)

@@ -2,18 +2,16 @@
 """The command line of weft-runtime."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple, NoReturn
 
-from weft_runtime.errors import Problem, WeftError
-from weft_runtime.escape import printable, quote
+from weft_runtime.commandline import ArgumentParser, checked
+from weft_runtime.escape import quote
 from weft_runtime.ids import AppId, SessionId
 from weft_runtime.journal import Level
 
 SOCKET_PATH_MAX = 107
 """Bytes of a Unix socket's path: sun_path of unix(7) without its final NUL."""
-
-Parsed = TypeVar("Parsed")
 
 
 class Preopen(NamedTuple):
@@ -61,34 +59,33 @@ def parse(argv: Sequence[str], program: str) -> Arguments:
 
 def build_parser(program: str) -> argparse.ArgumentParser:
     """The parser; the manual page is checked against it."""
-    parser = _Parser(
+    parser = ArgumentParser(
         prog=program,
         description="Run the WASI module of one installed app in this process.",
         epilog="See weft-runtime(1) for the exit statuses, the environment and the limits.",
-        allow_abbrev=False,
         add_help=False,
     )
     add = parser.add_argument
-    add("app_id", metavar="app_id", type=_value(AppId.parse), help="the app, such as org.example.notes")
+    add("app_id", metavar="app_id", type=checked(AppId.parse), help="the app, such as org.example.notes")
     add(
         "session_id",
         metavar="session_id",
-        type=_value(SessionId.parse),
+        type=checked(SessionId.parse),
         help="number of this run, for the log",
     )
     add(
         "--preopen", metavar="HOST[::GUEST]", dest="preopens", action="append", default=[],
-        type=_value(_writable_preopen),
+        type=checked(_writable_preopen),
         help="let the app read and write the directory HOST, as GUEST (default: HOST); repeatable",
     )  # fmt: skip
     add(
         "--preopen-ro", metavar="HOST[::GUEST]", dest="preopens", action="append",
-        type=_value(_read_only_preopen), help="the same, for reading only",
+        type=checked(_read_only_preopen), help="the same, for reading only",
     )  # fmt: skip
     add(
         "--ipc-socket",
         metavar="PATH",
-        type=_value(_socket_path),
+        type=checked(_socket_path),
         help="accepted for later use; only checked",
     )
     add(
@@ -97,25 +94,12 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     add(
         "--log-level",
         metavar="LEVEL",
-        type=_value(Level.parse),
+        type=checked(Level.parse),
         help="log this and worse: debug, info, warning, ...",
     )
     add("--version", action=_VersionAction, nargs=0, help="name the version and the engine, and exit")
     add("--help", action=_HelpAction, nargs=0, help="show this text and exit")
     return parser
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with our error and our words for the two complaints that the contract has fixed."""
-
-    def error(self, message: str) -> NoReturn:
-        raise WeftError(Problem.USAGE, printable(message), f"see {self.prog} --help")
-
-    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def] # overloads of typeshed
-        options, surplus = self.parse_known_args(args, namespace)
-        if surplus:
-            self.error(f"unexpected argument: {surplus[0]}")
-        return options
 
 
 class _HelpAction(argparse.Action):
@@ -126,18 +110,6 @@ class _HelpAction(argparse.Action):
 class _VersionAction(argparse.Action):
     def __call__(self, *_: object) -> NoReturn:
         raise VersionRequested
-
-
-def _value(parse_text: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
-    """`parse_text` for argparse, which hides the text of a ValueError but not that of its own error."""
-
-    def parse_argument(text: str) -> Parsed:
-        try:
-            return parse_text(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-
-    return parse_argument
 
 
 def _writable_preopen(text: str) -> Preopen:

@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the command lines of all our programs have in common."""
+
+import argparse
+from collections.abc import Callable
+from typing import NoReturn, TypeVar
+
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import printable
+
+Parsed = TypeVar("Parsed")
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse with whole option names only, and errors that are ours: WeftError(USAGE)."""
+
+    def __init__(self, *args: object, **options: object) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **options})  # type: ignore[arg-type] # passed through
+
+    def error(self, message: str) -> NoReturn:
+        raise WeftError(Problem.USAGE, printable(message), f"see {self.prog} --help")
+
+    def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def] # overloads of typeshed
+        options, surplus = self.parse_known_args(args, namespace)
+        if surplus:
+            self.error(f"unexpected argument: {surplus[0]}")
+        return options
+
+
+def checked(parse_text: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
+    """`parse_text` as a type of argparse, which hides the text of a ValueError, but not of its own error."""
+
+    def parse_argument(text: str) -> Parsed:
+        try:
+            return parse_text(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return parse_argument
