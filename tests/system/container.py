@@ -38,9 +38,10 @@ RECIPE = (
     '--customize-hook=p=/usr/lib/systemd/systemd-update-done; [ ! -e "$1$p" ] || chroot "$1" "$p"',
 )
 
-# The kernel kills it when the test process is killed, and a container ends with its first process. Its
-# mounts are seen by nobody else and end with it.
-PRIVATE = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "sh", "-ec")
+# A mount namespace of its own: nobody else sees the mounts, and they end with it. A process namespace of its
+# own: when the test process is killed, the kernel kills all in it (nspawn alone would leave its container).
+MOUNTS = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private")
+PRIVATE = (*MOUNTS, "--pid", "--mount-proc", "--kill-child=KILL", "sh", "-ec")
 
 # On the tmpfs is what nspawn would leave in /run/systemd (propagation directories, locks), and what the
 # system writes, above the cached root that all containers share. /sys/fs/cgroup becomes a cgroup2 mount,
@@ -62,6 +63,16 @@ exec systemd-nspawn --quiet --settings=no --directory=/run/systemd/root --machin
     --link-journal=no --resolv-conf=off --timezone=off "$@"
 """
 
+# The parent of a command. nsenter as the parent stops itself when systemd stops all processes at power off,
+# does not reap then, and nothing ends; unshare in Debian 12 cannot pass on that SIGKILL ended its child.
+AWAIT = """
+defined(my $pid = fork) or die "fork: $!\n";
+if (!$pid) { exec { $ARGV[0] } @ARGV or warn "$ARGV[0]: $!\n"; exit 127 }
+waitpid $pid, 0;
+kill $? & 127, $$ if $? & 127;
+exit $? >> 8;
+"""
+
 # Ends what runs in a container's cgroup and removes it, and those that killed test processes left behind.
 SWEEP = """
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
@@ -70,7 +81,8 @@ for group in "$1" weft-test-*; do
     owner=${group#weft-test-}
     [ "$group" = "$1" ] || [ ! -d "/proc/${owner%-*}" ] || continue
     while [ -d "$group" ]; do
-        { echo 1 >"$group/cgroup.kill" && find "$group" -depth -type d -exec rmdir {} +; } 2>&- || sleep 0.02
+        echo 1 >"$group/cgroup.kill" || break
+        find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.02
     done
 done
 """
@@ -119,6 +131,19 @@ def make_root(suite: Suite) -> Path:
     return root
 
 
+class Command(subprocess.Popen[str]):
+    """A process below a parent that awaits it and ends as it does; signals go to the process itself.
+
+    Were the parent killed, the zombie would wait for PID 1 of this machine, and its namespace with it.
+    """
+
+    def send_signal(self, sig: int) -> None:
+        if self.poll() is None:
+            for pid in _children(self.pid) or [self.pid]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, sig)
+
+
 class Container:
     """One boot of a release; a context manager that leaves nothing behind.
 
@@ -129,7 +154,8 @@ class Container:
         self.suite = suite
         self.name = f"weft-test-{os.getpid()}-{next(_serial)}"
         self._binds = dict(binds or {})
-        self._nspawn: subprocess.Popen[bytes] | None = None
+        self._nspawn: Command | None = None
+        self._commands: list[Command] = []
         self._init = 0  # PID of the container's PID 1, as seen from here
         self._running = False
 
@@ -138,12 +164,13 @@ class Container:
         binds = [f"--bind-ro={_escaped(path)}:{_escaped(inside)}" for path, inside in self._binds.items()]
         with tempfile.TemporaryFile() as console:
             try:
-                self._nspawn = subprocess.Popen(
+                self._nspawn = Command(
                     [*PRIVATE, BOOT, "sh", root, self.name, *binds],
                     stdin=subprocess.DEVNULL,
                     stdout=console,
                     stderr=subprocess.STDOUT,
                     env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                    start_new_session=True,  # Ctrl-C is for the tests alone
                 )
                 self._wait_until_running(self._nspawn, console)
             except BaseException:
@@ -160,6 +187,9 @@ class Container:
         if process is None:
             return
         try:
+            for command in self._commands:
+                command.kill()
+                command.wait()
             if self._running and process.poll() is None:
                 os.kill(self._init, signal.SIGRTMIN + 4)  # "power off", says systemd(1)
                 process.wait(STOP_SECONDS)
@@ -168,7 +198,7 @@ class Container:
         finally:
             process.kill()
             process.wait()
-            subprocess.run([*PRIVATE, SWEEP, "sh", self.name], check=True, timeout=STOP_SECONDS)
+            subprocess.run([*MOUNTS, "sh", "-ec", SWEEP, "sh", self.name], check=True, timeout=STOP_SECONDS)
 
     @property
     def is_alive(self) -> bool:
@@ -205,23 +235,22 @@ class Container:
         stderr: int = subprocess.PIPE,
         env: Mapping[str, str] | None = None,
         user: str | None = None,
-    ) -> subprocess.Popen[str]:
-        """Start a command inside; when the returned process ends by a signal, the command is killed."""
+    ) -> Command:
+        """Start a command inside; it is killed at the latest when the container is closed."""
         nspawn = self._nspawn
         if nspawn is None or nspawn.poll() is not None:
             raise ContainerError(f"container '{self.name}' is not running")
         identity: tuple[str, ...] = ()
         if user is not None:
             group = self.run("id", "--group", user).stdout.strip()
-            identity = (f"--reuid={user}", f"--regid={group}", "--init-groups")
+            identity = ("setpriv", f"--reuid={user}", f"--regid={group}", "--init-groups", "--")
         # nsenter does not change the cgroup, and from inside no process can reach across a cgroup namespace.
         cgroup = f"/proc/{nspawn.pid}/root/sys/fs/cgroup/{self.name}/payload/init.scope/cgroup.procs"
-        return subprocess.Popen(
+        command = Command(
             [
                 *("sh", "-c", 'echo $$ >"$0" && exec "$@"', cgroup),
-                *("nsenter", "--target", str(self._init), "--all", "--"),
-                # nsenter is a waiting parent: that it was killed is for the command itself to notice.
-                *("setpriv", "--pdeathsig", "KILL", *identity, "--", *argv),
+                *("nsenter", "--target", str(self._init), "--all", "--no-fork", "--"),
+                *("perl", "-e", AWAIT, *identity, *argv),
             ],
             stdin=stdin,
             stdout=stdout,
@@ -229,7 +258,10 @@ class Container:
             env={**ENVIRONMENT, "HOME": "/root" if user is None else "/", **(env or {})},
             encoding="utf-8",
             errors="backslashreplace",
+            start_new_session=True,
         )
+        self._commands.append(command)
+        return command
 
     def write(self, path: str | Path, text: str, mode: int = 0o644) -> None:
         """Put a file into the container, with the directories above it."""
@@ -242,7 +274,7 @@ class Container:
         entries = [json.loads(line) for line in shown.splitlines()]
         return [{name: _value(field) for name, field in entry.items()} for entry in entries]
 
-    def _wait_until_running(self, nspawn: subprocess.Popen[bytes], console: IO[bytes]) -> None:
+    def _wait_until_running(self, nspawn: Command, console: IO[bytes]) -> None:
         deadline = time.monotonic() + BOOT_SECONDS
         state = ""
         while nspawn.poll() is None and (left := deadline - time.monotonic()) > 0:
@@ -265,12 +297,20 @@ class Container:
         raise ContainerError(f"'{self.suite}' {fate}, last state '{state}', console:\n{output}")
 
 
-def _init_of(nspawn: int) -> int:
-    """Return the PID of the container's PID 1, or 0 while nspawn still prepares its start."""
+def _children(pid: int) -> list[int]:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        for child in Path(f"/proc/{nspawn}/task/{nspawn}/children").read_text().split():
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def _init_of(wrapper: int) -> int:
+    """Return the PID of the container's PID 1, or 0 while its start is still being prepared."""
+    for child in _children(wrapper):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
-                return int(child)
+                return child
+        if init := _init_of(child):
+            return init
     return 0
 
 
