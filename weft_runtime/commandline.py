@@ -21,6 +21,10 @@ class ArgumentParser(argparse.ArgumentParser):
         raise WeftError(Problem.USAGE, printable(message), f"see {self.prog} --help")
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def] # overloads of typeshed
+        for argument in args or ():
+            # argparse drops a value that is two dashes, and hands on an empty list in its place.
+            if argument.startswith("--") and argument.endswith("=--"):
+                self.error(f"argument {argument.removesuffix('=--')}: '--' is no value")
         options, surplus = self.parse_known_args(args, namespace)
         if surplus:
             self.error(f"unexpected argument: {surplus[0]}")

@@ -4,6 +4,8 @@
 import errno
 from enum import IntEnum, StrEnum
 
+from weft_runtime.escape import printable
+
 
 class ExitStatus(IntEnum):
     """Exit statuses of `weft-runtime` that are not the guest's own 0 to 125.
@@ -87,8 +89,17 @@ class WeftError(Exception):
         return f"{self.message} [{self.hint}]" if self.hint else self.message
 
 
+def stack_of(error: BaseException) -> str:
+    """The stack of an exception for the log, without its text, which may be anything."""
+    import traceback  # noqa: PLC0415 - costs each launch 4 ms, and is for nothing but this
+
+    return "".join(
+        ["Traceback (most recent call last):\n", *traceback.format_tb(error.__traceback__)]
+    ).rstrip()
+
+
 def from_os_error(doing: str, error: OSError, hint: str | None = None) -> WeftError:
     """The error of a system call as ours; `doing` completes "cannot ..."."""
     denied = error.errno in (errno.EACCES, errno.EPERM)
     problem = Problem.NOT_PERMITTED if denied else Problem.OS_ERROR
-    return WeftError(problem, f"cannot {doing}: {error.strerror or error}", hint)
+    return WeftError(problem, f"cannot {doing}: {printable(error.strerror or str(error))}", hint)

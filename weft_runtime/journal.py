@@ -33,12 +33,12 @@ class Level(IntEnum):
 
     @classmethod
     def parse(cls, name: str) -> Self:
-        """Raises ValueError unless `name` is one of the names of syslog(3), "error" included."""
-        try:
-            return cls["ERR" if name == "error" else name.upper()]
-        except KeyError:
-            names = ", ".join(level.name.lower() for level in cls)
-            raise ValueError(f"{quote(name)} is not a log level: expected one of {names}") from None
+        """Raises ValueError unless `name` is one of the names of syslog(3), "error" included, in any case."""
+        levels = {level.name.lower(): level for level in cls}
+        level = levels.get("err" if name.lower() == "error" else name.lower())
+        if level is None:
+            raise ValueError(f"{quote(name)} is not a log level: expected one of {', '.join(levels)}")
+        return level
 
 
 class Event(StrEnum):

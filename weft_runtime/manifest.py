@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`wapp.toml`, the manifest of a package (wapp.toml(5))."""
 
+import re
 import tomllib
 from enum import StrEnum
 from typing import NamedTuple
@@ -12,6 +13,19 @@ from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 
 FILE_NAME = "wapp.toml"
+
+KEY_PARTS_MAX = 16
+"""Parts of a dotted key or header: ours have three at most. tomllib's time grows with the square of their
+number, to hours for a manifest of the largest size."""
+
+# Each alternative takes what it can, closed or not: nothing is tried again from the next place, so that the
+# time stays linear in any file. (The search holds the interpreter's lock: no signal ends it.)
+_STRING_OR_COMMENT = re.compile(
+    r'''"""(?:[^"\\]|\\.|"(?!""))*+(?:"{3,5})?|"(?:[^"\\\n]|\\.)*+"?|#[^\n]*+'''
+    r"""|'''(?:[^']|'(?!''))*+(?:'{3,5})?|'[^'\n]*+'?""",
+    re.DOTALL,
+)
+_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]++[ \t]*+\.[ \t]*+){{{KEY_PARTS_MAX}}}")
 
 
 class ReadyMode(StrEnum):
@@ -51,7 +65,10 @@ def parse(data: bytes, source: str) -> Manifest:
     if len(data) > limits.MANIFEST.value:
         raise limits.exceeded(limits.MANIFEST, f"{printable(source)} has over {limits.MANIFEST.value} bytes")
     try:
-        values = tomllib.loads(data.decode())
+        text = data.decode()
+        if _LONG_KEY.search(_STRING_OR_COMMENT.sub("s", text)):
+            raise _invalid(source, f"has a key of over {KEY_PARTS_MAX} parts")
+        values = tomllib.loads(text)
     except UnicodeDecodeError as error:
         raise _invalid(source, f"is not UTF-8 at byte {error.start}") from None
     except RecursionError:

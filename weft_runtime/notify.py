@@ -28,8 +28,8 @@ class Notifier:
         if self._library is None:
             return
         try:
-            # latin-1 is what the library encodes in: anything else is shown, not refused.
-            self._library.notify("\n".join(assignments).encode("latin-1", "replace").decode("latin-1"))
+            # UTF-8 is what systemd reads, and latin-1 what the library encodes in.
+            self._library.notify("\n".join(assignments).encode(errors="replace").decode("latin-1"))
         except OSError as error:
             self._log.warning(f"cannot notify the service manager, ignoring: {error.strerror or error}")
 
@@ -47,6 +47,7 @@ def open_notifier(log: Log, *, wanted: bool, notify_socket: str | None) -> Notif
         library = SystemdNotifier(debug=True)
         library.socket.settimeout(SEND_TIMEOUT_S)
     except (ImportError, OSError) as error:
-        log.warning(f"cannot notify the service manager, ignoring: {error}")
+        reason = (error.strerror if isinstance(error, OSError) else None) or error
+        log.warning(f"cannot notify the service manager, ignoring: {reason}")
         return Notifier(log, None)
     return Notifier(log, library)

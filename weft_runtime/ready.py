@@ -7,7 +7,7 @@ LINE_MAX = 64 * 1024
 """Bytes: a longer line is not READY whatever it holds, so that a stream without line breaks costs little."""
 
 # White space as Unicode has it (White_Space), which str.strip() and bytes.strip() both miss by a few.
-_WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"  # noqa: E501
+_WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
 
 
 class ReadyScanner:

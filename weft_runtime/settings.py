@@ -43,7 +43,6 @@ class RuntimeSettings(NamedTuple):
     stores: tuple[Path, ...]
     sd_notify: bool
     notify_socket: str | None
-    report_fd: int | None
 
 
 def log_settings(environ: Mapping[str, str] = os.environ) -> LogSettings:
@@ -60,8 +59,12 @@ def runtime_settings(environ: Mapping[str, str] = os.environ) -> RuntimeSettings
         stores=stores(environ),
         sd_notify=_boolean(environ, "WEFT_SD_NOTIFY"),
         notify_socket=_get(environ, "NOTIFY_SOCKET"),
-        report_fd=_descriptor(environ, "WEFT_REPORT_FD"),
     )
+
+
+def report_descriptor(environ: Mapping[str, str] = os.environ) -> int | None:
+    """Where to report the end, for a supervisor. Raises WeftError(CONFIG_INVALID) naming the variable."""
+    return _descriptor(environ, "WEFT_REPORT_FD")
 
 
 def stores(environ: Mapping[str, str]) -> tuple[Path, ...]:

@@ -48,7 +48,7 @@ def find(app_id: AppId, stores: Sequence[Path]) -> Path:
             return directory
     raise WeftError(
         Problem.NOT_PERMITTED if denied else Problem.PACKAGE_NOT_FOUND,
-        f"package '{app_id}' not found in any package store; searched: {', '.join(searched)}",
+        f"package {quote(app_id)} not found in any package store; searched: {', '.join(searched)}",
     )
 
 
@@ -79,19 +79,23 @@ def installed(stores: Sequence[Path]) -> dict[AppId, Manifest]:
     Directories that are no package, or a broken one, are left out; the id is the directory's name.
     """
     found: dict[AppId, Manifest] = {}
+    seen: set[AppId] = set()
     for store in stores:
         try:
-            names = sorted(path.name for path in store.iterdir())
+            directories = sorted(store.iterdir())
         except OSError:
             continue
-        for name in names:
+        for directory in directories:
+            source = directory / manifest.FILE_NAME
             try:
-                app_id = AppId.parse(name)
-                if app_id not in found:
-                    directory = store / app_id
-                    source = directory / manifest.FILE_NAME
-                    found[app_id] = manifest.parse(_read_manifest(directory, source), str(source))
-            except (ValueError, WeftError):
+                app_id = AppId.parse(directory.name)
+                source.lstat()
+                if app_id in seen:
+                    continue
+                # A broken package hides the same app of a later store, for a launch as well.
+                seen.add(app_id)
+                found[app_id] = manifest.parse(_read_manifest(directory, source), str(source))
+            except (ValueError, OSError, WeftError):
                 continue
     return found
 
@@ -101,6 +105,8 @@ def _read_manifest(directory: Path, source: Path) -> bytes:
         fd = _open_inside(directory, manifest.FILE_NAME)
     except (_Outside, _NotRegular) as error:
         raise WeftError(Problem.MANIFEST_INVALID, f"{printable(str(source))} {error}") from None
+    except FileNotFoundError:
+        raise WeftError(Problem.MANIFEST_INVALID, f"{printable(str(source))} is a link to nothing") from None
     except OSError as error:
         raise from_os_error(f"open {quote(str(source))}", error) from None
     with open(fd, "rb") as file:
@@ -156,12 +162,17 @@ def _open_inside(directory: Path, name: str) -> int:
     base = os.path.realpath(directory, strict=True)
     try:
         real = os.path.realpath(Path(base, name), strict=True)
+    except RecursionError:
+        raise _NotRegular("is a chain of too many symbolic links") from None
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise _NotRegular("is a loop of symbolic links") from None
-        if error.errno == errno.ENOTDIR:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
-        raise
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            raise
+        # What is not there cannot be followed: the text alone says whether it would be outside.
+        if not os.path.normpath(Path(base, name)).startswith(base.rstrip("/") + "/"):
+            raise _Outside("leads out of the package") from None
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
     if not real.startswith(base.rstrip("/") + "/"):
         raise _Outside("leads out of the package")
     if not stat.S_ISREG(os.stat(real).st_mode):

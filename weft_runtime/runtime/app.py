@@ -21,8 +21,7 @@ class App(NamedTuple):
 class Runner(Protocol):
     """A module that runs apps: `session` on the engine, `stub` without."""
 
-    @property
-    def ENGINE_NAME(self) -> str:
+    def engine_name(self) -> str:
         """The engine and its version, for --version."""
         ...
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What kind of file a module is, by its first bytes."""
 
+import re
 from enum import StrEnum
 
 MAGIC = b"\0asm"
@@ -41,3 +42,52 @@ def kind_of(header: bytes) -> Kind:
     if header.isascii() and all(chr(byte).isprintable() or byte in b"\t\r\n" for byte in header):
         return Kind.TEXT
     return Kind.UNKNOWN
+
+
+NAME_MAX = 200
+"""Bytes of a function's name that could be a mangled one. The engine demangles names when it prints a backtrace,
+and demangled C++ doubles with every dozen bytes: one of 341 bytes took 5 GB."""
+
+_NAME_SECTION = b"\x04name"
+_RUST_LENGTH = re.compile(rb"[0-9]{1,4}")
+_MANGLED = re.compile(rb"[A-Za-z0-9_.$]{%d,}" % (NAME_MAX + 1))
+
+
+def without_costly_names(module: bytes) -> bytes:
+    """`module` without its name section if that has a name that the engine must not be made to demangle.
+
+    By hand, since no library of ours reads sections. Whatever is malformed is left for the engine to refuse.
+    """
+    start = HEADER_SIZE
+    while start < len(module):
+        size, body = _leb128(module, start + 1)
+        end = body + size
+        if module[start] == 0 and module.startswith(_NAME_SECTION, body):
+            names = _MANGLED.findall(module, body, min(end, len(module)))
+            if not all(map(_is_rust_name, names)):
+                module = module[:start] + module[end:]
+                continue
+        start = end
+    return module
+
+
+def _is_rust_name(name: bytes) -> bool:
+    """Whether it is a sequence of lengths and words, as Rust has it: nothing in it can be repeated."""
+    at = 3 if name.startswith(b"_ZN") else len(name)
+    while match := _RUST_LENGTH.match(name, at):
+        at = match.end() + int(match[0])
+    return name[at:] == b"E"
+
+
+def _leb128(data: bytes, at: int) -> tuple[int, int]:
+    """The unsigned number at `at`, and where it ends (Core Specification 5.2.2)."""
+    number = 0
+    for shift in range(0, 35, 7):
+        if at >= len(data):
+            break
+        byte = data[at]
+        at += 1
+        number |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+    return number, at

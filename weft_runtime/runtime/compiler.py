@@ -6,18 +6,21 @@ import os
 import resource
 import select
 import signal
-from pathlib import Path
 from typing import NoReturn
 
 import wasmtime
 
 from weft_runtime import limits
 from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.runtime.binary import without_costly_names
 from weft_runtime.runtime.engine import Engine, one_line
 
 _PR_SET_PDEATHSIG = 1
 _REFUSED = 1
 """Exit status of the child for a module that the engine does not accept."""
+
+_HOST_FAILED = 2
+"""Exit status of the child where the system, not the module, was in its way."""
 
 _TEXT_MAX = 8192
 """Bytes of what the child may tell: an error's text, or a panic message."""
@@ -37,9 +40,9 @@ class Compilation:
         """
         self._engine = engine
         self._source = source
-        self._code_fd = os.memfd_create("weft-code")
-        self._text_fd = os.memfd_create("weft-compiler-text")
         try:
+            self._code_fd = os.memfd_create("weft-code")
+            self._text_fd = os.memfd_create("weft-compiler-text")
             self._pid = os.fork()
         except OSError as error:
             raise from_os_error("start the compiler", error) from None
@@ -53,7 +56,11 @@ class Compilation:
         compiler crashed.
         """
         try:
-            status = self._wait()
+            try:
+                status = self._wait()
+            except OSError as error:
+                os.kill(self._pid, signal.SIGKILL)
+                raise from_os_error("wait for the compiler", error) from None
             if status != 0:
                 raise self._error(status)
             # The file is ours alone: a descriptor that no other process has, written by our own child.
@@ -85,6 +92,10 @@ class Compilation:
             return limits.exceeded(limits.COMPILE_MEMORY, f"{self._source} is too costly to compile: {text}")
         if status == _REFUSED:
             return WeftError(Problem.MODULE_INVALID, f"{self._source} is not a valid module: {text}")
+        if status == _HOST_FAILED:
+            return WeftError(
+                Problem.OS_ERROR, f"cannot compile {self._source}: {text or 'no reason was told'}"
+            )
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
         hint = "the kernel may have been short of memory" if status == -signal.SIGKILL else text or None
         return WeftError(Problem.INTERNAL_ERROR, f"the compiler ended with {how} on {self._source}", hint)
@@ -103,12 +114,15 @@ def _compile_and_exit(engine: Engine, module_fd: int, code_fd: int, text_fd: int
         if hard != resource.RLIM_INFINITY:
             bound = min(bound, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
-        code = wasmtime.Module(engine.engine, Path(f"/proc/self/fd/{module_fd}").read_bytes()).serialize()
+        with open(module_fd, "rb", closefd=False) as file:
+            module = without_costly_names(file.read())
+        code = wasmtime.Module(engine.engine, module).serialize()
         with open(code_fd, "wb", closefd=False) as file:
             file.write(code)
         status = 0
     except BaseException as error:  # whatever it is, the parent tells it
-        text = str(error) if isinstance(error, wasmtime.WasmtimeError) else repr(error)
+        status = _REFUSED if isinstance(error, wasmtime.WasmtimeError) else _HOST_FAILED
+        text = repr(error) if isinstance(error, MemoryError) else str(error)
         os.write(2, text.encode(errors="replace")[:_TEXT_MAX])
     finally:
         os._exit(status)

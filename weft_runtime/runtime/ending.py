@@ -2,19 +2,22 @@
 """How the process ends: once, by whoever comes first, with its reason told before it is gone."""
 
 import os
+import select
 import signal
 import threading
 from collections.abc import Callable
 from signal import Signals
 from typing import NamedTuple, NoReturn
 
-from weft_runtime.errors import ExitStatus, Problem, WeftError
+from weft_runtime.errors import ExitStatus, Problem, WeftError, stack_of
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log
 from weft_runtime.runtime.main import STOP_SIGNALS
 
 STOP_GRACE_S = 0.6
 """A stop is promised within one second, whatever log, pipe or service manager is stuck by then."""
+
+REPORT_WAIT_MS = 250
 
 STATUS_REASON_MAX = 200
 """Characters of the reason in STATUS=, which is one line of `systemctl status`."""
@@ -59,11 +62,10 @@ def failed(error: WeftError) -> Outcome:
 
 def bug(error: BaseException) -> Outcome:
     """An exception that nobody expected: the only one that is logged with its traceback."""
-    import traceback  # noqa: PLC0415 - for nothing but this
-
     reason = f"internal error: {type(error).__name__}: {printable(str(error))}"
-    detail = "".join(traceback.format_exception(error)).rstrip()
-    return Outcome(Event.FAILED, ExitStatus.SOFTWARE, reason, Level.CRIT, detail, Problem.INTERNAL_ERROR)
+    return Outcome(
+        Event.FAILED, ExitStatus.SOFTWARE, reason, Level.CRIT, stack_of(error), Problem.INTERNAL_ERROR
+    )
 
 
 class Ending:
@@ -85,7 +87,10 @@ class Ending:
         A Python handler would wait for the main thread, which does not come back while the guest runs.
         The signals must be blocked in every thread, the engine's own included (main.py).
         """
-        threading.Thread(target=self._wait_for_signal, name="signals", daemon=True).start()
+        try:
+            threading.Thread(target=self._wait_for_signal, name="signals", daemon=True).start()
+        except RuntimeError as error:
+            raise WeftError(Problem.OS_ERROR, f"cannot start a thread: {error}") from None
 
     def finish(self, outcome: Outcome) -> NoReturn:
         """Tell `outcome` and end with it. The first caller wins; a stop that comes second hurries it."""
@@ -108,14 +113,14 @@ class Ending:
         self.drain(drain_timeout)
         if not self._claim.acquire(blocking=False):
             threading.Event().wait()  # the other thread tells, and ends the process
-        if self.report_fd is not None:
-            _report(self.report_fd, outcome)
         self.last_words(outcome)
         fields = {"WEFT_EXIT_STATUS": str(outcome.exit_status), "WEFT_REASON": outcome.reason}
         if outcome.problem is not None:
             fields["WEFT_PROBLEM"] = outcome.problem
         message = f"{outcome.reason}\n{outcome.detail}" if outcome.detail else outcome.reason
         self.log.entry(outcome.level, message, outcome.event, **fields)
+        if self.report_fd is not None:
+            _report(self.report_fd, outcome)
 
 
 def _die_by(number: Signals) -> NoReturn:
@@ -135,8 +140,12 @@ def _report(fd: int, outcome: Outcome) -> None:
         "signal": outcome.stopped_by.name if outcome.stopped_by else None,
         "reason": outcome.reason,
     }
+    waiting = select.poll()
+    waiting.register(fd, select.POLLOUT)
     try:
-        os.write(fd, json.dumps(report).encode() + b"\n")
+        # A supervisor that does not read gets no report, rather than a process that does not end.
+        if waiting.poll(REPORT_WAIT_MS):
+            os.write(fd, json.dumps(report).encode() + b"\n")
     except OSError:
         pass  # whoever asked for the report is gone
 

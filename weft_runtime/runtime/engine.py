@@ -5,7 +5,6 @@ import re
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from importlib import metadata
 from typing import NamedTuple
 
 import wasmtime
@@ -55,14 +54,17 @@ class GuestTrap(Exception):
         self.backtrace = backtrace
 
 
+PLAIN_FUNCTION = "a function () -> ()"
+
+
 class Entry(NamedTuple):
-    """An exported function or whatever else has that name: its type, written as in a WAT file."""
+    """An exported function or whatever else has that name, and its type in words."""
 
     type: str
 
     @property
     def is_plain_function(self) -> bool:
-        return self.type == "() -> ()"
+        return self.type == PLAIN_FUNCTION
 
 
 class GuestSetup(NamedTuple):
@@ -77,15 +79,18 @@ class Engine:
     """The engine of this process, which runs one module once."""
 
     def __init__(self) -> None:
-        """Raises WeftError(LIMIT_EXCEEDED) where the stack is too small for any guest."""
+        """Raises WeftError(CONFIG_INVALID) where the stack is too small for any guest."""
         stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
         if stack != resource.RLIM_INFINITY and stack < limits.STACK.value:
-            raise limits.exceeded(limits.STACK, f"the stack limit of this process is {stack} bytes")
+            error = limits.exceeded(limits.STACK, f"the stack limit of this process is {stack} bytes")
+            raise WeftError(Problem.CONFIG_INVALID, error.message)
         self.engine = wasmtime.Engine()
 
 
 def version() -> str:
     """The engine's name and version."""
+    from importlib import metadata  # noqa: PLC0415 - 20 ms of imports for --version alone
+
     return f"wasmtime {metadata.version('wasmtime')}"
 
 
@@ -114,7 +119,10 @@ class Guest:
             return self._linker.instantiate_pre(module)
         except wasmtime.WasmtimeError as error:
             names = [(imported.module, imported.name or "") for imported in module.imports]
-            raise WeftError(Problem.MODULE_INVALID, one_line(str(error)), imports.diagnose(names)) from None
+            # The name in the first part may hold anything, line breaks too.
+            what, _, why = str(error).rpartition(_CAUSE)
+            message = f"{printable(what)}: {one_line(why)}" if what else printable(why)
+            raise WeftError(Problem.MODULE_INVALID, message, imports.diagnose(names)) from None
 
     def instantiate(self, linked: wasmtime.InstancePre) -> None:
         """Make the instance, which runs its start section. Raises WeftError, GuestExit or GuestTrap."""
@@ -147,11 +155,10 @@ def one_line(text: str) -> str:
 
 def _type_text(kind: object) -> str:
     if isinstance(kind, wasmtime.FuncType):
-        params, results = (
-            " ".join(str(value) for value in values) for values in (kind.params, kind.results)
-        )
-        return f"({params}) -> ({results})"
-    return type(kind).__name__.removesuffix("Type").lower()
+        # Only counted: the binding aborts the process when asked for the name of a type that it is too old for.
+        params, results = len(kind.params), len(kind.results)
+        return f"a function ({params} values) -> ({results} values)" if params or results else PLAIN_FUNCTION
+    return f"a {type(kind).__name__.removesuffix('Type').lower()}"
 
 
 def _wasi_config(setup: GuestSetup) -> wasmtime.WasiConfig:
@@ -189,7 +196,7 @@ def _guest_trap(trap: wasmtime.Trap) -> GuestTrap:
     cause = _cause(trap.message)
     code = trap.trap_code
     kind = code.name.lower().replace("_", "-") if code else "uncaught-exception"
-    readable = _readable_names(trap.message)
+    readable = _readable_names(trap)
     frames = [
         f"  {number}: {printable(readable.get(number, frame.func_name or '?'), 200)}"
         f" (function {frame.func_index}, offset {frame.module_offset:#x})"
@@ -198,13 +205,17 @@ def _guest_trap(trap: wasmtime.Trap) -> GuestTrap:
     return GuestTrap(kind, cause, "\n".join(frames))
 
 
-def _readable_names(message: str) -> dict[int, str]:
+def _readable_names(trap: wasmtime.Trap) -> dict[int, str]:
     """The mangled names of Rust and C++ as the engine's text has them, by number of frame.
 
-    Only those: the engine takes any short name for a mangled one, and shows a function `f` as "float".
+    Only those: the engine takes any short name for a mangled one, and shows a function `f` as "float". And
+    none where a name has a line break, which could pass for another frame.
     """
+    names = [name for frame in trap.frames for name in (frame.func_name, frame.module_name) if name]
+    if any(len(name.splitlines()) != 1 for name in names):
+        return {}
     frame = re.compile(r"^ *(\d+): +0x[0-9a-f]+ - [^!\n]*!([^\n]*::[^\n]*)$", re.MULTILINE)
-    return {int(match[1]): match[2] for match in frame.finditer(message)}
+    return {int(match[1]): match[2] for match in frame.finditer(trap.message)}
 
 
 def _other_error(text: str) -> Exception:
@@ -216,7 +227,7 @@ def _other_error(text: str) -> Exception:
                 GUEST_STATUS_MAX, f": it asked for one above {GUEST_STATUS_MAX}, which is not passed on"
             )
         backtrace = text.removeprefix(_WHILE_EXECUTING).rpartition(_CAUSE)[0]
-        frames = re.split(r"\n +(?=\d+: )", backtrace)[1 : FRAMES_MAX + 1]
+        frames = re.split(r"\n +(?=\d+: +0x)", backtrace)[1 : FRAMES_MAX + 1]
         return GuestTrap("host-call", cause, "\n".join(f"  {printable(frame, 256)}" for frame in frames))
     message = one_line(text)
     for beginning, limit in _LIMIT_TEXTS:
@@ -228,4 +239,7 @@ def _other_error(text: str) -> Exception:
 
 def _cause(text: str) -> str:
     """The last part of an error's text. What comes before may be as long as its functions' names."""
-    return one_line(text.rpartition(_CAUSE)[2]).removeprefix("wasm trap: ")
+    lines = text.rpartition(_CAUSE)[2].splitlines()
+    # Several causes are numbered, from the outermost to the one that says most.
+    causes = [re.sub(r"^ *(\d+: )?(wasm trap: )?", "", line) for line in lines]
+    return one_line("\n".join(causes))

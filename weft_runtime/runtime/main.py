@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The entry points `weft-runtime` and `weft-runtime-wasmtime`."""
 
+import gc
 import signal
 import sys
 from typing import NoReturn
@@ -25,6 +26,8 @@ def _start(program: str, *, needs_engine: bool) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+    # All that Python makes here is imported once and needed to the end: nothing for the collector to find.
+    gc.disable()
     from weft_runtime.runtime import program as rest  # noqa: PLC0415
 
     rest.run(program, sys.argv[1:], needs_engine=needs_engine)

@@ -26,8 +26,8 @@ INSTALL_HINT = (
 def run(program: str, argv: Sequence[str], *, needs_engine: bool) -> NoReturn:
     """Do all that `program` does and end the process. The one place that turns exceptions into an end."""
     ending = Ending(Log(stderr_sink(IDENTIFIER, with_priority=False)))
-    ending.watch_signals()
     try:
+        ending.watch_signals()
         outcome = _run(program, argv, ending, needs_engine=needs_engine)
     except WeftError as error:
         outcome = failed(error)
@@ -40,16 +40,16 @@ def run(program: str, argv: Sequence[str], *, needs_engine: bool) -> NoReturn:
 
 def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: bool) -> Outcome:
     stdout_open = _complete_standard_streams()
-    # The log before all else, then the descriptor for the report: what is wrong later is told there.
+    # First where to tell what is wrong with all the rest.
+    ending.report_fd = settings.report_descriptor()
     ending.log = log = open_log(IDENTIFIER, settings.log_settings())
     environment = settings.runtime_settings()
-    ending.report_fd = environment.report_fd
     try:
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
         _print_and_leave(str(request))
     except arguments.VersionRequested:
-        engine = _find_runner(needs_engine=False).ENGINE_NAME
+        engine = _find_runner(needs_engine=False).engine_name()
         _print_and_leave(f"{program} {__version__} ({engine})\n")
     if options.log_level is not None:
         log.level = options.log_level
@@ -99,7 +99,8 @@ def _find_runner(*, needs_engine: bool) -> Runner:
 def _complete_standard_streams() -> bool:
     """Put /dev/null where a standard stream is closed, lest a file opened later takes its number.
 
-    Returns whether standard output was open.
+    The other two are made blocking: the guest takes "try again" for an error and loses its output. Returns
+    whether standard output was open.
     """
     closed = []
     for fd in (0, 1, 2):
@@ -108,6 +109,8 @@ def _complete_standard_streams() -> bool:
         except OSError:
             closed.append(fd)
             os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+    os.set_blocking(1, True)
+    os.set_blocking(2, True)
     return 1 not in closed
 
 

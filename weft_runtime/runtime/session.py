@@ -17,10 +17,13 @@ from weft_runtime.runtime.ending import Outcome, exited, trapped
 from weft_runtime.runtime.engine import Engine, Entry, Guest, GuestExit, GuestSetup, GuestTrap
 from weft_runtime.runtime.tap import StdoutTap
 
-ENGINE_NAME = engine.version()
-
 START = "_start"
 WEFT_READY = "weft_ready"
+
+
+def engine_name() -> str:
+    """The engine and its version, for --version."""
+    return engine.version()
 
 
 def run(app: App) -> Outcome:
@@ -57,12 +60,14 @@ def _run(app: App) -> Outcome:
         ending.drain = StdoutTap(app.readiness.heard).close
     ending.phase = "running its start section"
     guest.instantiate(linked)
+    ending.phase = "saying READY"
     match mode:
         case ReadyMode.HOST:
             app.readiness.announce()
         case ReadyMode.EXPORT:
             ending.phase = f"running {WEFT_READY}"
             _call_weft_ready(guest)
+            ending.phase = "saying READY"
             app.readiness.announce()
         case ReadyMode.GUEST:
             ending.log.debug("the app says READY itself")
@@ -120,7 +125,7 @@ def _ready_mode(
 
 
 def _wrong_type(source: str, name: str, entry: Entry) -> WeftError:
-    message = f"{source} exports {name} as {entry.type}: expected a function () -> ()"
+    message = f"{source} exports {name} as {entry.type}: expected {engine.PLAIN_FUNCTION}"
     return WeftError(Problem.MODULE_INVALID, message)
 
 

@@ -10,7 +10,10 @@ from weft_runtime.runtime.app import App
 from weft_runtime.runtime.binary import MAGIC
 from weft_runtime.runtime.ending import Outcome, exited
 
-ENGINE_NAME = "stub: no engine"
+
+def engine_name() -> str:
+    """The engine and its version, for --version."""
+    return "stub: no engine"
 
 
 def run(app: App) -> Outcome:

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmark works: how it measures, and that all of it runs. No test asserts a figure."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.measure import BenchError, Case, Launcher, Spread, open_launcher, ratio
+from bench.report import plain, table
+from tests.unit.needs import ROOT, tool
+
+SPREAD = {"median", "minimum", "maximum"}
+
+
+@pytest.fixture
+def launcher() -> Iterator[Launcher]:
+    opened, _ = open_launcher()
+    with opened:
+        yield opened
+
+
+def shell(name: str, script: str) -> Case:
+    return Case(name, "", ("/bin/sh", "-c", script), {"PATH": "/usr/bin:/bin"})
+
+
+def python(code: str) -> Case:
+    return Case("python", "", (sys.executable, "-I", "-S", "-c", code), {})
+
+
+def test_quick_run_prints_every_part_and_writes_them_as_json(tmp_path: Path) -> None:
+    tool("weft-runtime-wasmtime", "weft-runtime[wasmtime-runtime]")
+    file = tmp_path / "figures.json"
+    command = [sys.executable, "-m", "bench", "--quick", "--json", str(file)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for heading in ("Machine", "Launch:", "Where the time of a launch goes:", "A guest that computes:"):
+        assert heading in done.stdout
+
+    figures = json.loads(file.read_text())
+    assert set(figures) == {"machine", "notes", "quick", "load", "launch", "phases", "cpu"}
+    assert all(isinstance(value, str) and value for value in figures["machine"].values())
+    check_launch(figures["launch"], journal=not figures["notes"])
+    check_phases(figures["phases"])
+    for guest in figures["cpu"]["guests"]:
+        assert {"weft-stderr", "baseline"} <= set(guest["user_s"])
+        assert "baseline" in guest["speeds"]
+        assert all(set(speed) == SPREAD for speed in guest["speeds"].values())
+
+
+def check_launch(launch: dict[str, Any], *, journal: bool) -> None:
+    names = {case["name"] for case in launch["cases"]}
+    assert {"weft-stderr", "baseline", "python-import", "python"} <= names
+    assert ("weft-journal" in names) == journal
+    for case in launch["cases"]:
+        assert set(case["wall_s"]) == set(case["cpu_s"]) == set(case["peak_kib"]) == SPREAD
+        assert len(case["wall_samples_s"]) == launch["rounds"]
+    for proportion in launch["proportions"]:
+        assert {proportion["of"], proportion["to"]} <= names
+        assert set(proportion["wall"]) == set(proportion["cpu"]) == SPREAD
+
+
+def check_phases(phases: dict[str, Any]) -> None:
+    """Every step of the program is found: the probe knows them by the names that the product gives them."""
+    ours, baseline = phases["programs"]["weft-stderr"], phases["programs"]["baseline"]
+    both = {
+        "start the interpreter",
+        "import the binding",
+        "run the guest",
+        "end the process",
+        "whole process",
+    }
+    assert both | {"compile"} <= set(baseline)
+    assert both | {"import ours", "open the package", "wait for the compiler", "load the code"} <= set(ours)
+    assert "in the compiler's process: compile" in ours
+
+
+def test_unknown_part_is_a_usage_error() -> None:
+    command = [sys.executable, "-m", "bench", "lunch"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 2
+    assert "no such part: lunch" in done.stderr
+
+
+def test_cases_take_turns_and_the_first_one_changes(launcher: Launcher, tmp_path: Path) -> None:
+    order = tmp_path / "order"
+    cases = [shell(name, f"printf {name} >>{order}") for name in "abc"]
+    samples = launcher.repeat_in_turns(cases, rounds=3, warm_ups=1)
+    assert order.read_text() == "cab" + "abc" + "bca" + "cab"
+    assert {name: len(runs) for name, runs in samples.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_peak_memory_is_the_programs_own(launcher: Launcher) -> None:
+    ballast = bytes(100 * 1024 * 1024)  # in this process, which is not the one that starts programs
+    small = launcher.run(python("pass")).peak_kib
+    large = launcher.run(python(f"x = b'x' * {len(ballast) // 2}")).peak_kib
+    assert launcher.least_peak_kib <= small < large < len(ballast) // 1024
+    assert large - small > len(ballast) // 2 // 1024 * 0.9
+
+
+def test_cpu_time_covers_the_children(launcher: Launcher) -> None:
+    burn = f"exec {sys.executable} -I -S -c 'while __import__(\"time\").process_time() < 0.1: pass'"
+    assert launcher.run(shell("burn", f"({burn}); :")).cpu >= 0.1
+
+
+def test_programs_run_together_each_have_their_own_figures(launcher: Launcher) -> None:
+    burn = 'while __import__("time").process_time() < 0.1: pass'
+    idle, busy = launcher.run_together([python("pass"), python(burn)])
+    assert idle.cpu < 0.1 <= busy.cpu
+    assert busy.begun < idle.ended < busy.ended
+
+
+def test_failure_of_a_program_is_an_error_that_names_it(launcher: Launcher) -> None:
+    with pytest.raises(BenchError) as error:
+        launcher.run(shell("bad", "exit 3"))
+    assert str(error.value) == "'bad' ended with status 3: /bin/sh -c exit 3"
+
+
+def test_environment_is_the_given_one(launcher: Launcher, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    launcher.run(Case("env", "", ("/usr/bin/env",), {"ONLY": "this"}), output)
+    assert output.read_text() == "ONLY=this\n"
+
+
+def test_ratio_is_taken_round_by_round() -> None:
+    # The second round saw a machine ten times slower. The ratio of the medians would be 4.
+    assert ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0]) == Spread(3.0, 2.0, 4.0)
+
+
+def test_table_aligns_its_columns() -> None:
+    assert (
+        table(("", "ms"), [("one", "1.0"), ("eleven", "11.0")]) == "          ms\none      1.0\neleven  11.0"
+    )
+
+
+def test_plain_turns_named_tuples_into_objects() -> None:
+    assert plain({"a": [Spread(1, 1, 2.00000049)]}) == {"a": [{"median": 1, "minimum": 1, "maximum": 2.0}]}

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of weft_runtime.ctl: the checks of the doctor, and who may read the journal."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.packages import APP_ID, install
+from weft_runtime.client import SYSTEM_SOCKET
+from weft_runtime.ctl import checks, logs, scene
+from weft_runtime.ctl.checks import Finding, Verdict
+from weft_runtime.ctl.scene import Scene
+from weft_runtime.errors import Problem
+from weft_runtime.protocol import SessionInfo, State
+
+NO_MODULE = b"\0asm\1\0\0\0"
+
+
+def system(*, unit: Mapping[str, str] = {}, environ: Mapping[str, str] = {}) -> Scene:
+    return Scene(SYSTEM_SOCKET, True, unit, environ, {"HOME": "/nonexistent"})
+
+
+def users(socket: Path, *, environ: Mapping[str, str] = {}) -> Scene:
+    return Scene(socket, False, {}, environ, {"HOME": "/nonexistent"})
+
+
+@pytest.mark.parametrize(
+    ("unit", "finding"),
+    [
+        ({}, Finding(Verdict.NOTE, "systemd does not run this machine, so nobody looks after weft-appd")),
+        (
+            {"LoadState": "not-found"},
+            Finding(
+                Verdict.WRONG, "there is no weft-appd.service", "install the Debian package weft-runtime"
+            ),
+        ),
+        (
+            {"LoadState": "loaded", "ActiveState": "active", "MainPID": "7", "NRestarts": "1"},
+            Finding(Verdict.OK, "weft-appd.service is active, pid 7, 1 restart"),
+        ),
+        (
+            {"LoadState": "loaded", "ActiveState": "inactive", "Result": "success"},
+            Finding(Verdict.WRONG, "weft-appd.service is inactive", "systemctl enable --now weft-appd"),
+        ),
+        (
+            {"LoadState": "loaded", "ActiveState": "failed", "Result": "watchdog", "NRestarts": "5"},
+            Finding(
+                Verdict.WRONG,
+                "weft-appd.service is failed (result: watchdog, 5 restarts)",
+                "see 'journalctl -u weft-appd', then 'systemctl restart weft-appd'",
+            ),
+        ),
+    ],
+)
+def test_the_service(unit: Mapping[str, str], finding: Finding) -> None:
+    assert checks.service(system(unit=unit)) == finding
+
+
+def test_a_daemon_of_a_user_needs_no_service(tmp_path: Path) -> None:
+    assert checks.service(users(tmp_path)).verdict is Verdict.OK
+
+
+def test_the_group_of_a_socket_that_is_not_there(tmp_path: Path) -> None:
+    finding = checks.group(users(tmp_path / "none"))
+    assert finding == Finding(
+        Verdict.NOTE, f"cannot be known: {tmp_path / 'none'}: No such file or directory"
+    )
+
+
+def test_the_group_of_a_socket_of_ones_own(tmp_path: Path) -> None:
+    assert checks.group(users(tmp_path)).verdict is Verdict.OK
+
+
+def test_packages_that_can_be_launched(tmp_path: Path) -> None:
+    install(tmp_path, NO_MODULE)
+    (tmp_path / "no-package").mkdir()
+    finding = checks.packages(users(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path)}))
+    assert finding == Finding(Verdict.OK, f"1 app in {tmp_path}")
+
+
+def test_packages_that_are_broken(tmp_path: Path) -> None:
+    for name in ("org.example.a", "org.example.b"):
+        install(tmp_path, NO_MODULE, app_id=name, toml="[package]\n")
+    finding = checks.packages(users(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path)}))
+    manifest = tmp_path / "org.example.a/wapp.toml"
+    assert finding.verdict is Verdict.WRONG
+    assert finding.text.startswith(f"{manifest}: ")
+    assert finding.text.endswith(" (and 1 more)")
+
+
+def test_a_module_that_is_missing(tmp_path: Path) -> None:
+    (install(tmp_path, NO_MODULE) / "app.wasm").unlink()
+    finding = checks.packages(users(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path)}))
+    assert finding.text == f"app.wasm not found at {tmp_path}/{APP_ID}/app.wasm"
+
+
+def test_no_store(tmp_path: Path) -> None:
+    finding = checks.packages(users(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path / "none")}))
+    assert finding == Finding(Verdict.NOTE, f"none: {tmp_path / 'none'}", "install apps there")
+
+
+def test_apps_in_the_callers_own_store_are_pointed_out(tmp_path: Path) -> None:
+    own = tmp_path / "home/.local/share/weft/apps"
+    own.mkdir(parents=True)
+    install(own, NO_MODULE)
+    store = tmp_path / "store"
+    store.mkdir()
+    view = users(tmp_path, environ={"WEFT_APP_STORE": str(store)})._replace(
+        caller={"HOME": str(tmp_path / "home")}
+    )
+    assert checks.packages(view) == Finding(
+        Verdict.NOTE,
+        f"0 apps in {store}; 1 app in {own}, which this weft-appd does not read",
+        f"install them into {store}",
+    )
+
+
+def test_a_store_of_the_system_that_others_can_write(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    finding = checks.packages(system(environ={"WEFT_APP_STORE": str(tmp_path)}))
+    assert finding.verdict is Verdict.WRONG
+    assert finding.text == f"{tmp_path} can be written by others than root"
+    if os.geteuid() == 0:
+        tmp_path.chmod(0o700)
+        finding = checks.packages(system(environ={"WEFT_APP_STORE": str(tmp_path)}))
+        assert finding == Finding(
+            Verdict.WRONG, f"{tmp_path} cannot be read by weft-appd", f"chmod 755 {tmp_path}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("there", "finding"),
+    [
+        ("cpuset cpu io memory pids\n", Finding(Verdict.OK, "cpu, memory, pids are there")),
+        (
+            "cpu pids\n",
+            Finding(
+                Verdict.NOTE,
+                "memory not there: apps run without these limits",
+                "see Delegate= of the unit, and cgroup_enable= of the kernel's command line",
+            ),
+        ),
+        (
+            None,
+            Finding(
+                Verdict.NOTE,
+                "there is no unified cgroup hierarchy: apps run without limits",
+                "boot with systemd.unified_cgroup_hierarchy=1",
+            ),
+        ),
+    ],
+)
+def test_controllers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str | None, finding: Finding
+) -> None:
+    monkeypatch.setattr(checks, "CGROUPS", tmp_path)
+    group = tmp_path / "system.slice/weft-appd.service"
+    group.mkdir(parents=True)
+    if there is not None:
+        (group / "cgroup.controllers").write_text(there)
+    assert checks.controllers(system(unit={"ControlGroup": "/system.slice/weft-appd.service"})) == finding
+
+
+def script(path: Path, text: str) -> str:
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "verdict", "said"),
+    [
+        ("echo runs 1.2", Verdict.OK, "runs 1.2"),
+        ("echo 'x (stub: no engine)'", Verdict.WRONG, "x (stub: no engine): no app runs"),
+        ("echo 'x[7]: err: no such thing' >&2; exit 3", Verdict.WRONG, "RUNTIME --version: no such thing"),
+        ("exit 3", Verdict.WRONG, "RUNTIME --version: it ends with status 3"),
+    ],
+)
+def test_the_engine(tmp_path: Path, text: str, verdict: Verdict, said: str) -> None:
+    runtime = script(tmp_path / "runtime", text)
+    finding = checks.engine(users(tmp_path, environ={"WEFT_RUNTIME_BIN": runtime}))
+    assert (finding.verdict, finding.text) == (verdict, said.replace("RUNTIME", runtime))
+    assert (finding.advice is None) == (verdict is Verdict.OK)
+
+
+def test_a_setting_is_that_of_the_environment_else_that_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "appd.toml"
+    monkeypatch.setattr(scene, "CONFIG_FILE", file)
+    view = users(tmp_path, environ={"WEFT_APP_STORE": "/a"})
+    assert (view.setting("app_store", "WEFT_APP_STORE"), view.setting("x", "X")) == ("/a", None)
+    file.write_text('app_store = "/b"\nx = "/c"\ny = 1\n')
+    assert (view.setting("app_store", "WEFT_APP_STORE"), view.setting("x", "X")) == ("/a", "/c")
+    assert view.setting("y", "Y") is None
+    file.write_text("[")
+    assert view.setting("x", "X") is None
+
+
+# The journal
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """The directory of one machine's journal files."""
+    path = tmp_path / "journal/0123456789abcdef"
+    path.mkdir(parents=True)
+    return path
+
+
+def denied(machine: Path, *, of_system: bool = True) -> Problem | None:
+    error = logs.denied(of_system=of_system, directories=[Path("/nonexistent"), machine.parent])
+    return None if error is None else error.problem
+
+
+def test_a_journal_that_is_there(machine: Path) -> None:
+    (machine / "system.journal").touch()
+    assert denied(machine) is None
+    assert denied(machine, of_system=False) is None
+
+
+def test_no_journal(machine: Path) -> None:
+    assert denied(machine) is Problem.OS_ERROR
+    error = logs.denied(of_system=True, directories=[])
+    assert str(error) == "there is no journal on this machine [see 'systemctl status systemd-journald']"
+
+
+def test_ones_own_journal_does_not_have_what_the_system_says(machine: Path) -> None:
+    (machine / f"user-{os.getuid()}.journal").touch()
+    assert denied(machine) is Problem.NOT_PERMITTED
+    assert denied(machine, of_system=False) is None
+
+
+def test_the_matches_of_a_session_are_its_app_its_number_and_its_time() -> None:
+    info = SessionInfo(7, APP_ID, State.RUNNING, 1, 1000.5, None, None, None, None, None)
+    assert logs.session_matches(info) == [
+        "--since=@1000.250000", f"WEFT_APP_ID={APP_ID}", "WEFT_SESSION_ID=7"
+    ]  # fmt: skip
+    early = info._replace(launched=0.0)
+    assert logs.session_matches(early)[0] == "--since=@0.000000"

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of weft_runtime.journal: which entries go where, with which fields, and never in the way."""
+
+import fcntl
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.unit.needs import missing
+from weft_runtime import journal
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.journal import MESSAGE_IDS, Event, Level, Log, open_log, stderr_sink
+from weft_runtime.settings import LogSettings, LogTarget
+
+Entry = tuple[Level, str, dict[str, str]]
+NAMES = "emerg, alert, crit, err, warning, notice, info, debug"
+ME = f"weft-test[{os.getpid()}]:"
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("emerg", 0), ("alert", 1), ("crit", 2), ("err", 3), ("warning", 4), ("notice", 5), ("info", 6),
+        ("debug", 7), ("error", 3), ("INFO", 6), ("Err", 3), ("ERROR", 3),
+    ],
+)  # fmt: skip
+def test_levels_have_the_names_and_numbers_of_syslog(name: str, level: int) -> None:
+    assert Level.parse(name) == level
+
+
+@pytest.mark.parametrize("name", ["", "loud", "warn ", "6", "info\n", "\u0131nfo", "_value_"])
+def test_a_wrong_level_is_told_with_the_right_ones(name: str) -> None:
+    with pytest.raises(ValueError, match="not a log level") as caught:
+        Level.parse(name)
+    shown = name.replace("\n", "\\x0a")
+    assert str(caught.value) == f"'{shown}' is not a log level: expected one of {NAMES}"
+
+
+def collecting(level: Level = Level.INFO) -> tuple[Log, list[Entry]]:
+    entries: list[Entry] = []
+    return Log(lambda level, message, fields: entries.append((level, message, fields)), level), entries
+
+
+@pytest.mark.parametrize("limit", Level)
+def test_entries_below_the_level_are_left_out(limit: Level) -> None:
+    log, entries = collecting(limit)
+    for level in Level:
+        log.entry(level, "text")
+    assert [entry[0] for entry in entries] == [level for level in Level if level <= limit]
+
+
+def test_the_short_forms_have_their_level() -> None:
+    log, entries = collecting(Level.DEBUG)
+    log.debug("a")
+    log.notice("b")
+    log.warning("c")
+    log.warning("d", Event.STUB)
+    assert [(level, message) for level, message, _ in entries] == [(7, "a"), (5, "b"), (4, "c"), (4, "d")]
+    assert entries[-1][2] == {"WEFT_EVENT": "stub", "MESSAGE_ID": MESSAGE_IDS[Event.STUB]}
+
+
+def test_an_entry_has_its_own_fields_and_the_bound_ones() -> None:
+    log, entries = collecting()
+    log.entry(Level.INFO, "before")
+    log.bind(WEFT_APP_ID="org.example.app", WEFT_SESSION_ID="1")
+    log.bind(WEFT_SESSION_ID="7")
+    log.entry(Level.INFO, "after", WEFT_REASON="because")
+    log.entry(Level.INFO, "last")
+    bound = {"WEFT_APP_ID": "org.example.app", "WEFT_SESSION_ID": "7"}
+    assert [fields for _, _, fields in entries] == [{}, bound | {"WEFT_REASON": "because"}, bound]
+
+
+def test_the_events_of_an_app_have_names_that_scripts_may_rely_on() -> None:
+    names = [
+        "starting", "loaded", "ready", "exited", "trapped", "stopped", "package-not-found",
+        "package-invalid", "engine-missing", "failed", "stub",
+    ]  # fmt: skip
+    assert [event.value for event in Event][: len(names)] == names
+
+
+def test_the_journals_socket_is_where_journald_has_it() -> None:
+    assert Path("/run/systemd/journal/socket") == journal.JOURNAL_SOCKET
+
+
+@pytest.mark.parametrize("event", Event)
+def test_an_event_is_named_and_has_its_message_id_if_it_has_one(event: Event) -> None:
+    log, entries = collecting()
+    log.entry(Level.INFO, "text", event)
+    expected = {"WEFT_EVENT": event.value}
+    if event in MESSAGE_IDS:
+        expected["MESSAGE_ID"] = MESSAGE_IDS[event]
+    assert entries == [(Level.INFO, "text", expected)]
+
+
+def test_message_ids_are_random_and_distinct() -> None:
+    assert len(set(MESSAGE_IDS.values())) == len(MESSAGE_IDS) > 0
+    for message_id in MESSAGE_IDS.values():
+        assert uuid.UUID(message_id).hex == message_id
+        assert uuid.UUID(message_id).version == 4
+
+
+def settings(
+    target: LogTarget = LogTarget.AUTO, level: str | None = None, journal_stream: str | None = None
+) -> LogSettings:
+    return LogSettings(target, level, journal_stream)
+
+
+def stderr_as_journal_stream() -> str:
+    return f"{os.fstat(2).st_dev}:{os.fstat(2).st_ino}"
+
+
+def test_a_log_has_the_level_that_is_asked_for() -> None:
+    assert open_log("weft-test", settings()).level is Level.INFO
+    assert open_log("weft-test", settings(level="")).level is Level.INFO
+    assert open_log("weft-test", settings(level="debug")).level is Level.DEBUG
+
+
+def test_a_wrong_level_in_the_environment_is_told() -> None:
+    with pytest.raises(WeftError) as caught:
+        open_log("weft-test", settings(level="loud"))
+    assert caught.value.problem is Problem.CONFIG_INVALID
+    assert str(caught.value) == f"$WEFT_LOG_LEVEL: 'loud' is not a log level: expected one of {NAMES}"
+
+
+@pytest.mark.parametrize("stream", [None, "", "0:0", "x"])
+def test_lines_go_to_standard_error_where_it_is_not_the_journal(
+    stream: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    open_log("weft-test", settings(journal_stream=stream)).notice("hello")
+    assert capfd.readouterr() == ("", f"{ME} notice: hello\n")
+
+
+def test_lines_for_a_journal_behind_standard_error_carry_their_priority(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    log = open_log("weft-test", settings(LogTarget.STDERR, journal_stream=stderr_as_journal_stream()))
+    log.entry(Level.ERR, "it broke\nhere\nand there")
+    assert capfd.readouterr().err == f"<3>{ME} err: it broke\n<3>here\n<3>and there\n"
+
+
+def test_a_journal_that_is_not_there_is_told_once(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(journal, "JOURNAL_SOCKET", tmp_path / "socket")
+    notice = f"cannot log to the journal natively, logging to standard error: there is no {tmp_path}/socket"
+    log = open_log("weft-test", settings(LogTarget.JOURNAL))
+    log.warning("hello")
+    assert capfd.readouterr().err == f"{ME} notice: {notice}\n{ME} warning: hello\n"
+    open_log("weft-test", settings(journal_stream=stderr_as_journal_stream()))
+    assert capfd.readouterr().err == f"<5>{ME} notice: {notice}\n"
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tuple[bytes, ...]]]:
+    """A journal that keeps what the library is given to send."""
+    try:
+        from systemd import _journal  # noqa: PLC0415
+    except ImportError:
+        missing("the Python module systemd is missing [package: python3-systemd]")
+    entries: list[tuple[bytes, ...]] = []
+    monkeypatch.setattr(_journal, "sendv", lambda *fields: entries.append(fields))
+    monkeypatch.setattr(journal, "JOURNAL_SOCKET", tmp_path / "socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "socket"))
+        yield entries
+
+
+def test_entries_go_to_the_journal_with_their_fields(
+    sent: list[tuple[bytes, ...]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    log = open_log("weft-test", settings(journal_stream=stderr_as_journal_stream()))
+    log.bind(WEFT_APP_ID="org.example.app")
+    log.entry(Level.ERR, "it broke", Event.FAILED, WEFT_REASON="käse")
+    assert [set(entry) for entry in sent] == [
+        {
+            b"MESSAGE=it broke", b"PRIORITY=3", b"SYSLOG_IDENTIFIER=weft-test",
+            b"WEFT_APP_ID=org.example.app", b"WEFT_EVENT=failed",
+            b"MESSAGE_ID=" + MESSAGE_IDS[Event.FAILED].encode(),
+            "WEFT_REASON=käse".encode(),
+        }
+    ]  # fmt: skip
+    assert capfd.readouterr() == ("", "")
+
+
+def test_entries_go_to_the_journal_when_asked_for(sent: list[tuple[bytes, ...]]) -> None:
+    open_log("weft-test", settings(LogTarget.JOURNAL)).notice("hello")
+    assert sent == [(b"MESSAGE=hello", b"PRIORITY=5", b"SYSLOG_IDENTIFIER=weft-test")]
+
+
+@pytest.mark.usefixtures("sent")
+def test_a_log_knows_whether_it_is_in_the_journal() -> None:
+    assert open_log("weft-test", settings(LogTarget.JOURNAL)).is_native
+    assert not open_log("weft-test", settings(LogTarget.STDERR)).is_native
+
+
+def test_no_value_makes_a_field_of_its_own(sent: list[tuple[bytes, ...]]) -> None:
+    log = open_log("weft-test", settings(LogTarget.JOURNAL))
+    log.entry(Level.INFO, "a\nPRIORITY=0", WEFT_REASON="b\n_UID=0\udcff")
+    assert sent == [
+        (
+            b"MESSAGE=a\nPRIORITY=0", b"PRIORITY=6", b"SYSLOG_IDENTIFIER=weft-test",
+            b"WEFT_REASON=b\n_UID=0\\udcff",
+        )
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("sent")
+def test_a_journal_that_refuses_an_entry_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = []
+
+    def refuse(*fields: bytes) -> None:
+        refused.append(fields)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("systemd._journal.sendv", refuse)
+    open_log("weft-test", settings(LogTarget.JOURNAL)).notice("hello")
+    assert refused == [(b"MESSAGE=hello", b"PRIORITY=5", b"SYSLOG_IDENTIFIER=weft-test")]
+
+
+def test_a_line_names_the_app_and_its_session(capfd: pytest.CaptureFixture[str]) -> None:
+    log = Log(stderr_sink("weft-test", with_priority=False))
+    log.bind(WEFT_APP_ID="org.example.app", WEFT_SESSION_ID="7")
+    log.entry(Level.INFO, "one\ntwo \udcff", WEFT_REASON="hidden")
+    assert capfd.readouterr() == ("", f"{ME} org.example.app/7: info: one\ntwo \\udcff\n")
+
+
+def test_a_line_of_an_app_without_session_names_the_app(capfd: pytest.CaptureFixture[str]) -> None:
+    stderr_sink("weft-test", with_priority=False)(Level.INFO, "one", {"WEFT_APP_ID": "org.example.app"})
+    assert capfd.readouterr().err == f"{ME} org.example.app: info: one\n"
+
+
+@contextmanager
+def standard_error(put: Callable[[], None]) -> Iterator[None]:
+    """Have `put` change descriptor 2 for the body."""
+    saved = os.dup(2)
+    try:
+        put()
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def into(fd: int) -> Callable[[], None]:
+    def put() -> None:
+        os.dup2(fd, 2)
+        os.close(fd)
+
+    return put
+
+
+def test_a_closed_standard_error_ends_nothing() -> None:
+    sink = stderr_sink("weft-test", with_priority=False)
+    with standard_error(lambda: os.close(2)):
+        sink(Level.ERR, "nobody hears this", {})
+        assert open_log("weft-test", settings(journal_stream="8:1")).level is Level.INFO
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(2)
+
+
+def test_a_full_disk_behind_standard_error_ends_nothing() -> None:
+    with standard_error(into(os.open("/dev/full", os.O_WRONLY))):
+        stderr_sink("weft-test", with_priority=False)(Level.ERR, "nobody hears this", {})
+        with pytest.raises(OSError, match="No space left"):
+            os.write(2, b"x")
+
+
+def test_a_broken_pipe_behind_standard_error_ends_nothing() -> None:
+    source, sink = os.pipe()
+    os.close(source)
+    with standard_error(into(sink)):
+        stderr_sink("weft-test", with_priority=False)(Level.ERR, "nobody hears this", {})
+        with pytest.raises(BrokenPipeError):
+            os.write(2, b"x")
+
+
+def test_a_reader_that_has_stopped_reading_delays_a_line_but_briefly() -> None:
+    source, sink = os.pipe()
+    os.write(sink, b"x" * fcntl.fcntl(sink, fcntl.F_GETPIPE_SZ))
+    with standard_error(into(sink)):
+        begun = time.monotonic()
+        stderr_sink("weft-test", with_priority=False)(Level.ERR, "nobody hears this", {})
+        took = time.monotonic() - begun
+    os.close(source)
+    assert journal.STDERR_WAIT_MS / 1000 * 0.9 <= took < 5
+
+
+def test_a_long_line_arrives_whole_although_the_pipe_is_smaller() -> None:
+    source, sink = os.pipe()
+    arrived = bytearray()
+
+    def read() -> None:
+        while data := os.read(source, 1000):
+            arrived.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with standard_error(into(sink)):
+        stderr_sink("weft-test", with_priority=False)(Level.ERR, "x" * 300_000, {})
+    reader.join(30)
+    os.close(source)
+    assert arrived.decode() == f"{ME} err: {'x' * 300_000}\n"

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process of a session: how it is started, signalled, and what it leaves behind."""
+
+import contextlib
+import json
+import os
+import resource  # noqa: F401 - os.wait4 imports it at its first call, and could not without a free descriptor
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from weft_runtime.decode import Table
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import printable
+
+REPORT_FD = 3
+"""Where the child finds the descriptor for its report: the first after the standard streams."""
+
+_REPORT_MAX = 64 * 1024
+"""Bytes of a report: what a pipe holds, so that no child ever waits for us to read it."""
+
+_OOM_SCORE_ABOVE_OURS = 200
+"""How much likelier than the daemon a session is to be killed when memory runs out."""
+
+# What the interpreter ignores, or the daemon's own parent, a child must not inherit.
+_SIGNALS = signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}
+
+# The daemon's own: a child that used one of these would speak for it.
+_OURS = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
+    | {"JOURNAL_STREAM", "INVOCATION_ID", "MAINPID"}
+)
+
+# What an app's process may see of our environment: none of the above, and nothing else that nobody needs.
+_PASSED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TZ", "XDG_RUNTIME_DIR", "WEFT_APP_STORE")
+
+
+class Child(NamedTuple):
+    """A running process and the descriptors that belong to it. All are non-blocking and closed on exec."""
+
+    pid: int
+    pidfd: int
+    stdout: int
+    stderr: int
+    report: int
+
+
+class Exit(NamedTuple):
+    """How a process ended. `reason` is its own word, from its report."""
+
+    status: int | None
+    signal: str | None
+    cpu_seconds: float
+    reason: str | None
+
+
+def environment(environ: Mapping[str, str], *, log_to_journal: bool) -> dict[str, str]:
+    """The environment of a session's process."""
+    passed = {name: environ[name] for name in _PASSED if name in environ}
+    if log_to_journal:
+        return {**passed, "WEFT_LOG": "journal", "WEFT_REPORT_FD": str(REPORT_FD)}
+    # Its lines come through standard error: the daemon tells the course of a session itself.
+    return {**passed, "WEFT_LOG": "stderr", "WEFT_LOG_LEVEL": "warning", "WEFT_REPORT_FD": str(REPORT_FD)}
+
+
+def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` without what systemd means for the daemon alone."""
+    return {name: value for name, value in environ.items() if name not in _OURS}
+
+
+def spawn(argv: list[str], env: Mapping[str, str]) -> Child:
+    """Start `argv` in a process group of its own, its streams connected to pipes. Raises OSError."""
+    opened: list[int] = []
+    try:
+        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        opened.append(null)
+        ends = []
+        for _ in range(3):
+            ours, theirs = os.pipe()
+            opened += [ours, theirs]
+            ends.append((ours, theirs))
+        (stdout, child_out), (stderr, child_err), (report, child_report) = ends
+        pid = os.posix_spawn(
+            argv[0],
+            argv,
+            env,
+            # Every other descriptor of ours is closed on exec.
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, null, 0),
+                (os.POSIX_SPAWN_DUP2, child_out, 1),
+                (os.POSIX_SPAWN_DUP2, child_err, 2),
+                (os.POSIX_SPAWN_DUP2, child_report, REPORT_FD),
+            ],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=_SIGNALS,
+        )
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    for fd in (null, child_out, child_err, child_report):
+        os.close(fd)
+    for fd in (stdout, stderr, report):
+        os.set_blocking(fd, False)
+    _raise_oom_score(pid)
+    try:
+        return Child(pid, os.pidfd_open(pid), stdout, stderr, report)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        for fd in (stdout, stderr, report):
+            os.close(fd)
+        raise
+
+
+def terminate(child: Child) -> None:
+    """Ask the process to end. No process but this can be hit, even if it has just ended."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(child.pidfd, signal.SIGTERM)
+
+
+def kill_group(child: Child) -> None:
+    """End the process and whatever it started in its process group; it must not be reaped yet."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def reap(child: Child) -> Exit:
+    """Collect the process, which has ended, and end its group; its number is then free for others."""
+    kill_group(child)
+    _, status, usage = os.wait4(child.pid, 0)
+    code = os.waitstatus_to_exitcode(status)
+    name = signal.Signals(-code).name if code < 0 else None
+    return Exit(code if code >= 0 else None, name, usage.ru_utime + usage.ru_stime, _reason(child.report))
+
+
+def read_text(fd: int) -> str:
+    """What is in a pipe, on one safe line."""
+    try:
+        return printable(" ".join(os.read(fd, _REPORT_MAX).decode(errors="replace").split()))
+    except OSError:
+        return ""
+
+
+def close(child: Child) -> None:
+    """Close the descriptors of a child that is reaped."""
+    for fd in (child.pidfd, child.stdout, child.stderr, child.report):
+        os.close(fd)
+
+
+def _reason(report: int) -> str | None:
+    """The reason in the last line of the report: none from a foreign runtime, or one that was killed."""
+    try:
+        lines = os.read(report, _REPORT_MAX).splitlines()
+        values = json.loads(lines[-1]) if lines else {}
+        reason = Table(values, "report", Problem.INTERNAL_ERROR).optional_string("reason")
+    except (OSError, ValueError, RecursionError, AttributeError, WeftError):
+        return None
+    return None if reason is None else printable(reason)
+
+
+def _raise_oom_score(pid: int) -> None:
+    with contextlib.suppress(OSError, ValueError):  # it may have ended already; then it does not matter
+        ours = int(Path("/proc/self/oom_score_adj").read_text())
+        theirs = min(1000, ours + _OOM_SCORE_ABOVE_OURS)
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(theirs))
+
+
+def spawn_shell(argv: list[str], environ: Mapping[str, str]) -> int:
+    """Start the program that shows an app's user interface; its process number. Raises OSError."""
+    return os.posix_spawn(
+        argv[0],
+        argv,
+        without_ours(environ),
+        file_actions=[(os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0), (os.POSIX_SPAWN_DUP2, 2, 1)],
+        setpgroup=0,
+        setsigmask=[],
+        setsigdef=_SIGNALS,
+    )
+
+
+def kill_and_reap(pid: int) -> None:
+    """End a child and its process group at once."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)

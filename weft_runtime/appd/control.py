@@ -1,0 +1,370 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control socket: frames of MessagePack on a Unix socket.
+
+The connections are plain non-blocking sockets and not asyncio streams, because a reload hands them over
+to the next process image: each is a descriptor and what is buffered on either side of it, nothing else.
+"""
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weft_runtime.appd.dispatch import Dispatcher
+from weft_runtime.appd.settings import Settings
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import quote
+from weft_runtime.journal import Log
+from weft_runtime.protocol import (
+    Error,
+    ErrorCode,
+    FrameReader,
+    FramingError,
+    ProtocolError,
+    Response,
+    decode_request_msgpack,
+    encode_msgpack,
+    frame,
+)
+
+SOCKET_MODE = 0o660
+_READ_SIZE = 64 * 1024
+
+FRAME_TIMEOUT_S = 10.0
+"""Seconds for the rest of a frame once it has begun, and for a client to read an answer."""
+
+UNREAD_MAX = 4 * 1024 * 1024
+"""Bytes that wait for a client: one that reads nothing is dropped there, at the cost of nobody else."""
+
+ANSWERS_AHEAD = 256 * 1024
+"""Bytes of answers that may wait before the next request of the same client is looked at."""
+
+OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+ACCEPT_PAUSE_S = 0.5
+"""Seconds without accepting when there are no descriptors left: the backlog keeps who comes meanwhile."""
+
+
+class ControlClient:
+    """One connection. Implements dispatch.Client."""
+
+    def __init__(self, connection: socket.socket, server: "ControlServer") -> None:
+        connection.setblocking(False)
+        self._socket = connection
+        self._server = server
+        pid, uid, gid = _peer(connection)
+        self.caller = f"uid {uid} gid {gid} pid {pid}"
+        self.may_reload = uid in (0, os.geteuid())
+        self.waiting_for: int | None = None
+        self.waiting_for_reload = False
+        self._subscribed = False
+        self._session_id: int | None = None
+        self._reader = FrameReader()
+        self._bodies: deque[bytes] = deque()
+        self._out = bytearray()
+        self._broken: FramingError | None = None
+        """Why the input cannot be read on: told when all that came before it is answered."""
+        self._all_said = False
+        self._closing = False
+        self._writing = False
+        self._active_at = time.monotonic()
+        self._frame_began_at: float | None = None
+        self._loop = asyncio.get_running_loop()
+        self._patience = min(FRAME_TIMEOUT_S, server.settings.idle_timeout)
+        self._timer = self._loop.call_later(self._patience, self._check_time)
+        self._loop.add_reader(connection, self._readable)
+
+    def send(self, message: Response) -> None:
+        if self._closing:
+            return
+        if len(self._out) > UNREAD_MAX:
+            self._server.log.notice(f"dropping the control connection of {self.caller}: it does not read")
+            self.close()
+        else:
+            self._out += frame(encode_msgpack(message))
+            self._flush()
+
+    def hears(self, session_id: int | None) -> bool:
+        if not self._subscribed:
+            return False
+        return self._session_id is None or self._session_id == session_id
+
+    def subscribe(self, session_id: int | None) -> None:
+        self._subscribed, self._session_id = True, session_id
+
+    def resume(self) -> None:
+        # Not from within the event that brought the answer: that one is for all clients.
+        self._loop.call_soon(self._process)
+
+    def close(self) -> None:
+        """Close at once; what is still to be sent is lost."""
+        if self._socket.fileno() < 0:
+            return
+        self._closing = True
+        self._timer.cancel()
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self._server.closed(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the next process image; the descriptor in it must be inherited."""
+        return {
+            "fd": self._socket.fileno(),
+            "in": (b"".join(map(frame, self._bodies)) + self._reader.pending).hex(),
+            "out": self._out.hex(),
+            "closing": self._closing,
+            "subscribed": self._subscribed,
+            "session_id": self._session_id,
+            "waiting_for": self.waiting_for,
+            "waiting_for_reload": self.waiting_for_reload,
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Be as `to_json` said; no request is looked at before `resume`: there are no sessions yet."""
+        self._out += bytes.fromhex(values["out"])
+        self._subscribed, self._session_id = values["subscribed"], values["session_id"]
+        self.waiting_for, self.waiting_for_reload = values["waiting_for"], values["waiting_for_reload"]
+        self._closing = values["closing"]
+        if not self._closing:
+            self._take(bytes.fromhex(values["in"]))
+        self._watch_input()
+        self._flush()
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take(data)
+        else:
+            self._all_said = True
+        self._process()
+
+    def _take(self, data: bytes) -> None:
+        self._active_at = time.monotonic()
+        try:
+            self._bodies.extend(self._reader.feed(data))
+        except FramingError as error:
+            self._bodies.extend(error.bodies)
+            self._broken = error
+        if self._broken is not None or not self._reader.mid_frame:
+            self._frame_began_at = None
+        elif self._frame_began_at is None:
+            self._frame_began_at = self._active_at
+
+    def _process(self) -> None:
+        """Answer what has come, in order, as long as nothing has to be waited for."""
+        while self._bodies and not self._is_blocked:
+            body = self._bodies.popleft()
+            try:
+                request = decode_request_msgpack(body)
+            except ProtocolError as error:
+                # The frame was whole, so the next one can still be found.
+                self.send(Error(error.code, str(error)))
+                continue
+            self._server.dispatcher.handle(request, self)
+        if not (self._bodies or self._is_blocked):
+            if self._broken is not None:
+                self._give_up(self._broken.code, str(self._broken))
+            elif self._all_said:
+                self._closing = True
+                self._flush()
+        self._watch_input()
+
+    @property
+    def _is_blocked(self) -> bool:
+        waits = self.waiting_for is not None or self.waiting_for_reload
+        return waits or self._closing or len(self._out) > ANSWERS_AHEAD
+
+    def _watch_input(self) -> None:
+        """Read on only when what was read is answered: the rest waits in the kernel."""
+        if self._socket.fileno() < 0:
+            return
+        if self._bodies or self._closing or self._all_said or self._broken is not None:
+            self._loop.remove_reader(self._socket)
+        else:
+            self._loop.add_reader(self._socket, self._readable)
+
+    def _flush(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        try:
+            while self._out:
+                sent = self._socket.send(self._out)
+                del self._out[:sent]
+                self._active_at = time.monotonic()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        if self._out and not self._writing:
+            self._loop.add_writer(self._socket, self._writable)
+        elif not self._out and self._writing:
+            self._loop.remove_writer(self._socket)
+        self._writing = bool(self._out)
+        if self._closing and not self._out:
+            self.close()
+
+    def _writable(self) -> None:
+        self._flush()
+        if self._socket.fileno() >= 0:
+            self._process()
+
+    def _give_up(self, code: ErrorCode, message: str) -> None:
+        """Say why, and close once that is sent."""
+        if self._socket.fileno() < 0:
+            return
+        self.send(Error(code, message))
+        self._closing = True
+        self._watch_input()
+        self._flush()
+
+    def _check_time(self) -> None:
+        """Close what has been half-said or idle for too long, else look again when it could be."""
+        now = time.monotonic()
+        if self._out or self._closing:
+            deadline = self._active_at + FRAME_TIMEOUT_S
+            if now >= deadline and (self._closing or not self._subscribed):
+                self.close()
+                return
+        elif self._frame_began_at is not None and not self._is_blocked:
+            deadline = self._frame_began_at + FRAME_TIMEOUT_S
+            if now >= deadline:
+                message = f"half a frame was left waiting for {FRAME_TIMEOUT_S:g} s"
+                self._frame_began_at = None
+                self._give_up(ErrorCode.TIMED_OUT, message)
+        else:
+            deadline = self._active_at + self._server.settings.idle_timeout
+            if now >= deadline and not (self._subscribed or self._is_blocked):
+                self.close()
+                return
+        if self._socket.fileno() >= 0:
+            delay = max(deadline - now, 0) or self._patience
+            self._timer = self._loop.call_later(min(delay, FRAME_TIMEOUT_S) + 0.01, self._check_time)
+
+
+class ControlServer:
+    """The listening socket and its connections."""
+
+    def __init__(
+        self, listener: socket.socket, settings: Settings, dispatcher: Dispatcher, log: Log
+    ) -> None:
+        listener.setblocking(False)
+        self.listener = listener
+        self.settings = settings
+        self.dispatcher = dispatcher
+        self.log = log
+        self.clients: set[ControlClient] = set()
+        self._loop = asyncio.get_running_loop()
+        self._accepting = False
+
+    def start(self) -> None:
+        """Accept connections while there may be more."""
+        if not self._accepting and len(self.clients) < self.settings.max_connections:
+            self._accepting = True
+            self._loop.add_reader(self.listener, self._accept)
+
+    def stop(self) -> None:
+        """Accept no more; who comes waits in the kernel's backlog."""
+        self._accepting = False
+        self._loop.remove_reader(self.listener)
+
+    def adopt(self, values: Mapping[str, Any]) -> ControlClient:
+        """Take over a connection from the process image before this one."""
+        os.set_inheritable(values["fd"], False)
+        client = self._add(socket.socket(fileno=values["fd"]))
+        client.restore(values)
+        return client
+
+    def closed(self, client: ControlClient) -> None:
+        self.clients.discard(client)
+        self.dispatcher.clients.discard(client)
+        if not self.dispatcher.supervisor.closing:
+            self.start()
+
+    def close(self) -> None:
+        self.stop()
+        for client in list(self.clients):
+            client.close()
+        self.listener.close()
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self.listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in OUT_OF_RESOURCES:
+                self.log.warning(f"cannot accept a connection, trying again: {error.strerror}")
+                self.stop()
+                self._loop.call_later(ACCEPT_PAUSE_S, self.start)
+            return
+        self._add(connection)
+        if len(self.clients) >= self.settings.max_connections:
+            self.stop()
+
+    def _add(self, connection: socket.socket) -> ControlClient:
+        client = ControlClient(connection, self)
+        self.clients.add(client)
+        self.dispatcher.clients.add(client)
+        return client
+
+
+def listen(path: Path) -> socket.socket:
+    """Make the control socket at `path`; one that nobody listens on is replaced.
+
+    Raises WeftError: CONFIG_INVALID where another daemon is alive on it, OS_ERROR, NOT_PERMITTED.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.is_socket():
+            if _is_alive(path):
+                message = f"another weft-appd is listening on {quote(str(path))}"
+                raise WeftError(
+                    Problem.CONFIG_INVALID, message, "stop it first, or set another WEFT_APPD_SOCKET"
+                )
+            path.unlink()
+        before = os.umask(0o777 & ~SOCKET_MODE)
+        try:
+            listener.bind(os.fspath(path))
+        finally:
+            os.umask(before)
+        listener.listen(socket.SOMAXCONN)
+    except OSError as error:
+        listener.close()
+        raise from_os_error(f"listen on {quote(str(path))}", error) from None
+    except WeftError:
+        listener.close()
+        raise
+    return listener
+
+
+def _is_alive(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(os.fspath(path))
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:  # its backlog is full: somebody is there
+            return True
+        return True
+
+
+def _peer(connection: socket.socket) -> tuple[int, int, int]:
+    """Process, user and group at the other end (unix(7), SO_PEERCRED)."""
+    size = struct.calcsize("3i")
+    pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return pid, uid, gid

@@ -1,0 +1,392 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The daemon: puts the parts together, and starts, reloads and ends them in order."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import time
+import traceback
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from weft_runtime import __version__, activation
+from weft_runtime.appd import child as processes
+from weft_runtime.appd import control, handover, websocket
+from weft_runtime.appd.control import ControlServer
+from weft_runtime.appd.dispatch import Client, Dispatcher
+from weft_runtime.appd.persistence import STABLE_S, LastSession, RestoreRefused, write_port
+from weft_runtime.appd.settings import WS_PORT_OFF, Places, Settings, find_runtime, load, places
+from weft_runtime.appd.supervisor import Refused, Supervisor
+from weft_runtime.appd.websocket import WebSocketServer
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import printable, quote
+from weft_runtime.journal import Event, Level, Log
+from weft_runtime.notify import Notifier, open_notifier
+from weft_runtime.protocol import Error, ErrorCode, Reloaded
+
+CONTROL_NAME, WS_NAME = "control", "ws"
+"""FileDescriptorName= of the sockets that systemd passes in."""
+
+CHANGE_DELAY_S = 0.2
+"""Seconds after a change before it is told to systemd and saved: many changes become one."""
+
+CHECK_TIMEOUT_S = 30.0
+"""Seconds that the next program may take to say that it would start."""
+
+STRAYS_TIMEOUT_S = 0.3
+"""Seconds for what the last sessions have left to be gone once it is killed."""
+
+PORT_FILE = "appd.wsport"
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class Daemon:
+    """One run of weft-appd, from its sockets to its last session."""
+
+    def __init__(
+        self, config: Path | None, settings: Settings, environ: Mapping[str, str], log: Log
+    ) -> None:
+        """Raises WeftError where the environment has no place for the daemon's files."""
+        self._config = config
+        self._settings = settings
+        self._environ = environ
+        self._log = log
+        self._places: Places = places(settings, environ)
+        self._dispatcher = Dispatcher()
+        self._supervisor = Supervisor(settings, self._places, environ, log, self._dispatcher.announce)
+        self._dispatcher.supervisor = self._supervisor
+        self._dispatcher.reload = self._request_reload
+        self._supervisor.on_change = self._changed
+        self._notifier: Notifier = open_notifier(
+            log, wanted=True, notify_socket=environ.get("NOTIFY_SOCKET")
+        )
+        self._last_session = LastSession(self._places.state)
+        self._stopping = asyncio.Event()
+        self._reloading: asyncio.Task[None] | None = None
+        self._change_timer: asyncio.TimerHandle | None = None
+        self._saving: asyncio.Task[None] | None = None
+        self._checker: int | None = None
+        self._own_socket: Path | None = None
+        self._control: ControlServer
+        self._websocket: WebSocketServer | None = None
+
+    async def run(self, state: Mapping[str, Any] | None) -> None:
+        """Serve until SIGTERM or SIGINT; `state` is what the process image before this one has left.
+
+        Raises WeftError where the daemon cannot start.
+        """
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self._log_failure)
+        # Signals are for the main thread alone: a reload blocks them there.
+        loop.set_default_executor(ThreadPoolExecutor(1, initializer=handover.block_signals))
+        # Orphans of a session come to us and not to PID 1, so that they can be found and ended.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._request_reload, None)
+        loop.add_signal_handler(signal.SIGCHLD, self._reap_strays)
+        for directory in (self._places.state, self._places.runtime):
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise from_os_error(f"make the directory {quote(str(directory))}", error) from None
+        if state is None:
+            self._open_sockets()
+        else:
+            self._take_over(state)
+        handover.unblock_signals()
+        await self._serve()
+        self._ping_watchdog()
+        if state is None:
+            self._restore_last_session()
+        else:
+            self._finish_reload()
+        await self._stopping.wait()
+        await self._shut_down()
+
+    def _open_sockets(self) -> None:
+        """Take the sockets that systemd passes in, by name, or make our own."""
+        passed = activation.passed_sockets()
+        listener = passed.get(CONTROL_NAME)
+        if listener is None:
+            if self._places.socket is None:
+                message = "there is no place for the control socket"
+                hint = "set WEFT_APPD_SOCKET or XDG_RUNTIME_DIR, or start weft-appd.socket"
+                raise WeftError(Problem.CONFIG_INVALID, message, hint)
+            listener = control.listen(self._places.socket)
+            self._own_socket = self._places.socket
+        self._control = ControlServer(listener, self._settings, self._dispatcher, self._log)
+        try:
+            ws_listener = passed.get(WS_NAME)
+            # Where systemd opens the doors, it opens all of them: no port without its socket unit.
+            if ws_listener is None and not passed and self._settings.ws_port != WS_PORT_OFF:
+                ws_listener = websocket.listen(self._settings.ws_port)
+            if ws_listener is not None:
+                self._websocket = WebSocketServer(ws_listener, self._settings, self._dispatcher, self._log)
+        except WeftError:
+            self._close_control()
+            raise
+
+    async def _serve(self) -> None:
+        doors = [printable(str(self._control.listener.getsockname()))]
+        self._control.start()
+        if self._websocket is not None:
+            await self._websocket.start()
+            self._write_port(self._websocket.port)
+            doors.append(f"127.0.0.1:{self._websocket.port}")
+        try:
+            runtime = printable(str(find_runtime(self._settings)))
+        except WeftError as error:
+            self._log.entry(Level.ERR, str(error), Event.LAUNCH_REFUSED, WEFT_REASON=str(error))
+            runtime = "none"
+        message = f"weft-appd {__version__} serves {' and '.join(doors)}, runtime {runtime}"
+        self._log.entry(Level.INFO, message, Event.DAEMON_READY)
+        self._notifier.send("READY=1", self._status())
+
+    def _write_port(self, port: int) -> None:
+        path = self._places.runtime / PORT_FILE
+        try:
+            write_port(path, port)
+        except OSError as error:  # who knows the port does not need it
+            self._log.warning(f"cannot write {quote(str(path))}, ignoring: {error.strerror}")
+
+    async def _shut_down(self) -> None:
+        """STOPPING, stop accepting, end the sessions, tell the clients, exit."""
+        # Whatever is under way must neither take over now nor write a list of what is left meanwhile.
+        self._supervisor.on_change = lambda: None
+        if self._change_timer is not None:
+            self._change_timer.cancel()
+        under_way = [task for task in (self._reloading, self._saving) if task is not None]
+        if self._reloading is not None:
+            self._reloading.cancel()
+        await asyncio.gather(*under_way, return_exceptions=True)
+        self._answer_reload(Error(ErrorCode.SHUTTING_DOWN, "the daemon is shutting down"))
+        count = len(self._supervisor.live)
+        self._log.entry(Level.INFO, f"stopping, {count} sessions to end", Event.DAEMON_STOPPING)
+        self._notifier.send("STOPPING=1")
+        self._save([session.app_id for session in self._supervisor.live])
+        self._control.stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.stop_grace + 0.5):
+                await self._supervisor.stop_all("the daemon is stopping")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STRAYS_TIMEOUT_S):
+                while self._reap_strays():  # noqa: ASYNC110 - only the kernel knows
+                    await asyncio.sleep(0.01)
+        if self._websocket is not None:
+            await self._websocket.stop()
+            self._websocket.listener.close()
+            with contextlib.suppress(OSError):
+                (self._places.runtime / PORT_FILE).unlink()
+        self._close_control()
+        with contextlib.suppress(OSError):
+            self._last_session.survived()
+
+    def _close_control(self) -> None:
+        if self._own_socket is not None:
+            # While it is still ours: the next daemon may make one as soon as nobody listens.
+            self._own_socket.unlink(missing_ok=True)
+        self._control.close()
+
+    # Sessions of the run before
+
+    def _restore_last_session(self) -> None:
+        if not self._settings.restore:
+            return
+        try:
+            app_ids = self._last_session.take()
+        except RestoreRefused as refusal:
+            self._log.entry(Level.ERR, str(refusal), Event.RESTORE_REFUSED, WEFT_REASON=str(refusal))
+            return
+        except OSError as error:
+            self._log.warning(f"cannot read the last session, ignoring: {error}")
+            return
+        if not app_ids:
+            return
+        self._log.notice(f"starting the {len(app_ids)} apps that ran before")
+        for app_id in app_ids:
+            with contextlib.suppress(Refused):  # it has been logged
+                self._dispatcher.acknowledge(self._supervisor.launch(app_id, "the last session"))
+        asyncio.get_running_loop().call_later(STABLE_S, self._survived)
+
+    def _survived(self) -> None:
+        with contextlib.suppress(OSError):
+            self._last_session.survived()
+
+    # What changes while it runs
+
+    def _changed(self) -> None:
+        if self._change_timer is None:
+            loop = asyncio.get_running_loop()
+            self._change_timer = loop.call_later(CHANGE_DELAY_S, self._tell_change)
+
+    def _tell_change(self) -> None:
+        self._change_timer = None
+        self._notifier.send(self._status())
+        app_ids = [session.app_id for session in self._supervisor.live]
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.create_task(asyncio.to_thread(self._save, app_ids))
+        else:
+            self._changed()  # the disk is slow: again when it is done
+
+    def _save(self, app_ids: list[str]) -> None:
+        try:
+            self._last_session.save(app_ids)
+        except OSError as error:
+            self._log.warning(f"cannot save the list of running apps, ignoring: {error}")
+
+    def _status(self) -> str:
+        live = self._supervisor.live
+        starting = sum(session.ready_at is None for session in live)
+        return (
+            f"STATUS={len(live)} sessions, {starting} of them starting, {len(self._control.clients)} clients"
+        )
+
+    def _ping_watchdog(self) -> None:
+        """From the loop that does the work: a loop that hangs is what the watchdog is for."""
+        microseconds = self._environ.get("WATCHDOG_USEC", "")
+        if microseconds.isdigit() and self._environ.get("WATCHDOG_PID", str(os.getpid())) == str(
+            os.getpid()
+        ):
+            self._notifier.send("WATCHDOG=1")
+            asyncio.get_running_loop().call_later(int(microseconds) / 2e6, self._ping_watchdog)
+
+    def _reap_strays(self) -> bool:
+        """End and collect what the process of a session left to us; whether some of it is still there."""
+        self._supervisor.reap_shells()
+        known = {self._checker, *self._supervisor.pids}
+        try:
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        except OSError:  # a kernel without that file, or no descriptor left just now
+            return False
+        some_left = False
+        for pid in map(int, children):
+            if pid in known:
+                continue
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):
+                # In the group of a live session it will end with that; anything else has no owner left.
+                is_stray = os.getpgid(pid) not in known
+                if is_stray:
+                    os.kill(pid, signal.SIGKILL)
+                if os.waitpid(pid, os.WNOHANG) == (0, 0):
+                    some_left |= is_stray
+        return some_left
+
+    def _log_failure(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What asyncio has no other place for."""
+        error, message = context.get("exception"), printable(str(context["message"]))
+        if isinstance(error, OSError) and error.errno in control.OUT_OF_RESOURCES:
+            self._log.warning(f"{message}, trying again: {error.strerror}")
+            return
+        reason = f"internal error: {message}: {type(error).__name__}: {printable(str(error))}"
+        details = "".join(traceback.format_exception(error)).rstrip() if error is not None else ""
+        self._log.entry(Level.CRIT, f"{reason}\n{details}".rstrip(), Event.FAILED, WEFT_REASON=reason)
+
+    # Reload
+
+    def _request_reload(self, client: Client | None) -> None:
+        """Begin a reload; `client` is answered when it is done, together with others that ask meanwhile."""
+        if self._reloading is None:
+            self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            load(self._config, self._environ)
+            await self._check_next_program()
+            now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+            self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={now}", "STATUS=reloading")
+            if self._websocket is not None:
+                await self._websocket.stop()
+            handover.block_signals()
+            try:
+                # One that has come before is still on its way: read, queued, and then handled.
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                if self._stopping.is_set():
+                    return
+                self._execute()
+            finally:
+                handover.unblock_signals()
+        except (WeftError, OSError) as error:
+            message = f"reload refused, going on as before: {error}"
+        if self._websocket is not None:
+            await self._websocket.start()
+        self._log.entry(Level.ERR, message, Event.RELOAD_FAILED, WEFT_REASON=message)
+        self._notifier.send("READY=1", self._status())
+        self._answer_reload(Error(ErrorCode.RELOAD_FAILED, message))
+        self._reloading = None
+
+    async def _check_next_program(self) -> None:
+        """Have the program that would take over look at itself and at the settings. Raises WeftError."""
+        child = processes.spawn(handover.check_command(), handover.check_environment(self._environ))
+        self._checker = child.pid
+        try:
+            ended = asyncio.Event()
+            asyncio.get_running_loop().add_reader(child.pidfd, ended.set)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), CHECK_TIMEOUT_S)
+        finally:
+            asyncio.get_running_loop().remove_reader(child.pidfd)
+            result = processes.reap(child)
+            text = processes.read_text(child.stderr)
+            processes.close(child)
+            self._checker = None
+        if result.status != 0:
+            raise WeftError(Problem.CONFIG_INVALID, f"the next program does not start: {text}")
+
+    def _execute(self) -> None:
+        """Go on as the next process image. Raises OSError, and then nothing has changed."""
+        listeners = [self._control.listener, *([self._websocket.listener] if self._websocket else [])]
+        clients = [client.to_json() for client in self._control.clients]
+        state = {
+            "supervisor": self._supervisor.to_json(),
+            "clients": clients,
+            "control": self._control.listener.fileno(),
+            "websocket": self._websocket.listener.fileno() if self._websocket else None,
+            "own_socket": None if self._own_socket is None else str(self._own_socket),
+        }
+        descriptors = [listener.fileno() for listener in listeners]
+        descriptors += [client["fd"] for client in clients]
+        handover.execute(state, [*descriptors, *self._supervisor.descriptors], self._environ)
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        """Go on with what the process image before this one had."""
+        self._own_socket = None if state["own_socket"] is None else Path(state["own_socket"])
+        self._control = ControlServer(
+            _inherited(state["control"]), self._settings, self._dispatcher, self._log
+        )
+        if state["websocket"] is not None:
+            self._websocket = WebSocketServer(
+                _inherited(state["websocket"]), self._settings, self._dispatcher, self._log
+            )
+        # First the clients, so that they hear what the sessions have to tell.
+        adopted = [self._control.adopt(client) for client in state["clients"]]
+        self._supervisor.restore(state["supervisor"])
+        for client in adopted:
+            client.resume()
+
+    def _finish_reload(self) -> None:
+        # What the image before this one had planned.
+        self._reap_strays()
+        self._changed()
+        asyncio.get_running_loop().call_later(STABLE_S, self._survived)
+        count = len(self._supervisor.live)
+        self._log.entry(Level.INFO, f"reloaded, {count} sessions live on", Event.RELOADED)
+        self._answer_reload(Reloaded(__version__))
+
+    def _answer_reload(self, answer: Error | Reloaded) -> None:
+        for client in list(self._dispatcher.clients):
+            if client.waiting_for_reload:
+                client.waiting_for_reload = False
+                client.send(answer)
+                client.resume()
+
+
+def _inherited(fd: int) -> socket.socket:
+    os.set_inheritable(fd, False)
+    return socket.socket(fileno=fd)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program `weft-appd`."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from weft_runtime import __version__
+from weft_runtime.appd import handover
+from weft_runtime.appd.daemon import Daemon
+from weft_runtime.appd.settings import CONFIG_FILE, describe, find_runtime, load, places
+from weft_runtime.appd.websocket import read_token
+from weft_runtime.client import DaemonClient, socket_path
+from weft_runtime.commandline import ArgumentParser
+from weft_runtime.errors import ExitStatus, Problem, WeftError, stack_of
+from weft_runtime.escape import printable
+from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
+from weft_runtime.protocol import Error, Reload, Reloaded
+from weft_runtime.settings import log_settings
+
+PROGRAM = "weft-appd"
+
+RELOAD_TIMEOUT_S = 60.0
+"""Seconds that --reload waits: the check of the next program may take 30 of them."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the daemon in the foreground; returns the exit status."""
+    _complete_standard_streams()
+    log = Log(stderr_sink(PROGRAM, with_priority=False))
+    try:
+        log = open_log(PROGRAM, log_settings())
+        return _run(build_parser().parse_args(argv), log)
+    except WeftError as error:
+        log.entry(Level.ERR, str(error), Event.FAILED, WEFT_REASON=str(error), WEFT_PROBLEM=error.problem)
+        return error.exit_status
+    except KeyboardInterrupt:  # before the signal handlers are in place
+        return 128 + signal.SIGINT
+    except Exception as error:
+        reason = f"internal error: {type(error).__name__}: {printable(str(error))}"
+        log.entry(Level.CRIT, f"{reason}\n{stack_of(error)}", Event.FAILED, WEFT_REASON=reason)
+        return ExitStatus.SOFTWARE
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser; the manual page is checked against it."""
+    parser = ArgumentParser(
+        prog=PROGRAM,
+        description="Supervise sessions of WebAssembly apps, in the foreground.",
+        epilog=f"Settings, as keys of the file and as environment variables, which win:\n{describe()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--config", type=Path, metavar="FILE", help=f"read the settings from FILE (default: {CONFIG_FILE})")
+    add("--check", action="store_true", help="check the settings, and exit")
+    add("--reload", action="store_true", help="have the running daemon reload, wait for it, and exit")
+    add("--version", action="version", version=f"{PROGRAM} {__version__}")
+    return parser
+
+
+def _run(options: argparse.Namespace, log: Log) -> int:
+    if options.reload:
+        return _reload()
+    settings = load(options.config, os.environ)
+    if options.check:
+        handover.check_version(os.environ)
+        places(settings, os.environ)
+        read_token(settings)
+        find_runtime(settings)
+        print("the settings are valid")
+        return 0
+    log.level = settings.log_level
+    state = handover.inherited_state(os.environ)
+
+    async def serve() -> None:
+        await Daemon(options.config, settings, os.environ, log).run(state)
+
+    asyncio.run(serve())
+    return 0
+
+
+def _complete_standard_streams() -> None:
+    """Put /dev/null where one is closed, lest a client's connection takes its number and gets our log."""
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
+
+
+def _reload() -> int:
+    with DaemonClient(socket_path(os.environ), timeout=RELOAD_TIMEOUT_S) as daemon:
+        answer = daemon.ask(Reload())
+    match answer:
+        case Reloaded():
+            print(f"reloaded, {PROGRAM} {printable(answer.version, 64)} is running")
+            return 0
+        case Error():
+            raise WeftError(Problem.CONFIG_INVALID, printable(answer.message))
+        case _:
+            raise WeftError(
+                Problem.INTERNAL_ERROR, f"unexpected answer to a reload: {type(answer).__name__}"
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

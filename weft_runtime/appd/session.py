@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One session: its states, and what each event makes of it. No I/O here."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+from weft_runtime.protocol import SessionInfo, State
+
+OUTPUT_CLOSED_GRACE_S = 1.0
+
+
+class Action(StrEnum):
+    """What the supervisor is to do next."""
+
+    ANNOUNCE_READY = "announce-ready"
+    TERMINATE = "terminate"
+    """Ask the process to end: SIGTERM."""
+    KILL = "kill"
+    """End the whole process group: SIGKILL."""
+    ANNOUNCE_STOPPED = "announce-stopped"
+
+
+@dataclass(slots=True)
+class Session:
+    """A launched app. Times named `..._at` are Unix seconds for people, `deadline` is monotonic seconds."""
+
+    id: int
+    app_id: str
+    pid: int | None
+    launched_at: float
+    state: State
+    deadline: float | None
+    """When something must have happened: READY while starting, the end while stopping."""
+    ready_at: float | None = None
+    stopped_at: float | None = None
+    exit_status: int | None = None
+    signal: str | None = None
+    reason: str | None = None
+    stop_reason: str | None = None
+    """Why we ask it to end; None for an app that ends by itself."""
+    stop_expected: bool = False
+    """Whether its end was asked for by a client or an operator, and so is no surprise."""
+    output_closed: bool = False
+
+    @classmethod
+    def launched(cls, number: int, app_id: str, pid: int, *, wall: float, ready_deadline: float) -> Self:
+        return cls(number, app_id, pid, wall, State.STARTING, ready_deadline)
+
+    @property
+    def is_live(self) -> bool:
+        return self.state is not State.STOPPED
+
+    def ready(self, *, wall: float) -> list[Action]:
+        """The READY line has come: it counts once, and not any more when the end was asked for."""
+        if self.state is not State.STARTING:
+            return []
+        self.state, self.ready_at, self.deadline = State.RUNNING, wall, None
+        return [Action.ANNOUNCE_READY]
+
+    def output_ended(self, *, now: float) -> list[Action]:
+        """Standard output was closed: an app that has not said READY never will.
+
+        As a rule it is just ending, and its own reason is the better one: give it a moment for that.
+        """
+        if self.state is State.STARTING:
+            self.output_closed = True
+            self.deadline = now + OUTPUT_CLOSED_GRACE_S
+        return []
+
+    def stop(self, why: str, *, kill_deadline: float, expected: bool = False) -> list[Action]:
+        """The end is asked for. Asking again changes nothing."""
+        if self.state not in (State.STARTING, State.RUNNING):
+            return []
+        self.state, self.deadline = State.STOPPING, kill_deadline
+        self.stop_reason, self.stop_expected = why, expected
+        return [Action.TERMINATE]
+
+    def deadline_passed(self, timeout: float, *, kill_deadline: float) -> list[Action]:
+        """`deadline` is over; `timeout` is how long the app had for READY, in seconds."""
+        if self.state is State.STARTING:
+            why = f"it did not say READY within {timeout:g} s"
+            if self.output_closed:
+                why = "it closed its standard output before READY"
+            return self.stop(why, kill_deadline=kill_deadline)
+        if self.state is State.STOPPING:
+            self.deadline = None
+            return [Action.KILL]
+        return []
+
+    def ended(
+        self, *, exit_status: int | None, signal: str | None, reason: str | None, wall: float
+    ) -> list[Action]:
+        """The process is gone. `reason` is what it said of itself, if it did."""
+        self.state, self.deadline, self.pid, self.stopped_at = State.STOPPED, None, None, wall
+        self.exit_status, self.signal = exit_status, signal
+        how = f"killed by {signal}" if signal else f"exited with status {exit_status}"
+        parts = [part for part in (self.stop_reason, reason or how) if part]
+        self.reason = ": ".join(parts)
+        return [Action.ANNOUNCE_STOPPED]
+
+    def info(self) -> SessionInfo:
+        return SessionInfo(
+            session_id=self.id,
+            app_id=self.app_id,
+            state=self.state,
+            pid=self.pid,
+            launched=self.launched_at,
+            ready=self.ready_at,
+            stopped=self.stopped_at,
+            exit_status=self.exit_status,
+            signal=self.signal,
+            reason=self.reason or self.stop_reason,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """For the next process image (handover.py)."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        session = cls(**values)
+        session.state = State(session.state)
+        return session

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of weft-appd: one table for the file, the environment, --help and the shipped appd.toml."""
+
+import shutil
+import sys
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from weft_runtime.decode import Table
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import printable, quote
+from weft_runtime.journal import Level
+
+CONFIG_FILE = Path("/etc/weft/appd.toml")
+RUNTIME_PROGRAM = "weft-runtime-wasmtime"
+WS_PORT_OFF = -1
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _path(value: str) -> Path | None:
+    return Path(value) if value else None
+
+
+def _seconds(value: str) -> float:
+    """Raises ValueError outside of 0.1 s to one day: less is a mistake of units, more is "never"."""
+    number = float(value)
+    if not 0.1 <= number <= 86400:
+        raise ValueError("expected a number of seconds from 0.1 to 86400")
+    return number
+
+
+def _count(value: str) -> int:
+    if not (value.isascii() and value.isdigit() and len(value) < 8 and int(value) > 0):
+        raise ValueError("expected a whole number from 1 to 9999999")
+    return int(value)
+
+
+def _port(value: str) -> int:
+    if value == "off":
+        return WS_PORT_OFF
+    digits = value.removeprefix("+")
+    if not (digits.isascii() and digits.isdigit() and len(digits) < 8 and int(digits) <= 65535):
+        raise ValueError("expected 'off' or a port from 0 (any free one) to 65535")
+    return int(digits)
+
+
+def _words(value: str) -> tuple[str, ...]:
+    return tuple(value.split())
+
+
+def _level(value: str) -> Level:
+    return Level.parse(value)
+
+
+def _boolean(value: str) -> bool:
+    if value.lower() not in ("true", "false", "1", "0", "yes", "no", "on", "off"):
+        raise ValueError("expected true or false")
+    return value.lower() in ("true", "1", "yes", "on")
+
+
+def _setting(variable: str, parse: Callable[[str], Any], default: str, explanation: str) -> Any:
+    """One setting: its environment variable, how its text is read, its default as text, what it is for."""
+    metadata = {"variable": variable, "parse": parse, "default": default, "explanation": explanation}
+    return field(metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator can set. A name is the key in appd.toml; weft-appd(8) and --help list them all."""
+
+    runtime_bin: Path | None = _setting(
+        "WEFT_RUNTIME_BIN", _path, "", "program that runs an app (default: the installed one)"
+    )  # fmt: skip
+    app_store: Path | None = _setting(
+        "WEFT_APP_STORE", _path, "", "the only package store (default: user's, operator's, system's)"
+    )  # fmt: skip
+    data_root: Path | None = _setting(
+        "WEFT_DATA_ROOT", _path, "", "where each app's own data goes (default: the state directory's 'data')"
+    )  # fmt: skip
+    socket: Path | None = _setting(
+        "WEFT_APPD_SOCKET", _path, "", "control socket (default: $XDG_RUNTIME_DIR/weft/appd.sock)"
+    )
+    ws_port: int = _setting(
+        "WEFT_APPD_WS_PORT", _port, "7410", "port of the WebSocket on 127.0.0.1; 0 for any, 'off' for none"
+    )
+    ws_origins: tuple[str, ...] = _setting(
+        "WEFT_APPD_WS_ORIGINS", _words, "", "origins of web pages that may use it, blanks between"
+    )  # fmt: skip
+    ws_token_file: Path | None = _setting(
+        "WEFT_APPD_WS_TOKEN_FILE", _path, "", "file with the token its clients must send (default: none)"
+    )  # fmt: skip
+    app_shell_bin: Path | None = _setting(
+        "WEFT_APP_SHELL_BIN", _path, "", "program that shows an app's user interface once it is ready"
+    )
+    ready_timeout: float = _setting(
+        "WEFT_READY_TIMEOUT", _seconds, "30", "seconds that an app may take until READY"
+    )
+    stop_grace: float = _setting(
+        "WEFT_STOP_GRACE", _seconds, "5", "seconds from SIGTERM to SIGKILL for an app that is to end"
+    )
+    max_sessions: int = _setting("WEFT_MAX_SESSIONS", _count, "1024", "live sessions at a time")
+    max_connections: int = _setting(
+        "WEFT_MAX_CONNECTIONS", _count, "256", "connections at a time, on each of the two sockets"
+    )
+    idle_timeout: float = _setting(
+        "WEFT_IDLE_TIMEOUT", _seconds, "300", "seconds after which a silent control connection is closed"
+    )
+    log_lines: int = _setting(
+        "WEFT_LOG_LINES", _count, "1000", "lines of one session that are logged in each log_interval"
+    )
+    log_interval: float = _setting("WEFT_LOG_INTERVAL", _seconds, "30", "seconds, see log_lines")
+    log_level: Level = _setting(
+        "WEFT_LOG_LEVEL", _level, "info", "log this and whatever is worse: debug, info, notice, warning, err"
+    )
+    restore: bool = _setting(
+        "WEFT_RESTORE", _boolean, "true", "start the apps again that ran when the daemon last ended"
+    )
+
+
+def load(config: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Read `config` (None: the usual file, if it is there), override it by `environ`, check everything.
+
+    Raises WeftError(CONFIG_INVALID) that names all that is wrong at once.
+    """
+    source = config or CONFIG_FILE
+    texts, problems = _read(source, must_exist=config is not None)
+    for setting in fields(Settings):
+        variable = setting.metadata["variable"]
+        if variable in environ:
+            texts[setting.name] = (f"${variable}", environ[variable])
+    values = {}
+    for setting in fields(Settings):
+        where, text = texts.pop(setting.name, ("", setting.metadata["default"]))
+        try:
+            values[setting.name] = setting.metadata["parse"](text)
+        except ValueError as error:
+            reason = str(error) if "expected" in str(error) else "expected a number"
+            problems.append(f"{where} is {quote(text)}: {reason}")
+    problems.extend(f"{where} is no setting" for where, _ in texts.values())
+    if problems:
+        raise WeftError(Problem.CONFIG_INVALID, "; ".join(problems))
+    return Settings(**values)
+
+
+def find_runtime(settings: Settings) -> Path:
+    """The program that runs apps. Raises WeftError(ENGINE_MISSING) naming what was looked for."""
+    if settings.runtime_bin is not None:
+        # A bare name is looked for on PATH, as by the existing daemon.
+        program = shutil.which(settings.runtime_bin)
+        if program is None:
+            message = f"the runtime {quote(str(settings.runtime_bin))} is no executable program"
+            raise WeftError(
+                Problem.ENGINE_MISSING, message, "see the setting runtime_bin, or $WEFT_RUNTIME_BIN"
+            )
+        return Path(program)
+    # Beside this program first: in a virtual environment that is where it is installed.
+    beside = Path(sys.argv[0]).resolve().parent
+    found = shutil.which(RUNTIME_PROGRAM, path=str(beside)) or shutil.which(RUNTIME_PROGRAM)
+    if found is None:
+        message = f"there is no {RUNTIME_PROGRAM} beside this program or on PATH: no app can run"
+        raise WeftError(
+            Problem.ENGINE_MISSING, message, "install it, or set runtime_bin or $WEFT_RUNTIME_BIN"
+        )
+    return Path(found)
+
+
+def describe() -> str:
+    """The list of all settings for --help."""
+    lines = []
+    for setting in fields(Settings):
+        default = setting.metadata["default"]
+        lines.append(f"  {setting.name}, ${setting.metadata['variable']}")
+        lines.append(f"      {setting.metadata['explanation']}" + (f" [{default}]" if default else ""))
+    return "\n".join(lines)
+
+
+def _read(source: Path, *, must_exist: bool) -> tuple[dict[str, tuple[str, str]], list[str]]:
+    """The file's settings as text, each with where it stands, and what is wrong with the file."""
+    try:
+        values = tomllib.loads(source.read_bytes().decode())
+    except FileNotFoundError:
+        return {}, [f"there is no file {quote(str(source))}"] if must_exist else []
+    except OSError as error:
+        return {}, [f"cannot read {quote(str(source))}: {error.strerror}"]
+    except (ValueError, RecursionError) as error:
+        return {}, [f"{printable(str(source))} is not TOML: {printable(str(error))}"]
+    table = Table(values, str(source), Problem.CONFIG_INVALID)
+    texts, problems = {}, []
+    for key in values:
+        try:
+            texts[key] = (f"{printable(str(source))}: {printable(key, 64)}", table.scalar_text(key))
+        except WeftError as error:
+            problems.append(error.message)
+    return texts, problems
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Directories that the daemon gets from its environment, not from its settings."""
+
+    socket: Path | None
+    """Where to make the control socket if none is passed in."""
+    state: Path
+    """For last-session.json."""
+    runtime: Path
+    """For appd.wsport."""
+    data_root: Path | None
+    home: Path | None
+
+
+def places(settings: Settings, environ: Mapping[str, str]) -> Places:
+    """Raises WeftError(CONFIG_INVALID) where no directory is known for the daemon's own files."""
+    home = _absolute(environ, "HOME")
+    session = _absolute(environ, "XDG_RUNTIME_DIR")
+    own = None if session is None else session / "weft"
+    state, runtime = (
+        _absolute(environ, "STATE_DIRECTORY") or own,
+        _absolute(environ, "RUNTIME_DIRECTORY") or own,
+    )
+    if state is None or runtime is None:
+        message = "there is no directory for run-time files: neither $XDG_RUNTIME_DIR nor systemd's are set"
+        raise WeftError(Problem.CONFIG_INVALID, message, "set XDG_RUNTIME_DIR to a directory of your own")
+    user_data = None if home is None else home / ".local/share/weft/data"
+    return Places(
+        socket=settings.socket or (own / "appd.sock" if own else None),
+        state=state,
+        runtime=runtime,
+        data_root=settings.data_root or user_data,
+        home=home,
+    )
+
+
+def _absolute(environ: Mapping[str, str], name: str) -> Path | None:
+    """The path in a variable; systemd puts several into one, of which the first is meant."""
+    text = environ.get(name, "").partition(":")[0]
+    return Path(text) if text.startswith("/") else None

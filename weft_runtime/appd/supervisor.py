@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sessions: launches, watches and ends them, and tells whoever listens."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from weft_runtime import capabilities, store
+from weft_runtime.appd import child as processes
+from weft_runtime.appd.child import Child
+from weft_runtime.appd.output import LineSplitter, OutputLog
+from weft_runtime.appd.session import Action, Session
+from weft_runtime.appd.settings import Places, Settings, find_runtime
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import printable
+from weft_runtime.ids import AppId
+from weft_runtime.journal import Event, Level, Log
+from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
+from weft_runtime.ready import ReadyScanner
+from weft_runtime.settings import stores
+
+HISTORY_MAX = 1000
+"""Stopped sessions that are remembered: enough to answer "what happened last night", and bounded."""
+
+_READ_SIZE = 64 * 1024
+
+_READS_AT_END = 64
+"""Reads of a dead app's pipe: a pipe holds 64 KiB, and what wrote more after its death is not its output."""
+
+_REFUSALS = {
+    Problem.PACKAGE_NOT_FOUND: ErrorCode.PACKAGE_NOT_FOUND,
+    Problem.MODULE_NOT_FOUND: ErrorCode.PACKAGE_INVALID,
+    Problem.MANIFEST_INVALID: ErrorCode.PACKAGE_INVALID,
+    Problem.MODULE_INVALID: ErrorCode.PACKAGE_INVALID,
+    Problem.LIMIT_EXCEEDED: ErrorCode.PACKAGE_INVALID,
+    Problem.ENGINE_MISSING: ErrorCode.NO_RUNTIME,
+}
+
+
+class Refused(Exception):
+    """A launch that was not done: the code and the text of the ERROR."""
+
+    def __init__(self, code: ErrorCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+
+class _Live:
+    """A session that has a process: what it needs besides its state."""
+
+    def __init__(self, session: Session, child: Child, output: OutputLog) -> None:
+        self.session = session
+        self.child = child
+        self.output = output
+        self.scanner = ReadyScanner()
+        self.splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
+        self.open_streams = {"stdout": child.stdout, "stderr": child.stderr}
+        self.deadline_timer: asyncio.TimerHandle | None = None
+        self.summary_timer: asyncio.TimerHandle | None = None
+        self.shell_pid: int | None = None
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """What every log entry about the session carries."""
+        return {"WEFT_APP_ID": self.session.app_id, "WEFT_SESSION_ID": str(self.session.id)}
+
+
+class Supervisor:
+    """Owns every session. `announce` is called with each push, in order."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        places: Places,
+        environ: Mapping[str, str],
+        log: Log,
+        announce: Callable[[AppReady | AppState], None],
+    ) -> None:
+        self._settings = settings
+        self._places = places
+        self._log = log
+        self._announce = announce
+        store_override = {} if settings.app_store is None else {"WEFT_APP_STORE": str(settings.app_store)}
+        self._environ = {**environ, **store_override}
+        self.stores = stores(self._environ)
+        self._live: dict[int, _Live] = {}
+        self._stopped: OrderedDict[int, Session] = OrderedDict()
+        self._next_id = 1
+        self._all_ended = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called whenever the set of live sessions has changed."""
+        self.closing = False
+
+    @property
+    def live(self) -> list[Session]:
+        return [live.session for live in self._live.values()]
+
+    @property
+    def stopped(self) -> list[Session]:
+        return list(self._stopped.values())
+
+    def find(self, session_id: int) -> Session | None:
+        live = self._live.get(session_id)
+        return live.session if live else self._stopped.get(session_id)
+
+    def launch(self, app_id_text: str, caller: str) -> Session:
+        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it."""
+        try:
+            return self._launch(app_id_text, caller)
+        except Refused as refusal:
+            message = f"launch of {printable(app_id_text, 256)} for {caller} refused: {refusal.message}"
+            self._log.entry(
+                Level.WARNING, message, Event.LAUNCH_REFUSED,
+                WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
+            )  # fmt: skip
+            raise
+
+    def _launch(self, app_id_text: str, caller: str) -> Session:
+        if self.closing:
+            raise Refused(ErrorCode.SHUTTING_DOWN, "the daemon is shutting down")
+        try:
+            app_id = AppId.parse(app_id_text)
+        except ValueError as error:
+            raise Refused(ErrorCode.INVALID_APP_ID, str(error)) from None
+        if len(self._live) >= self._settings.max_sessions:
+            message = (
+                f"there are {len(self._live)} sessions already, the setting max_sessions allows no more"
+            )
+            raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
+        argv, unserved = self._command(app_id, self._next_id)
+        environment = processes.environment(self._environ, log_to_journal=self._log.is_native)
+        try:
+            child = processes.spawn(argv, environment)
+        except OSError as error:
+            message = f"cannot start {printable(argv[0])}: {error.strerror}"
+            raise Refused(ErrorCode.SPAWN_FAILED, message) from None
+        session = Session.launched(
+            self._next_id, app_id, child.pid,
+            wall=time.time(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
+        )  # fmt: skip
+        self._next_id += 1
+        live = self._adopt(session, child)
+        self._entry(live, Level.INFO, f"launched by {caller}, pid {child.pid}", Event.SESSION_LAUNCHED)
+        if unserved:
+            message = f"capabilities that this release does not serve: {', '.join(unserved)}"
+            self._entry(live, Level.NOTICE, message)
+        self.on_change()
+        return session
+
+    def stop(self, session: Session, why: str, *, expected: bool) -> None:
+        """Ask a live session to end; it is killed if it does not. Asking again changes nothing."""
+        live = self._live[session.id]
+        self._act(live, session.stop(why, kill_deadline=self._kill_deadline(), expected=expected))
+
+    async def stop_all(self, why: str) -> None:
+        """End every session, all at the same time, and wait until the last is gone."""
+        self.closing = True
+        for live in list(self._live.values()):
+            self.stop(live.session, why, expected=True)
+        if self._live:
+            await self._all_ended.wait()
+
+    @property
+    def pids(self) -> Iterator[int]:
+        """The process numbers that belong to sessions, and so are no strays."""
+        for live in self._live.values():
+            yield live.child.pid
+            if live.shell_pid is not None:
+                yield live.shell_pid
+
+    def reap_shells(self) -> None:
+        """Collect the app shells that have ended by themselves."""
+        for live in self._live.values():
+            if live.shell_pid is not None and os.waitpid(live.shell_pid, os.WNOHANG) != (0, 0):
+                live.shell_pid = None
+                self._entry(live, Level.INFO, "its app shell has ended")
+
+    def to_json(self) -> dict[str, Any]:
+        """All sessions, for the next process image; the descriptors in it must be inherited."""
+        return {
+            "next_id": self._next_id,
+            "live": [
+                {
+                    "session": live.session.to_json(),
+                    "fds": [live.child.stdout, live.child.stderr, live.child.report],
+                    "open": list(live.open_streams),
+                    "rest": {name: splitter.rest.hex() for name, splitter in live.splitters.items()},
+                    "output": live.output.to_json(),
+                    "shell": live.shell_pid,
+                }
+                for live in self._live.values()
+            ],
+            "stopped": [session.to_json() for session in self._stopped.values()],
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Take over what `to_json` of the process image before this one said."""
+        self._next_id = values["next_id"]
+        for stopped in values["stopped"]:
+            session = Session.from_json(stopped)
+            self._stopped[session.id] = session
+        for item in values["live"]:
+            session = Session.from_json(item["session"])
+            assert session.pid is not None
+            for fd in item["fds"]:
+                os.set_inheritable(fd, False)
+            # Not reaped by anybody since, so the number is still this process's.
+            child = Child(session.pid, os.pidfd_open(session.pid), *item["fds"])
+            live = self._adopt(session, child, item["open"])
+            live.output.restore(item["output"])
+            live.shell_pid = item["shell"]
+            for name, rest in item["rest"].items():
+                live.splitters[name].rest = bytes.fromhex(rest)
+            # An unfinished line may be the beginning of READY.
+            live.scanner.feed(live.splitters["stdout"].rest)
+            self._plan_summary(live)
+
+    @property
+    def descriptors(self) -> list[int]:
+        """What the next process image must inherit."""
+        return [fd for live in self._live.values() for fd in live.child[2:]]
+
+    def _command(self, app_id: AppId, number: int) -> tuple[list[str], Sequence[str]]:
+        """The command line of a session, and the capabilities that come to nothing. Raises Refused."""
+        try:
+            runtime = find_runtime(self._settings)
+            package = store.open_package(app_id, self.stores)
+            os.close(package.module_fd)
+        except WeftError as error:
+            raise Refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), str(error)) from None
+        try:
+            grants = capabilities.resolve(
+                package.manifest.capabilities, app_id, self._places.data_root, self._places.home
+            )
+        except WeftError as error:
+            raise Refused(ErrorCode.CAPABILITY_REFUSED, str(error)) from None
+        argv = [os.fspath(runtime), app_id, str(number)]
+        for grant in grants.directories:
+            argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
+        return argv, grants.unserved
+
+    def _adopt(self, session: Session, child: Child, streams: Sequence[str] = ("stdout", "stderr")) -> _Live:
+        """Watch a session's process, its pipes and its deadline."""
+
+        def write(stream: str, line: str) -> None:
+            level = Level.WARNING if stream == "stderr" else Level.INFO
+            self._entry(
+                live, level, line, Event.OUTPUT, WEFT_STREAM=stream, SYSLOG_IDENTIFIER=session.app_id
+            )
+
+        def dropped(count: int) -> None:
+            message = (
+                f"{count} lines of its output were dropped: more than {self._settings.log_lines} lines"
+                f" in {self._settings.log_interval:g} s"
+            )
+            self._entry(live, Level.WARNING, message, Event.OUTPUT_DROPPED, WEFT_DROPPED=str(count))
+
+        output = OutputLog(self._settings.log_lines, self._settings.log_interval, write, dropped)
+        live = self._live[session.id] = _Live(session, child, output)
+        loop = asyncio.get_running_loop()
+        for name in ("stdout", "stderr"):
+            if name in streams:
+                loop.add_reader(live.open_streams[name], self._readable, live, name)
+            else:
+                del live.open_streams[name]
+        loop.add_reader(child.pidfd, self._ended, live)
+        self._all_ended.clear()
+        self._arm(live)
+        return live
+
+    def _arm(self, live: _Live) -> None:
+        """Set the timer for the session's deadline as it is now."""
+        if live.deadline_timer is not None:
+            live.deadline_timer.cancel()
+        live.deadline_timer = None
+        if live.session.deadline is not None:
+            delay = live.session.deadline - time.monotonic()
+            live.deadline_timer = asyncio.get_running_loop().call_later(max(0, delay), self._deadline, live)
+
+    def _deadline(self, live: _Live) -> None:
+        timeout = self._settings.ready_timeout
+        self._act(live, live.session.deadline_passed(timeout, kill_deadline=self._kill_deadline()))
+
+    def _kill_deadline(self) -> float:
+        return time.monotonic() + self._settings.stop_grace
+
+    def _act(self, live: _Live, actions: Sequence[Action]) -> None:
+        session = live.session
+        for action in actions:
+            match action:
+                case Action.ANNOUNCE_READY:
+                    took = time.time() - session.launched_at
+                    self._entry(live, Level.INFO, f"ready after {took:.3f} s", Event.SESSION_READY)
+                    self._announce(AppReady(session.id, session.app_id))
+                    self._start_shell(live)
+                case Action.TERMINATE:
+                    self._entry(live, Level.INFO, f"ending it: {session.stop_reason}")
+                    processes.terminate(live.child)
+                case Action.KILL:
+                    message = f"still there {self._settings.stop_grace:g} s after SIGTERM: killing it"
+                    self._entry(live, Level.WARNING, message)
+                    processes.kill_group(live.child)
+                case Action.ANNOUNCE_STOPPED:
+                    self._announce(AppState(session.id, State.STOPPED))
+        self._arm(live)
+
+    def _readable(self, live: _Live, name: str) -> None:
+        """Some output, or its end. One read at a time: a flood must leave room for everybody else."""
+        try:
+            data = os.read(live.open_streams[name], _READ_SIZE)
+        except BlockingIOError:
+            return
+        self._output(live, name, data)
+
+    def _output(self, live: _Live, name: str, data: bytes) -> None:
+        splitter = live.splitters[name]
+        lines = splitter.feed(data) if data else splitter.end()
+        if name == "stdout" and (live.scanner.feed(data) if data else live.scanner.end()):
+            # The signal is not output.
+            with contextlib.suppress(StopIteration):
+                lines.remove(next(line for line in lines if line.strip() == b"READY"))
+            self._act(live, live.session.ready(wall=time.time()))
+        live.output.lines(name, lines, time.monotonic())
+        self._plan_summary(live)
+        if not data:
+            asyncio.get_running_loop().remove_reader(live.open_streams.pop(name))
+            if name == "stdout":
+                self._act(live, live.session.output_ended(now=time.monotonic()))
+
+    def _plan_summary(self, live: _Live) -> None:
+        """Have it told what was dropped, even if the app falls silent."""
+        if live.output.is_dropping and live.summary_timer is None:
+            loop = asyncio.get_running_loop()
+            live.summary_timer = loop.call_later(live.output.interval, self._summarize, live)
+
+    def _summarize(self, live: _Live) -> None:
+        live.summary_timer = None
+        live.output.summarize()
+
+    def _ended(self, live: _Live) -> None:
+        """The process is gone, but not reaped yet: its output and its report are read first."""
+        session = live.session
+        asyncio.get_running_loop().remove_reader(live.child.pidfd)
+        processes.kill_group(live.child)
+        for name in list(live.open_streams):
+            for _ in range(_READS_AT_END):
+                try:
+                    data = os.read(live.open_streams[name], _READ_SIZE)
+                except BlockingIOError:
+                    data = b""  # somebody else holds the other end; this session is over all the same
+                self._output(live, name, data)
+                if not data:
+                    break
+        result = processes.reap(live.child)
+        actions = session.ended(
+            exit_status=result.status, signal=result.signal, reason=result.reason, wall=time.time()
+        )
+        for timer in (live.deadline_timer, live.summary_timer):
+            if timer is not None:
+                timer.cancel()
+        live.output.summarize()
+        for fd in live.open_streams.values():
+            asyncio.get_running_loop().remove_reader(fd)
+        processes.close(live.child)
+        if live.shell_pid is not None:
+            processes.kill_and_reap(live.shell_pid)
+        del self._live[session.id]
+        self._stopped[session.id] = session
+        while len(self._stopped) > HISTORY_MAX:
+            self._stopped.popitem(last=False)
+        self._log_end(live, result)
+        self._act(live, actions)
+        self.on_change()
+        if not self._live:
+            self._all_ended.set()
+
+    def _log_end(self, live: _Live, result: processes.Exit) -> None:
+        session = live.session
+        assert session.stopped_at is not None
+        run_time = session.stopped_at - session.launched_at
+        how = f"by {result.signal}" if result.signal else f"with status {result.status}"
+        message = f"ended {how} after {run_time:.3f} s (CPU {result.cpu_seconds:.3f} s): {session.reason}"
+        as_asked = result.status == 0 or session.stop_expected
+        fields = {} if result.status is None else {"WEFT_EXIT_STATUS": str(result.status)}
+        if result.signal is not None:
+            fields["WEFT_SIGNAL"] = result.signal
+        self._entry(
+            live, Level.INFO if as_asked else Level.WARNING, message, Event.SESSION_ENDED,
+            WEFT_REASON=session.reason or "", WEFT_RUN_USEC=str(round(run_time * 1e6)),
+            WEFT_CPU_USEC=str(round(result.cpu_seconds * 1e6)), **fields,
+        )  # fmt: skip
+
+    def _start_shell(self, live: _Live) -> None:
+        shell = self._settings.app_shell_bin
+        if shell is None:
+            return
+        argv = [os.fspath(shell), live.session.app_id, str(live.session.id)]
+        try:
+            live.shell_pid = processes.spawn_shell(argv, self._environ)
+        except OSError as error:
+            message = f"cannot start its app shell {printable(str(shell))}, ignoring: {error.strerror}"
+            self._entry(live, Level.WARNING, message)
+
+    def _entry(
+        self, live: _Live, level: Level, message: str, event: Event | None = None, **fields: str
+    ) -> None:
+        self._log.entry(level, message, event, **live.fields, **fields)

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a package may ask for (`package.capabilities`), and the directories that some of it becomes."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import quote
+from weft_runtime.ids import AppId
+
+_APP_DATA = {"fs:rw:app-data": True, "fs:read:app-data": False}
+_DOCUMENTS = {"fs:rw:xdg-documents": True, "fs:read:xdg-documents": False}
+
+# Known to the package format, but of no effect in this release.
+_UNSERVED = frozenset(
+    {"sys:notifications", "sys:clipboard:read", "sys:clipboard:write", "hw:gpu:compute", "hw:gpu:render"}
+)
+_FETCH = "net:fetch:"
+
+
+class Grant(NamedTuple):
+    """A directory of the host that an app gets, and its name inside."""
+
+    host: Path
+    guest: str
+    writable: bool
+
+
+class Grants(NamedTuple):
+    """What the capabilities of one package come to."""
+
+    directories: tuple[Grant, ...]
+    unserved: tuple[str, ...]
+    """Known capabilities that this release does not serve."""
+
+
+def resolve(capabilities: Iterable[str], app_id: AppId, data_root: Path | None, home: Path | None) -> Grants:
+    """Say what `capabilities` grant `app_id`, and make its data directory if that is among them.
+
+    Raises WeftError: NOT_PERMITTED for a capability that nobody knows, OS_ERROR or NOT_PERMITTED where the
+    data directory cannot be made, CONFIG_INVALID where there is no place for it.
+    """
+    wanted = tuple(dict.fromkeys(capabilities))
+    for capability in wanted:
+        if not _is_known(capability):
+            raise WeftError(Problem.NOT_PERMITTED, f"unknown capability {quote(capability)}")
+    directories = []
+    # Writing includes reading: who asks for both gets one directory.
+    if data := [_APP_DATA[name] for name in wanted if name in _APP_DATA]:
+        if data_root is None:
+            raise WeftError(Problem.CONFIG_INVALID, "there is no data root: the setting data_root is empty")
+        directories.append(Grant(_data_directory(data_root, app_id), "/data", any(data)))
+    documents = [_DOCUMENTS[name] for name in wanted if name in _DOCUMENTS]
+    if documents and home is not None and (home / "Documents").is_dir():
+        directories.append(Grant(home / "Documents", "/xdg/documents", any(documents)))
+    unserved = tuple(name for name in wanted if name in _UNSERVED or name.startswith(_FETCH))
+    return Grants(tuple(directories), unserved)
+
+
+def _is_known(capability: str) -> bool:
+    if capability in _APP_DATA or capability in _DOCUMENTS or capability in _UNSERVED:
+        return True
+    return capability.startswith(_FETCH) and len(capability) > len(_FETCH)
+
+
+def _data_directory(data_root: Path, app_id: AppId) -> Path:
+    directory = data_root / app_id
+    try:
+        data_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, exist_ok=True)
+        # A link planted here would hand the app a directory of somebody else.
+        os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+    except OSError as error:
+        raise from_os_error(f"make the data directory {quote(str(directory))}", error) from None
+    return directory

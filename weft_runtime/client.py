@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection to weft-appd over its control socket, for tools."""
+
+import os
+import socket
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import quote
+from weft_runtime.protocol import (
+    REPLY_MAX,
+    FrameReader,
+    ProtocolError,
+    Request,
+    Response,
+    decode_response_msgpack,
+    encode_msgpack,
+    frame,
+)
+
+SYSTEM_SOCKET = Path("/run/weft/appd.sock")
+_READ_SIZE = 64 * 1024
+
+
+def socket_path(environ: Mapping[str, str]) -> Path:
+    """The daemon's socket: the one that is set, that of the user's own daemon, or that of the system's."""
+    if override := environ.get("WEFT_APPD_SOCKET"):
+        return Path(override)
+    own = Path(environ.get("XDG_RUNTIME_DIR") or "/nonexistent", "weft/appd.sock")
+    return own if own.is_socket() else SYSTEM_SOCKET
+
+
+class DaemonClient:
+    """One connection; a context manager. Requests are answered in their order."""
+
+    def __init__(self, path: Path, *, timeout: float | None) -> None:
+        """Connect; `timeout` in seconds is for each answer, None for ever.
+
+        Raises WeftError: OS_ERROR where no daemon is there, NOT_PERMITTED where it may not be talked to; the
+        hint says what to do.
+        """
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(timeout)
+        self._reader = FrameReader(limit=REPLY_MAX)
+        self._bodies: deque[bytes] = deque()
+        try:
+            self._socket.connect(os.fspath(path))
+        except PermissionError:
+            message = f"permission denied on {quote(str(path))}"
+            raise WeftError(Problem.NOT_PERMITTED, message, _how_to_get_in(path)) from None
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
+            hint = "start it: 'systemctl start weft-appd', or run weft-appd"
+            raise WeftError(
+                Problem.OS_ERROR, f"no weft-appd is listening on {quote(str(path))}", hint
+            ) from None
+        except OSError as error:
+            message = f"cannot connect to {quote(str(path))}: {error.strerror or error}"
+            raise WeftError(Problem.OS_ERROR, message) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def send(self, request: Request) -> None:
+        """Raises WeftError(OS_ERROR)."""
+        try:
+            self._socket.sendall(frame(encode_msgpack(request)))
+        except OSError as error:
+            raise _lost(error.strerror or str(error)) from None
+
+    def receive(self) -> Response:
+        """The next answer or push. Raises WeftError(OS_ERROR) where none comes."""
+        try:
+            while not self._bodies:
+                data = self._socket.recv(_READ_SIZE)
+                if not data:
+                    raise _lost("it closed the connection")
+                self._bodies.extend(self._reader.feed(data))
+            return decode_response_msgpack(self._bodies.popleft())
+        except TimeoutError:
+            raise _lost(f"no answer within {self._socket.gettimeout():g} s") from None
+        except OSError as error:
+            raise _lost(error.strerror or str(error)) from None
+        except ProtocolError as error:
+            raise _lost(f"its answer cannot be understood: {error}") from None
+
+    def ask(self, request: Request) -> Response:
+        """Send `request` and return its answer, on a connection without a subscription."""
+        self.send(request)
+        return self.receive()
+
+
+def _lost(reason: str) -> WeftError:
+    return WeftError(Problem.OS_ERROR, f"lost weft-appd: {reason}", "see 'journalctl -u weft-appd'")
+
+
+def _how_to_get_in(path: Path) -> str:
+    try:
+        group = path.group()
+    except (OSError, KeyError):
+        group = "weft"
+    return f"become a member: 'adduser USER {group}' as root, then log in again"

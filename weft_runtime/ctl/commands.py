@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands that ask, answer and are done: list, status, apps, stop."""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+
+from weft_runtime.ctl import words
+from weft_runtime.ctl.daemon import NOT_FOUND, ask, connect, expect, sessions, unknown
+from weft_runtime.ctl.screen import Cell, Screen
+from weft_runtime.errors import WeftError
+from weft_runtime.ids import AppId, SessionId
+from weft_runtime.protocol import (
+    AppState,
+    InstalledApps,
+    QueryInstalledApps,
+    SessionInfo,
+    State,
+    TerminateApp,
+)
+
+STOPS_AT_ONCE = 32
+"""Connections for ending sessions at the same time, one each: an eighth of what the daemon takes."""
+
+_LIVE_COLUMNS = ("ID", "APP", "STATE", "PID", "LAUNCHED", "TIME")
+_ALL_COLUMNS = (*_LIVE_COLUMNS, "RESULT", "REASON")
+
+
+def list_sessions(screen: Screen, environ: Mapping[str, str], *, all_sessions: bool) -> int:
+    with connect(environ) as daemon:
+        found = sessions(daemon)
+    if not all_sessions:
+        found = [session for session in found if session.state is not State.STOPPED]
+    if screen.as_json:
+        screen.json([session._asdict() for session in found])
+    elif found:
+        now = time.time()
+        columns = _ALL_COLUMNS if all_sessions else _LIVE_COLUMNS
+        screen.table(columns, (_row(session, now)[: len(columns)] for session in found), cut=True)
+    else:
+        screen.note("no session " + ("is remembered" if all_sessions else "is running"))
+    return 0
+
+
+def status(screen: Screen, environ: Mapping[str, str], session_id: SessionId) -> int:
+    with connect(environ) as daemon:
+        session = _find(sessions(daemon), session_id)
+    if screen.as_json:
+        screen.json(session._asdict())
+        return 0
+    now = time.time()
+    pid = words.NOTHING if session.pid is None else str(session.pid)
+    rows: list[tuple[str, str | Cell]] = [
+        ("Session", str(session.session_id)),
+        ("App", session.app_id),
+        ("State", words.state(session)),
+        ("PID", pid),
+        ("Launched", f"{words.local_time(session.launched)}, {words.ago(session.launched, now)}"),
+    ]
+    if session.ready is not None:
+        took = words.duration(session.ready - session.launched)
+        rows.append(("Ready", f"{words.local_time(session.ready)}, after {took}"))
+    if session.stopped is not None:
+        when = f"{words.local_time(session.stopped)}, {words.ago(session.stopped, now)}"
+        rows.append(("Stopped", f"{when}, after {words.run_time(session, now)}"))
+        rows.append(("Result", words.result(session)))
+    if session.reason is not None:
+        rows.append(("Reason", session.reason))
+    screen.table((), ((f"{name}:", value) for name, value in rows))
+    return 0
+
+
+def apps(screen: Screen, environ: Mapping[str, str]) -> int:
+    with connect(environ) as daemon:
+        found = ask(daemon, QueryInstalledApps(), InstalledApps).apps
+    if screen.as_json:
+        screen.json([app._asdict() for app in found])
+    elif found:
+        screen.table(("APP", "NAME", "VERSION"), sorted(found))
+    else:
+        screen.note("no app is installed")
+    return 0
+
+
+def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) -> int:
+    """End a session, or all of an app, and wait until they have ended."""
+    with connect(environ) as daemon:
+        known = sessions(daemon)
+    if isinstance(target, SessionId):
+        chosen = [_find(known, target)]
+    else:
+        chosen = [item for item in known if item.app_id == target and item.state is not State.STOPPED]
+        if not chosen:
+            raise WeftError(NOT_FOUND, f"no session of {target} is running", "see 'weftctl list'")
+    live = [session.session_id for session in chosen if session.state is not State.STOPPED]
+    for start in range(0, len(live), STOPS_AT_ONCE):
+        _terminate(environ, live[start : start + STOPS_AT_ONCE])
+    with connect(environ) as daemon:
+        after = {session.session_id: session for session in sessions(daemon)}
+    ended = [after.get(session.session_id, session) for session in chosen]
+    if screen.as_json:
+        screen.json([session._asdict() for session in ended])
+        return 0
+    for session in ended:
+        what = "stopped" if session.session_id in live else "had ended already"
+        screen.line(f"{words.who(session.session_id, session.app_id)} {what}: {words.how_it_ended(session)}")
+    return 0
+
+
+def _terminate(environ: Mapping[str, str], session_ids: Sequence[int]) -> None:
+    """End sessions at the same time, each over a connection of its own: that waits for the end."""
+    with ExitStack() as stack:
+        # Without a limit: how long an app may take to end is the daemon's setting.
+        daemons = [stack.enter_context(connect(environ, timeout=None)) for _ in session_ids]
+        for daemon, session_id in zip(daemons, session_ids, strict=True):
+            daemon.send(TerminateApp(session_id))
+        for daemon in daemons:
+            expect(daemon.receive(), AppState)
+
+
+def _find(known: Sequence[SessionInfo], session_id: int) -> SessionInfo:
+    for session in known:
+        if session.session_id == session_id:
+            return session
+    raise unknown(session_id)
+
+
+def _row(session: SessionInfo, now: float) -> tuple[str | Cell, ...]:
+    return (
+        str(session.session_id),
+        session.app_id,
+        words.state(session),
+        words.NOTHING if session.pid is None else str(session.pid),
+        words.short_time(session.launched),
+        words.run_time(session, now),
+        words.result(session),
+        session.reason or words.NOTHING,
+    )

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command that starts a session, and stays with it as long as asked."""
+
+import select
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from enum import Enum, auto
+
+from weft_runtime import store
+from weft_runtime.client import socket_path
+from weft_runtime.ctl import logs, words
+from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, Stream, ask, expect, is_system, own_store, refusal
+from weft_runtime.ctl.screen import Screen
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import quote
+from weft_runtime.ids import AppId
+from weft_runtime.journal import Event
+from weft_runtime.protocol import (
+    AppReady,
+    AppState,
+    Error,
+    ErrorCode,
+    LaunchAck,
+    LaunchApp,
+    QueryAppState,
+    QuerySessions,
+    Response,
+    SessionInfo,
+    Sessions,
+    State,
+    Subscribe,
+    Subscribed,
+)
+from weft_runtime.settings import SYSTEM_STORES
+
+DRAIN_S = 2.0
+"""Seconds after a session's end for its last output to come out of the journal: milliseconds as a rule."""
+
+NEVER_READY = 1
+"""Exit status for an app that ended with status 0 before READY."""
+
+
+class Until(Enum):
+    """What to wait for."""
+
+    LAUNCHED = auto()
+    READY = auto()
+    ENDED = auto()
+
+
+def launch(screen: Screen, environ: Mapping[str, str], app_id: AppId, *, until: Until, follow: bool) -> int:
+    """Start a session of `app_id`; returns the exit status, which is the app's where its end is waited for.
+
+    Raises WeftError where it does not start.
+    """
+    path = socket_path(environ)
+    with Stream(path, timeout=ANSWER_TIMEOUT_S) as stream, ExitStack() as stack:
+        since = time.time()
+        session = _Launched(screen, stream, _start(stream, environ, app_id), app_id, with_events=follow)
+        try:
+            session.tell_launch()
+            if follow and (complaint := logs.denied(of_system=is_system(path))):
+                screen.note(f"cannot show the output of the app: {complaint}")
+            elif follow:
+                session.output = stack.enter_context(logs.Follower(app_id, session.id, since))
+            session.wait(until)
+        except KeyboardInterrupt:
+            if not session.has_ended:
+                screen.note(f"{session.name} goes on [end it with 'weftctl stop {session.id}']")
+            raise
+        return session.finish(until)
+
+
+class _Launched:
+    """A session that this command has started, and listens to on the connection that started it."""
+
+    def __init__(
+        self, screen: Screen, stream: Stream, session_id: int, app_id: AppId, *, with_events: bool
+    ) -> None:
+        """`with_events`: in JSON, tell each event on a line, else only what comes of it in the end."""
+        self.id = session_id
+        self.name = words.who(session_id, app_id)
+        self.is_ready = False
+        self.has_ended = False
+        self.output: logs.Follower | None = None
+        self._app_id = app_id
+        self._screen = screen
+        self._stream = stream
+        self._events_as_json = with_events and screen.as_json
+        self._has_entries = False
+
+    def tell_launch(self) -> None:
+        self._tell("launched")
+        if not self._screen.as_json:
+            self._screen.line(str(self.id))
+
+    def wait(self, until: Until) -> None:
+        """Listen until what is waited for has happened, or the session has ended.
+
+        What happened before the subscription, the answer to QUERY_APP_STATE tells; what happens after it is
+        pushed. Both say the same thing, so it does not matter which of the two a message is.
+        """
+        if until is Until.LAUNCHED:
+            return
+        ask(self._stream, Subscribe(self.id), Subscribed)
+        self._stream.send(QueryAppState(self.id))
+        self._stream.wait_for(None)
+        while not (self.has_ended or (self.is_ready and until is Until.READY)):
+            if self.output is not None and not self._stream.has_message:
+                output, stream = self.output.fileno(), self._stream.fileno()
+                readable, _, _ = select.select([output, stream], [], [])
+                if output in readable:
+                    self._take_output()
+                if stream not in readable:
+                    continue
+            self._take(self._stream.receive())
+        deadline = time.monotonic() + DRAIN_S
+        while self.output is not None and (left := deadline - time.monotonic()) > 0:
+            if select.select([self.output], [], [], left)[0]:
+                self._take_output()
+
+    def finish(self, until: Until) -> int:
+        """Say what has become of the session; returns the exit status."""
+        try:
+            session = self._details()
+        except WeftError:
+            if self.has_ended:
+                self._screen.note(f"{self.name} has ended, and weft-appd with it")
+            raise
+        if self.output is not None and not self._has_entries:
+            self._screen.note("the journal has nothing of this session: weft-appd seems to log elsewhere")
+        if self._events_as_json:
+            self._tell("stopped", **words.end_json(session))
+        elif self._screen.as_json:
+            self._screen.json(session._asdict())
+        match until:
+            case Until.LAUNCHED:
+                return 0
+            case Until.READY if self.is_ready:
+                if session.ready is not None:
+                    self._note(f"is ready after {words.duration(session.ready - session.launched)}")
+                return 0
+            case Until.READY:
+                self._note(f"ended before READY: {words.how_it_ended(session)}")
+                return words.exit_status(session) or NEVER_READY
+            case Until.ENDED:
+                self._note(f"has ended: {words.how_it_ended(session)}")
+                return words.exit_status(session)
+
+    def _details(self) -> SessionInfo:
+        self._stream.wait_for(ANSWER_TIMEOUT_S)
+        self._stream.send(QuerySessions())
+        while not isinstance(answer := self._stream.receive(), Sessions):
+            self._take(answer)
+        for session in answer.sessions:
+            if session.session_id == self.id:
+                return session
+        raise WeftError(Problem.INTERNAL_ERROR, f"weft-appd has forgotten session {self.id}")
+
+    def _take(self, message: Response) -> None:
+        if isinstance(message, Error):
+            raise refusal(message)
+        if not isinstance(message, AppReady | AppState) or message.session_id != self.id:
+            return
+        if isinstance(message, AppReady) or message.state is State.RUNNING:
+            if not self.is_ready:
+                self._tell("ready")
+            self.is_ready = True
+        elif message.state in (State.STOPPED, State.NOT_FOUND):
+            self.has_ended = True
+
+    def _take_output(self) -> None:
+        assert self.output is not None
+        for entry in self.output.read():
+            self._has_entries = True
+            match entry.event:
+                case Event.SESSION_ENDED:  # after it nothing comes
+                    self.output = None
+                case Event.OUTPUT if self._events_as_json:
+                    self._tell("output", stream=entry.stream, message=entry.message)
+                case Event.OUTPUT if entry.stream == "stderr":
+                    self._screen.error_line(entry.message)
+                case Event.OUTPUT:
+                    self._screen.line(entry.message)
+                case _:
+                    self._screen.note(entry.message)
+        if self.output is not None and not self.output.is_open:
+            self.output = None
+            self._screen.note("journalctl has ended: no more output is shown")
+
+    def _tell(self, event: str, **details: object) -> None:
+        if self._events_as_json:
+            self._screen.event(event, self.id, self._app_id, **details)
+
+    def _note(self, text: str) -> None:
+        if not self._screen.as_json:
+            self._screen.note(f"{self.name} {text}")
+
+
+def _start(stream: Stream, environ: Mapping[str, str], app_id: AppId) -> int:
+    """The number of the new session. Raises WeftError."""
+    answer = stream.ask(LaunchApp(app_id, 0))
+    if isinstance(answer, Error) and answer.code == ErrorCode.PACKAGE_NOT_FOUND:
+        _complain_of_own_store(environ, app_id)
+    return expect(answer, LaunchAck).session_id
+
+
+def _complain_of_own_store(environ: Mapping[str, str], app_id: AppId) -> None:
+    """Raises WeftError where the app that the daemon does not find is in the caller's own store."""
+    own = own_store(environ)
+    if own is None:
+        return
+    try:
+        store.find(app_id, [own])
+    except WeftError:
+        return
+    reader, hint = "this daemon", "see WEFT_APP_STORE, and HOME, where it runs"
+    if is_system(socket_path(environ)):
+        reader, hint = "the daemon of the system", f"install it into {SYSTEM_STORES[0]}"
+    where = f"your own store {quote(str(own))}"
+    message = f"{quote(app_id)} is installed in {where}, which {reader} does not read"
+    raise WeftError(Problem.PACKAGE_NOT_FOUND, message, hint)

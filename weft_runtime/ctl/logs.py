@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the journal has of apps and sessions: read by journalctl, for a person or as it comes."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple, NoReturn, Self
+
+from weft_runtime.client import socket_path
+from weft_runtime.ctl import words
+from weft_runtime.ctl.daemon import connect, is_system, sessions
+from weft_runtime.ctl.screen import Screen
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.ids import AppId, SessionId
+from weft_runtime.journal import Event
+from weft_runtime.protocol import SessionInfo, State
+
+JOURNALCTL = "journalctl"
+JOURNAL_DIRECTORIES = (Path("/var/log/journal"), Path("/run/log/journal"))
+JOURNAL_GROUP = "systemd-journal"
+
+LAUNCH_SLACK_S = 0.25
+"""Seconds before the time of a launch from which on entries are its own: the daemon takes the time a moment
+after the process has begun. Ids begin again with each run of the daemon, which takes longer to start."""
+
+_READ_SIZE = 64 * 1024
+
+
+def show(
+    screen: Screen, environ: Mapping[str, str], target: SessionId | AppId, *, follow: bool, lines: int | None
+) -> NoReturn:
+    """Become journalctl with the entries of an app, or of one session. Raises WeftError."""
+    if complaint := denied(of_system=is_system(socket_path(environ))):
+        raise complaint
+    matches = [f"WEFT_APP_ID={target}"]
+    if isinstance(target, SessionId):
+        session = _session(screen, environ, target)
+        matches = [f"WEFT_SESSION_ID={target}"] if session is None else session_matches(session)
+        if follow and session is not None and session.state is State.STOPPED:
+            screen.note(f"{words.who(target, session.app_id)} has ended, nothing will follow")
+            follow = False
+    options = ["--follow"] if follow else []
+    if lines is not None:
+        options.append(f"--lines={lines}")
+    elif follow:
+        options.append("--no-tail")
+    if screen.as_json:
+        options.append("--output=json")
+    sys.stdout.flush()
+    try:
+        os.execvp(JOURNALCTL, [JOURNALCTL, *options, *matches])
+    except OSError as error:
+        raise from_os_error(f"run {JOURNALCTL}", error, "install systemd") from None
+
+
+def session_matches(session: SessionInfo) -> list[str]:
+    """Arguments of journalctl for all entries about a session: its own, the daemon's, its runtime's.
+
+    A number names many sessions, one in each run of the daemon: app and time make it this one. (The unit's
+    invocation id would not do: journald does not know it for processes that ended just after they logged.)
+    """
+    since = max(0.0, session.launched - LAUNCH_SLACK_S)
+    return [
+        f"--since=@{since:.6f}", f"WEFT_APP_ID={session.app_id}", f"WEFT_SESSION_ID={session.session_id}"
+    ]  # fmt: skip
+
+
+def denied(*, of_system: bool, directories: Sequence[Path] = JOURNAL_DIRECTORIES) -> WeftError | None:
+    """Why the journal cannot be read by whoever runs this, if so.
+
+    `of_system`: what a service logs is wanted; what a user's own programs log is in the user's own file.
+    """
+    own = () if of_system else (f"user-{os.getuid()}.journal",)
+    there = False
+    for directory in directories:
+        for machine in _entries(directory):
+            names = [file.name for file in _entries(machine)]
+            there = there or bool(names) or not os.access(machine, os.R_OK)
+            if any(os.access(machine / name, os.R_OK) for name in ("system.journal", *own) if name in names):
+                return None
+    if not there:
+        message = "there is no journal on this machine"
+        return WeftError(Problem.OS_ERROR, message, "see 'systemctl status systemd-journald'")
+    hint = f"become a member: 'adduser USER {JOURNAL_GROUP}' as root, then log in again"
+    return WeftError(Problem.NOT_PERMITTED, "permission denied on the journal of the system", hint)
+
+
+class Entry(NamedTuple):
+    event: str
+    stream: str
+    """Of an app's output: stdout or stderr."""
+    message: str
+
+
+class Follower:
+    """The output of one session as the journal gets it, from a time on; a context manager."""
+
+    def __init__(self, app_id: str, session_id: int, since: float) -> None:
+        """Raises WeftError(OS_ERROR)."""
+        events = (Event.OUTPUT, Event.OUTPUT_DROPPED, Event.SESSION_ENDED)
+        argv = [
+            *(JOURNALCTL, "--follow", "--no-tail", "--quiet", "--all", "--output=json"),
+            *(f"--since=@{since:.6f}", f"WEFT_APP_ID={app_id}", f"WEFT_SESSION_ID={session_id}"),
+            *(f"WEFT_EVENT={event}" for event in events),
+        ]
+        try:
+            self._process = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0
+            )
+        except OSError as error:
+            raise from_os_error(f"run {JOURNALCTL}", error) from None
+        self._rest = b""
+        self.is_open = True
+        """Whether more may come."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._pipe.close()
+
+    def fileno(self) -> int:
+        return self._pipe.fileno()
+
+    def read(self) -> list[Entry]:
+        """The entries that have come; blocks until there is something."""
+        data = os.read(self.fileno(), _READ_SIZE)
+        self.is_open = bool(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [_parse(line) for line in lines if line]
+
+    @property
+    def _pipe(self) -> IO[bytes]:
+        assert self._process.stdout is not None
+        return self._process.stdout
+
+
+def _session(screen: Screen, environ: Mapping[str, str], session_id: SessionId) -> SessionInfo | None:
+    """What the daemon knows of a session; None, with a note, where it knows nothing or is not there."""
+    try:
+        with connect(environ) as daemon:
+            found = [session for session in sessions(daemon) if session.session_id == session_id]
+    except WeftError as error:
+        screen.note(f"{error}; these are the sessions {session_id} of all its runs")
+        return None
+    if not found:
+        screen.note(f"weft-appd does not know session {session_id}: these are those of all its runs")
+        return None
+    return found[0]
+
+
+def _entries(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:
+        return []
+
+
+def _parse(line: bytes) -> Entry:
+    """An entry in the form of `journalctl --output=json`."""
+    values = json.loads(line)
+    return Entry(
+        *(_text(values.get(name)) for name in ("WEFT_EVENT", "WEFT_STREAM", "MESSAGE")),
+    )
+
+
+def _text(value: object) -> str:
+    """A field's value: journalctl writes what is not printable UTF-8 as a list of bytes."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(item, int) and 0 <= item <= 255 for item in value):
+        return bytes(value).decode(errors="backslashreplace")
+    return ""
