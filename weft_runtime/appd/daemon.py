@@ -70,6 +70,7 @@ class Daemon:
         self._reloading: asyncio.Task[None] | None = None
         self._change_timer: asyncio.TimerHandle | None = None
         self._saving: asyncio.Task[None] | None = None
+        self._saved: list[str] | None = None
         self._checker: int | None = None
         self._own_socket: Path | None = None
         self._control: ControlServer
@@ -229,6 +230,8 @@ class Daemon:
         self._change_timer = None
         self._notifier.send(self._status())
         app_ids = [session.app_id for session in self._supervisor.live]
+        if app_ids == self._saved:
+            return
         if self._saving is None or self._saving.done():
             self._saving = asyncio.create_task(asyncio.to_thread(self._save, app_ids))
         else:
@@ -237,6 +240,7 @@ class Daemon:
     def _save(self, app_ids: list[str]) -> None:
         try:
             self._last_session.save(app_ids)
+            self._saved = app_ids
         except OSError as error:
             self._log.warning(f"cannot save the list of running apps, ignoring: {error}")
 

@@ -93,7 +93,7 @@ class Supervisor:
         self._next_id = 1
         self._all_ended = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
-        """Called whenever the set of live sessions has changed."""
+        """Called whenever a session has begun, is ready or has ended."""
         self.closing = False
 
     @property
@@ -298,6 +298,7 @@ class Supervisor:
                     self._entry(live, Level.INFO, f"ready after {took:.3f} s", Event.SESSION_READY)
                     self._announce(AppReady(session.id, session.app_id))
                     self._start_shell(live)
+                    self.on_change()
                 case Action.TERMINATE:
                     self._entry(live, Level.INFO, f"ending it: {session.stop_reason}")
                     processes.terminate(live.child)

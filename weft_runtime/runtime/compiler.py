@@ -42,12 +42,16 @@ class Compilation:
         self._source = source
         try:
             self._code_fd = os.memfd_create("weft-code")
-            self._text_fd = os.memfd_create("weft-compiler-text")
+            # Never written to beyond what a pipe holds, so that nobody has to read it meanwhile.
+            self._text_fd, text_end = os.pipe()
+            os.set_blocking(text_end, False)
+            parent = os.getpid()
             self._pid = os.fork()
         except OSError as error:
             raise from_os_error("start the compiler", error) from None
         if self._pid == 0:
-            _compile_and_exit(engine, module_fd, self._code_fd, self._text_fd, os.getppid())
+            _compile_and_exit(engine, module_fd, self._code_fd, text_end, parent)
+        os.close(text_end)
 
     def result(self) -> wasmtime.Module:
         """Wait for the child and load what it made.
@@ -87,7 +91,7 @@ class Compilation:
         return os.waitstatus_to_exitcode(status)
 
     def _error(self, status: int) -> WeftError:
-        text = one_line(os.pread(self._text_fd, _TEXT_MAX, 0).decode(errors="replace"))
+        text = one_line(os.read(self._text_fd, _TEXT_MAX).decode(errors="replace"))
         if any(words in text for words in _OUT_OF_MEMORY):
             return limits.exceeded(limits.COMPILE_MEMORY, f"{self._source} is too costly to compile: {text}")
         if status == _REFUSED:

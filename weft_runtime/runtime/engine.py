@@ -31,6 +31,8 @@ _LIMIT_TEXTS = (
     ("resource limit exceeded: table count", limits.TABLES),
 )
 
+_NO_OFFSET = 2**64 - 1
+
 # The name under which the exports are looked up; its linker holds nothing else.
 _APP = "app"
 
@@ -147,17 +149,26 @@ def entries(module: wasmtime.Module, *names: str) -> list[Entry | None]:
     return [found.get(name) for name in names]
 
 
+_NOT_SHOWN = ("Caused by:", "note: run with `RUST_BACKTRACE")
+
+
 def one_line(text: str) -> str:
     """A text of the engine, which spans lines and quotes names of the module, made safe on one line."""
     lines = (line.strip() for line in text.splitlines())
-    return printable(": ".join(line.rstrip(":") for line in lines if line and line != "Caused by:"))
+    return printable(
+        ": ".join(line.rstrip(":") for line in lines if line and not line.startswith(_NOT_SHOWN))
+    )
 
 
 def _type_text(kind: object) -> str:
     if isinstance(kind, wasmtime.FuncType):
         # Only counted: the binding aborts the process when asked for the name of a type that it is too old for.
         params, results = len(kind.params), len(kind.results)
-        return f"a function ({params} values) -> ({results} values)" if params or results else PLAIN_FUNCTION
+        return (
+            f"a function with {params} parameters and {results} results"
+            if params or results
+            else PLAIN_FUNCTION
+        )
     return f"a {type(kind).__name__.removesuffix('Type').lower()}"
 
 
@@ -198,11 +209,16 @@ def _guest_trap(trap: wasmtime.Trap) -> GuestTrap:
     kind = code.name.lower().replace("_", "-") if code else "uncaught-exception"
     readable = _readable_names(trap)
     frames = [
-        f"  {number}: {printable(readable.get(number, frame.func_name or '?'), 200)}"
-        f" (function {frame.func_index}, offset {frame.module_offset:#x})"
+        f"  {number}: {printable(readable.get(number, frame.func_name or '?'), 200)} ({_place(frame)})"
         for number, frame in enumerate(trap.frames[:FRAMES_MAX])
     ]
     return GuestTrap(kind, cause, "\n".join(frames))
+
+
+def _place(frame: wasmtime.Frame) -> str:
+    place = f"function {frame.func_index}"
+    # The innermost frame of a stack overflow is nowhere yet.
+    return place if frame.module_offset == _NO_OFFSET else f"{place}, offset {frame.module_offset:#x}"
 
 
 def _readable_names(trap: wasmtime.Trap) -> dict[int, str]:

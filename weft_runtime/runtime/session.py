@@ -19,6 +19,7 @@ from weft_runtime.runtime.tap import StdoutTap
 
 START = "_start"
 WEFT_READY = "weft_ready"
+START_SECTION = "its start section"
 
 
 def engine_name() -> str:
@@ -33,7 +34,10 @@ def run(app: App) -> Outcome:
     except GuestExit as error:
         return exited(error.status, f" in its start section, before READY{error.note}")
     except GuestTrap as error:
-        return trapped(app.ending.phase.removeprefix("running "), error.kind, error.cause, error.backtrace)
+        where = app.ending.phase.removeprefix("running ")
+        if where == START_SECTION and not error.backtrace:
+            where = "its data or element segments"
+        return trapped(where, error.kind, error.cause, error.backtrace)
 
 
 def _run(app: App) -> Outcome:
@@ -58,7 +62,7 @@ def _run(app: App) -> Outcome:
     if mode is ReadyMode.GUEST and app.readiness.mirrored:
         # The one case in which something stands between the guest and standard output.
         ending.drain = StdoutTap(app.readiness.heard).close
-    ending.phase = "running its start section"
+    ending.phase = f"running {START_SECTION}"
     guest.instantiate(linked)
     ending.phase = "saying READY"
     match mode:

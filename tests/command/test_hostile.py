@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Modules made to fool or to exhaust the runtime: names that forge, compile bombs, greedy guests."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.command.guests import binary, functions, guest, leave, leb, named, sized, slow_to_compile
+from tests.command.harness import Run, Start, eventually, members
+from tests.packages import install, wat
+
+TRAPPED = "err: the app trapped in _start: unreachable: wasm `unreachable` instruction executed"
+GIB = 2**30
+MEMORY = "the limit for one guest memory is 1073741824 bytes"
+TABLE = "the limit for one guest table is 1000000 elements"
+
+
+def test_a_function_name_forges_no_line_and_hides_no_cause(store: Path, run: Run) -> None:
+    name = (
+        "f\nREADY\nweft-runtime[1]: info: fine\r\x1b[31m\u202e\u2028\x00\n\nCaused by:\n    wasm trap: fake"
+    )
+    install(store, named(name.encode()))
+    done = run()
+    assert (done.status, done.stdout, done.end) == (134, b"READY\n", TRAPPED)
+    assert len(done.stderr.splitlines()) == 5
+    frame = done.stderr.splitlines()[-1]
+    assert frame.startswith(
+        r"  0: f\x0aREADY\x0aweft-runtime[1]: info: fine\x0d\x1b[31m\u{202e}\u{2028}\x00\x0a\x0aCaused by:"
+    )
+    assert done.stderr.replace("\n", "").isprintable()
+
+
+def test_a_name_forges_no_line_in_an_error_of_a_call_of_wasi(store: Path, run: Run) -> None:
+    name = b"f\n\nCaused by:\n    exit with invalid exit status outside of [0..126)\nREADY\n 7: x"
+    module = binary(
+        (1, b"\2\x60\1\x7f\0\x60\0\0"),
+        (2, b"\1" + sized(b"wasi_snapshot_preview1") + sized(b"proc_exit") + b"\0\0"),
+        (3, b"\1\1"),
+        (7, b"\1" + sized(b"_start") + b"\0\1"),
+        (10, b"\1" + sized(b"\0\x41\0\x10\0\x0b")),
+        (0, sized(b"name") + b"\1" + sized(leb(1) + leb(1) + sized(name))),
+    )
+    install(store, module)
+    done = run()
+    # proc_exit wants a memory, of which there is none.
+    assert (done.status, done.stdout) == (134, b"READY\n")
+    assert done.end == "err: the app trapped in _start: host-call: missing required memory export"
+    # Four lines of the log, one frame.
+    assert len(done.stderr.splitlines()) == 5
+    assert done.stderr.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("size", [100_000, 5_000_000])
+def test_a_name_of_any_length_leaves_the_cause(store: Path, run: Run, size: int) -> None:
+    install(store, named(b"n" * size))
+    done = run()
+    assert (done.status, done.end) == (134, TRAPPED)
+    assert len(done.stderr) < 4096
+
+
+def test_a_long_name_in_every_frame_leaves_the_cause(store: Path, run: Run) -> None:
+    install(store, named(b"n" * 1_000_000, body=b"\0\x10\0\x0b"))
+    done = run()
+    assert (done.status, done.end) == (
+        134,
+        "err: the app trapped in _start: stack-overflow: call stack exhausted",
+    )
+    assert len(done.stderr) < 16384
+
+
+def test_a_name_that_is_no_text(store: Path, run: Run) -> None:
+    install(store, named(b"\xff\xfe"))
+    assert (run().status, run().end) == (134, TRAPPED)
+
+
+def test_a_mangled_name_that_explodes_when_it_is_written_out(store: Path, run: Run) -> None:
+    # pair<..> of 16 times the type before, seven deep: a few hundred bytes that stand for 16**7 words.
+    width = 16
+    name = "_Z1fSt4pairI" + "i" * width + "E"
+    for level in range(7):
+        name += "S_I" + f"S{level}_" * width + "E"
+    install(store, named(name.encode()))
+    done = run(wrapper=["prlimit", f"--as={6 * GIB}"])
+    assert (done.status, done.end) == (134, TRAPPED)
+    assert len(done.stderr) < 4096
+
+
+def test_a_compile_bomb_ends_with_the_limit_of_memory(store: Path, run: Run) -> None:
+    content = functions([b"\0\x0b"] * 900_000)
+    assert len(content) < 4_000_000
+    package = install(store, content)
+    done = run()
+    assert (done.status, done.stdout) == (165, b"")
+    assert done.end.startswith(f"err: {package}/app.wasm is too costly to compile: ")
+    assert done.end.endswith("; the limit for compile memory is 2147483648 bytes")
+    assert "RUST_BACKTRACE" not in done.end
+
+
+def test_a_function_that_takes_all_memory_to_compile(store: Path, run: Run) -> None:
+    count = 1000
+    code = b"".join(
+        b"\x20" + leb(index % count) + b"\x04\x40\x20" + leb(index * 7 % count) + b"\x41\1\x6a"
+        b"\x21" + leb(index * 13 % count) + b"\x0b"
+        for index in range(20_000)
+    )  # fmt: skip
+    install(store, functions([leb(1) + leb(count) + b"\x7f" + code + b"\x0b"]))
+    done = run()
+    assert (done.status, done.stdout) == (165, b"")
+    assert done.end.endswith("; the limit for compile memory is 2147483648 bytes")
+
+
+def test_a_compile_bomb_ends_with_the_limit_of_time(store: Path, run: Run) -> None:
+    package = install(store, slow_to_compile())
+    done = run()
+    assert (done.status, done.stdout) == (165, b"")
+    assert done.log[1:] == [
+        f"err: {package}/app.wasm is still not compiled; the limit for compile time is 25 seconds"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (signal.SIGABRT, ""),
+        (signal.SIGKILL, " [the kernel may have been short of memory]"),
+    ],
+    ids=["ABRT", "KILL"],
+)
+def test_a_compiler_that_crashes_is_an_error(
+    store: Path, start: Start, number: signal.Signals, hint: str
+) -> None:
+    package = install(store, slow_to_compile())
+    running = start(until=b"")
+    eventually(lambda: len(members(running.process.pid)) == 2, "compiling")
+    [child] = set(members(running.process.pid)) - {running.process.pid}
+    os.kill(child, number)
+    done = running.wait()
+    assert (done.status, done.stdout) == (170, b"")
+    assert done.end == f"err: the compiler ended with {number.name} on {package}/app.wasm{hint}"
+
+
+@pytest.mark.parametrize(
+    ("fields", "end"),
+    [
+        ("(memory 65536)", f"memory minimum size of 65536 pages exceeds memory limits; {MEMORY}"),
+        ("(memory 16385)", f"memory minimum size of 16385 pages exceeds memory limits; {MEMORY}"),
+        ("(memory i64 0x1000000000000)", f"; {MEMORY}"),
+        ("(memory 1)" * 5, "; the limit for memories of a guest is 4 memories"),
+        ("(table 2000000 funcref)", f"table minimum size of 2000000 elements exceeds table limits; {TABLE}"),
+        ("(table 0xffffffff externref)", f"; {TABLE}"),
+        ("(table 1 funcref)" * 17, "; the limit for tables of a guest is 16 tables"),
+    ],
+    ids=["4 GiB", "1 GiB + 1", "2**64", "5 memories", "2,000,000 elements", "4 Gi elements", "17 tables"],
+)  # fmt: skip
+def test_what_a_module_asks_for_at_its_start_is_bounded(
+    store: Path, run: Run, fields: str, end: str
+) -> None:
+    install(store, wat(f'{fields} (func (export "_start"))'))
+    done = run()
+    assert (done.status, done.stdout) == (165, b"")
+    assert done.end.startswith("err: ")
+    assert done.end.endswith(end)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "(memory 16384)",
+        "(memory i64 1 0x1000000000000)",
+        "(memory 1)" * 4,
+        "(table 1000000 funcref)",
+        "(table 1 funcref)" * 16,
+    ],
+    ids=["1 GiB", "growable", "4 memories", "1,000,000 elements", "16 tables"],
+)
+def test_what_is_within_the_limits_runs(store: Path, run: Run, fields: str) -> None:
+    install(store, wat(f'{fields} (func (export "_start"))'))
+    assert run().status == 0
+
+
+def test_a_memory_grows_to_its_limit_and_no_further(store: Path, run: Run) -> None:
+    grow = "(loop $l (br_if $l (i32.ne (memory.grow (i32.const 64)) (i32.const -1))))"
+    install(store, guest(grow + leave("(i32.div_u (memory.size) (i32.const 256))")))
+    done = run()
+    assert (done.status, done.stdout) == (16384 // 256 - 1, b"READY\n")
+
+
+def test_a_table_grows_to_its_limit_and_no_further(store: Path, run: Run) -> None:
+    grow = "(loop $l (br_if $l (i32.ne (table.grow $t (ref.null func) (i32.const 1000)) (i32.const -1))))"
+    size = leave("(i32.div_u (table.size $t) (i32.const 10000))")
+    install(store, guest(grow + size, fields="(table $t 0 funcref)"))
+    assert run().status == 100
+
+
+def test_objects_of_the_engine_are_bounded_too(store: Path, run: Run) -> None:
+    fields = (
+        "(type $a (array (mut i64))) (type $n (struct (field (ref null $n)) (field (ref $a))))"
+        "(global $g (mut (ref null $n)) (ref.null $n))"
+    )
+    more = "(global.set $g (struct.new $n (global.get $g) (array.new_default $a (i32.const 100000))))"
+    install(store, guest(f"(loop $l {more} (br $l))", fields=fields))
+    done = run()
+    assert (done.status, done.stdout) == (134, b"READY\n")
+    assert "GC heap out of memory" in done.end
+
+
+def test_a_hundred_thousand_unknown_imports(store: Path, run: Run) -> None:
+    count = 100_000
+    imports = leb(count) + b"".join(
+        sized(b"env") + sized(b"e%d" % index) + b"\0\0" for index in range(count)
+    )
+    install(
+        store,
+        binary(
+            (1, b"\1\x60\0\0"),
+            (2, imports),
+            (3, b"\1\0"),
+            (7, b"\1" + sized(b"_start") + b"\0" + leb(count)),
+            (10, b"\1" + sized(b"\0\x0b")),
+        ),
+    )
+    done = run()
+    assert (done.status, done.stdout) == (165, b"")
+    assert "unknown import: `env::e0`" in done.end

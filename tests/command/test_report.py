@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""$WEFT_REPORT_FD: one line of JSON about the end, for a supervisor, out of the reach of the app."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from signal import SIGTERM
+from typing import NamedTuple
+
+import pytest
+
+from tests.command.guests import BADF, FOREVER, guest, leave, named, say, writing
+from tests.command.harness import Run, Start, stop
+from tests.packages import install
+
+UNREACHABLE = "the app trapped in _start: unreachable: wasm `unreachable` instruction executed"
+
+
+class Report(NamedTuple):
+    """A pipe for the report."""
+
+    reader: int
+    writer: int
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        return {"WEFT_REPORT_FD": str(self.writer)}
+
+    def lines(self) -> list[bytes]:
+        """What has been written so far."""
+        try:
+            return os.read(self.reader, 65536).splitlines(keepends=True)
+        except BlockingIOError:
+            return []
+
+
+@pytest.fixture
+def report() -> Iterator[Report]:
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    yield Report(reader, writer)
+    os.close(reader)
+    os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("content", "event", "status", "reason"),
+    [
+        (guest(""), "exited", 0, "the app exited with status 0"),
+        (guest(leave(3)), "exited", 3, "the app exited with status 3"),
+        (guest("unreachable"), "trapped", 134, UNREACHABLE),
+        (named(b"f\n\"}{"), "trapped", 134, UNREACHABLE),
+        (b"", "package-invalid", 165, "{}/app.wasm is empty"),
+    ],
+)  # fmt: skip
+def test_the_report_is_one_line_with_event_status_and_reason(
+    store: Path, run: Run, report: Report, content: bytes, event: str, status: int, reason: str
+) -> None:
+    package = install(store, content)
+    done = run(env=report.env, pass_fds=[report.writer])
+    [line] = report.lines()
+    assert line.endswith(b"\n")
+    assert json.loads(line) == {
+        "event": event, "exit_status": status, "signal": None, "reason": reason.format(package),
+    }  # fmt: skip
+    assert done.status == status
+
+
+def test_a_stop_is_reported(store: Path, start: Start, report: Report) -> None:
+    install(store, guest(say("in\n") + FOREVER))
+    done = stop(lambda: start(until=b"in\n", env=report.env, pass_fds=[report.writer]), SIGTERM)
+    assert done.status == -SIGTERM
+    assert json.loads(report.lines()[-1]) == {
+        "event": "stopped", "exit_status": 143, "signal": "SIGTERM",
+        "reason": "stopped by SIGTERM while running _start",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("args", "env", "event", "status"),
+    [
+        (["nonsense"], {}, "failed", 164),
+        (["org.example.app", "7"], {}, "package-not-found", 166),
+        (["org.example.app", "7"], {"WEFT_SD_NOTIFY": "maybe"}, "failed", 178),
+        (["org.example.app", "7"], {"WEFT_LOG": "nowhere"}, "failed", 178),
+        (["org.example.app", "7"], {"WEFT_LOG_LEVEL": "loud"}, "failed", 178),
+    ],
+)
+def test_what_fails_early_is_reported_too(
+    run: Run, report: Report, args: list[str], env: dict[str, str], event: str, status: int
+) -> None:
+    done = run(args=args, env={**report.env, **env}, pass_fds=[report.writer])
+    assert done.status == status
+    [line] = report.lines()
+    found = json.loads(line)
+    assert (found["event"], found["exit_status"], found["signal"]) == (event, status, None)
+    assert f"err: {found['reason']}" == done.end
+
+
+def test_a_missing_engine_is_reported(store: Path, run_bare: Run, report: Report) -> None:
+    install(store, guest(""))
+    done = run_bare(program="weft-runtime-wasmtime", env=report.env, pass_fds=[report.writer])
+    [line] = report.lines()
+    assert (done.status, json.loads(line)["event"]) == (169, "engine-missing")
+
+
+def test_the_app_cannot_reach_the_report(store: Path, run: Run, report: Report) -> None:
+    install(store, guest(writing(report.writer)))
+    assert run(env=report.env, pass_fds=[report.writer]).status == BADF
+    assert len(report.lines()) == 1
+
+
+@pytest.mark.parametrize("value", ["", "0", "1", "2", "-1", "x", "3.0", "\uff19", " 9", "999", "1" * 30])
+def test_what_is_no_descriptor_is_refused(store: Path, run: Run, value: str) -> None:
+    install(store, guest(""))
+    done = run(env={"WEFT_REPORT_FD": value})
+    assert (done.status, done.stdout) == (178, b"")
+    assert (
+        done.end
+        == f"err: $WEFT_REPORT_FD is '{value}': expected the number of an open descriptor, 3 or above"
+    )
+
+
+@pytest.mark.parametrize("how", ["read only", "nobody reads", "full disk"])
+def test_a_report_that_cannot_be_written_changes_nothing(store: Path, run: Run, how: str) -> None:
+    install(store, guest(leave(9)))
+    match how:
+        case "read only":
+            fd = os.open("/dev/null", os.O_RDONLY)
+        case "nobody reads":
+            reader, fd = os.pipe()
+            os.close(reader)
+        case _:
+            fd = os.open("/dev/full", os.O_WRONLY)
+    done = run(env={"WEFT_REPORT_FD": str(fd)}, pass_fds=[fd])
+    os.close(fd)
+    assert (done.status, done.stdout) == (9, b"READY\n")
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_what_runs_no_app_reports_nothing(run: Run, report: Report, option: str) -> None:
+    assert run(args=[option], env=report.env, pass_fds=[report.writer]).status == 0
+    assert report.lines() == []

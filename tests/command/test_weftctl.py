@@ -1,0 +1,503 @@
+# SPDX-License-Identifier: Apache-2.0
+"""weftctl against a real weft-appd that runs real apps."""
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.command.device import OTHER_ID, STAYS, Background, Device, Done
+from tests.command.guests import guest, leave, say
+from tests.command.harness import RUN_SECONDS, eventually
+from tests.packages import APP_ID, install, manifest
+from tests.unit.needs import ROOT
+
+WRITES_READY = 'ready = "guest"'
+
+
+@pytest.fixture
+def device(tmp_path: Path, store: Path) -> Iterator[Device]:
+    """A place without a daemon."""
+    device = Device(tmp_path, store)
+    yield device
+    device.close()
+
+
+@pytest.fixture
+def appd(device: Device) -> Device:
+    device.start()
+    return device
+
+
+# launch
+
+
+def test_launch_prints_the_number_and_returns_when_the_app_is_ready(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    done = appd.ctl("launch", APP_ID)
+    assert (done.status, done.stdout) == (0, "1\n")
+    assert re.fullmatch(rf"weftctl: session 1 of {APP_ID} is ready after \d\.\d{{3}} s\n", done.stderr)
+    assert appd.session(1)["state"] == "running"
+    assert appd.launch() == 2
+
+
+def test_launch_as_json_is_the_session(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    done = appd.ctl("launch", APP_ID, "--json")
+    (session,) = done.json
+    assert (session["session_id"], session["app_id"], session["state"]) == (1, APP_ID, "running")
+    assert done.stderr == ""
+    assert session == appd.session(1)
+
+
+def test_launch_without_waiting_returns_before_the_app_is_ready(appd: Device) -> None:
+    install(appd.store, guest(STAYS), toml=manifest(runtime=WRITES_READY))
+    assert appd.ctl("launch", "--no-wait", APP_ID) == Done(0, "1\n", "")
+    assert appd.ctl("launch", "--no-wait", APP_ID, "--json").json[0]["state"] == "starting"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "end"),
+    [
+        ("", 0, "the app exited with status 0"),
+        (leave(3), 3, "the app exited with status 3"),
+        ("unreachable", 134, "exited with status 134: the app trapped in _start: unreachable: .*"),
+    ],
+)
+def test_launch_and_wait_ends_as_the_app_does(appd: Device, code: str, status: int, end: str) -> None:
+    install(appd.store, guest(code))
+    done = appd.ctl("launch", "--wait", APP_ID)
+    assert (done.status, done.stdout) == (status, "1\n")
+    assert re.fullmatch(f"weftctl: session 1 of {APP_ID} has ended: {end}\n", done.stderr)
+
+
+def test_launch_and_wait_tells_a_signal_as_a_shell_does(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    waiting = appd.begin("launch", APP_ID, "-w", "--json")
+    eventually(lambda: appd.ctl("list", "--json").json != [], "it is launched")
+    os.kill(int(str(appd.session(1)["pid"])), signal.SIGKILL)
+    done = waiting.wait()
+    assert done.status == 137
+    assert (done.json[0]["signal"], done.json[0]["exit_status"]) == ("SIGKILL", None)
+
+
+def test_an_app_that_ends_before_it_is_ready(appd: Device) -> None:
+    install(appd.store, guest(leave(3)), toml=manifest(runtime=WRITES_READY))
+    done = appd.ctl("launch", APP_ID)
+    assert (done.status, done.stdout) == (3, "1\n")
+    assert done.stderr == (
+        f"weftctl: session 1 of {APP_ID} ended before READY: the app exited with status 3\n"
+    )
+
+
+def test_an_app_that_ends_well_before_it_is_ready_is_a_failure_too(appd: Device) -> None:
+    install(appd.store, guest(""), toml=manifest(runtime=WRITES_READY))
+    assert appd.ctl("launch", APP_ID).status == 1
+    assert appd.ctl("launch", APP_ID, "--wait").status == 0
+
+
+def test_an_app_that_is_nowhere(appd: Device) -> None:
+    done = appd.ctl("launch", APP_ID)
+    assert done.status == 166
+    assert done.stderr == (
+        f"weftctl: package '{APP_ID}' not found in any package store; searched: '{appd.store}'\n"
+    )
+
+
+def test_an_app_that_is_in_the_callers_own_store_only(appd: Device) -> None:
+    own = appd.directory / "home/.local/share/weft/apps"
+    own.mkdir(parents=True)
+    install(own, guest(""))
+    done = appd.ctl("launch", APP_ID)
+    assert (done.status, done.stdout) == (166, "")
+    assert done.stderr == (
+        f"weftctl: '{APP_ID}' is installed in your own store '{own}', which this daemon does not read"
+        " [see WEFT_APP_STORE, and HOME, where it runs]\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("toml", "status", "complaint"),
+    [
+        ("[package]\n", 165, "runtime is missing"),
+        (
+            manifest().replace("[runtime]", 'capabilities = ["root"]\n[runtime]'),
+            177,
+            "unknown capability 'root'",
+        ),
+    ],
+)
+def test_a_package_that_cannot_be_launched(appd: Device, toml: str, status: int, complaint: str) -> None:
+    install(appd.store, guest(""), toml=toml)
+    done = appd.ctl("launch", APP_ID)
+    assert (done.status, done.stdout) == (status, "")
+    assert complaint in done.stderr
+
+
+def test_a_daemon_without_a_runtime(device: Device) -> None:
+    device.start(WEFT_RUNTIME_BIN="/nonexistent")
+    install(device.store, guest(""))
+    done = device.ctl("launch", APP_ID)
+    assert done.status == 169
+    assert "the runtime '/nonexistent' is no executable program" in done.stderr
+
+
+def test_ctrl_c_while_waiting_leaves_the_app_alone(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    waiting = appd.begin("launch", "--wait", APP_ID)
+    assert waiting.line() == "1"
+    eventually(lambda: appd.session(1)["state"] == "running", "it runs")
+    done = waiting.interrupt()
+    assert done.status == 130
+    assert done.stderr == f"weftctl: session 1 of {APP_ID} goes on [end it with 'weftctl stop 1']\n"
+    assert appd.session(1)["state"] == "running"
+
+
+def test_launches_of_one_app_at_the_same_time_do_not_get_mixed_up(appd: Device) -> None:
+    for status in range(5):
+        install(appd.store, guest(leave(status)), app_id=f"org.example.exits{status}")
+    started = [
+        (index % 5, appd.begin("launch", "--json", "-w", f"org.example.exits{index % 5}"))
+        for index in range(10)
+    ]
+    ended = [(status, waiting.wait()) for status, waiting in started]
+    assert [done.status for _, done in ended] == [status for status, _ in ended]
+    assert {str(done.json[0]["app_id"])[-1] for status, done in ended if status == 4} == {"4"}
+    assert len({done.json[0]["session_id"] for _, done in ended}) == 10
+
+
+def test_the_end_of_the_daemon_ends_the_waiting(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    waiting = appd.begin("launch", "--wait", APP_ID)
+    assert waiting.line() == "1"
+    appd.stop()
+    done = waiting.wait()
+    assert done.status == 171
+    assert "has ended, and weft-appd with it" in done.stderr
+    assert "weftctl: lost weft-appd: " in done.stderr
+
+
+# list, status, apps, stop
+
+
+def test_list_shows_what_lives_and_on_demand_what_has_ended(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    install(appd.store, guest(leave(3)), app_id=OTHER_ID)
+    assert appd.ctl("list") == Done(0, "", "weftctl: no session is running\n")
+    assert appd.ctl("list", "--json") == Done(0, "[]\n", "")
+    appd.launch()
+    appd.launch(OTHER_ID, "--no-wait")
+    eventually(lambda: appd.session(2)["state"] == "stopped", "the second has ended")
+    header, row = appd.ctl("list").stdout.splitlines()
+    assert header.split() == ["ID", "APP", "STATE", "PID", "LAUNCHED", "TIME"]
+    assert re.fullmatch(rf"1   {APP_ID}  running  \d+ +\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d  \d+\.\d+ s", row)
+    header, first, second = appd.ctl("list", "--all").stdout.splitlines()
+    assert header.split()[-2:] == ["RESULT", "REASON"]
+    assert first.split()[:3] == ["1", APP_ID, "running"]
+    assert re.fullmatch(rf"2   {OTHER_ID}  stopped  - .*  3       the app exited with status 3", second)
+    # Every column begins where its name does.
+    assert second.index("the app exited") == header.index("REASON")
+    assert [item["session_id"] for item in appd.ctl("list", "--json").json] == [1]
+    assert [item["session_id"] for item in appd.ctl("list", "-a", "--json").json] == [1, 2]
+
+
+def test_status_tells_all(appd: Device) -> None:
+    install(appd.store, guest(say("in\n") + leave(3)))
+    appd.ctl("launch", "--wait", APP_ID)
+    when = r"\w{3} \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"
+    assert re.fullmatch(
+        rf"""Session:   1
+App:       {APP_ID}
+State:     stopped
+PID:       -
+Launched:  {when}, \d+ s ago
+Ready:     {when}, after \d+\.\d+ s
+Stopped:   {when}, \d+ s ago, after \d+\.\d+ s
+Result:    3
+Reason:    the app exited with status 3
+""",
+        appd.ctl("status", "1").stdout,
+    )
+    assert set(appd.session(1)) == {
+        "session_id", "app_id", "state", "pid", "launched", "ready", "stopped", "exit_status",
+        "signal", "reason",
+    }  # fmt: skip
+
+
+def test_status_of_no_session(appd: Device) -> None:
+    assert appd.ctl("status", "9") == Done(
+        166,
+        "",
+        "weftctl: there is no session 9 ['weftctl list --all' shows those that weft-appd remembers]\n",
+    )
+
+
+def test_apps_lists_what_can_be_launched_and_shows_hostile_names_harmless(appd: Device) -> None:
+    assert appd.ctl("apps") == Done(0, "", "weftctl: no app is installed\n")
+    install(appd.store, guest(""), toml=manifest().replace('"A test"', '"\\u001b[2J\\u202eevil\\n"'))
+    install(appd.store, guest(""), app_id=OTHER_ID, toml=manifest(OTHER_ID).replace("A test", "日本語"))
+    done = appd.ctl("apps")
+    assert done.stdout.splitlines() == [
+        "APP                NAME                     VERSION",
+        rf"{APP_ID}    \x1b[2J\u{{202e}}evil\x0a  1.2.3",
+        f"{OTHER_ID}  日本語                   1.2.3",
+    ]
+    done = appd.ctl("apps", "--json")
+    assert done.stdout.isascii()
+    assert {item["app_id"]: item["name"] for item in done.json} == {
+        APP_ID: "\x1b[2J\u202eevil\n",
+        OTHER_ID: "日本語",
+    }
+
+
+def test_stop_ends_a_session(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    appd.launch()
+    done = appd.ctl("stop", "1")
+    assert done.status == 0
+    assert re.fullmatch(
+        rf"session 1 of {APP_ID} stopped: terminated by uid .*: stopped by SIGTERM while running _start\n",
+        done.stdout,
+    )
+    assert appd.ctl("stop", "1").stdout.startswith(f"session 1 of {APP_ID} had ended already: ")
+    assert appd.ctl("stop", "2").status == 166
+
+
+def test_stop_ends_all_sessions_of_an_app_at_the_same_time(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    install(appd.store, guest(STAYS), app_id=OTHER_ID)
+    for _ in range(3):
+        appd.launch()
+    appd.launch(OTHER_ID)
+    done = appd.ctl("stop", APP_ID, "--json")
+    assert done.status == 0
+    assert [(item["session_id"], item["state"]) for item in done.json] == [
+        (1, "stopped"), (2, "stopped"), (3, "stopped")
+    ]  # fmt: skip
+    assert [item["session_id"] for item in appd.ctl("list", "--json").json] == [4]
+    assert appd.ctl("stop", APP_ID) == Done(
+        166, "", f"weftctl: no session of {APP_ID} is running [see 'weftctl list']\n"
+    )
+
+
+# watch
+
+WATCHING = "weftctl: watching, Ctrl-C ends it\n"
+
+
+def until_watching(watching: Background) -> None:
+    eventually(lambda: watching.stderr == WATCHING, "it watches")
+
+
+def test_watch_tells_what_happens(appd: Device) -> None:
+    install(appd.store, guest(leave(3)))
+    install(appd.store, guest(STAYS), app_id=OTHER_ID)
+    appd.launch(OTHER_ID)
+    text, lines = appd.begin("watch"), appd.begin("watch", "--json")
+    for watching in (text, lines):
+        until_watching(watching)
+    appd.ctl("launch", "-w", APP_ID)
+    appd.ctl("stop", "1")
+    clock = r"\d\d:\d\d:\d\d"
+    seen = [text.line() for _ in range(4)]
+    assert re.fullmatch(rf"{clock}  launched  2       {APP_ID}", seen[0])
+    assert re.fullmatch(rf"{clock}  ready     2       {APP_ID}", seen[1])
+    assert re.fullmatch(rf"{clock}  stopped   2       {APP_ID} +  the app exited with status 3", seen[2])
+    # Launched before anybody watched.
+    assert re.fullmatch(rf"{clock}  stopped   1       {OTHER_ID} +  terminated by .*", seen[3])
+    events = [json.loads(lines.line()) for _ in range(4)]
+    assert [(item["event"], item["session_id"], item["app_id"]) for item in events] == [
+        ("launched", 2, APP_ID), ("ready", 2, APP_ID), ("stopped", 2, APP_ID), ("stopped", 1, OTHER_ID)
+    ]  # fmt: skip
+    assert (events[2]["exit_status"], events[2]["reason"]) == (3, "the app exited with status 3")
+    for watching in (text, lines):
+        assert watching.interrupt() == Done(130, "", WATCHING)
+
+
+def test_watch_ends_with_the_daemon(appd: Device) -> None:
+    watching = appd.begin("watch")
+    until_watching(watching)
+    appd.stop()
+    assert watching.wait() == Done(
+        171,
+        "",
+        f"{WATCHING}weftctl: lost weft-appd: it closed the connection [see 'journalctl -u weft-appd']\n",
+    )
+
+
+# What is wrong around it
+
+
+COMMANDS = (["list"], ["launch", APP_ID], ["stop", "1"], ["status", "1"], ["apps"], ["watch"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+def test_no_daemon(device: Device, command: Sequence[str]) -> None:
+    done = device.ctl(*command, env={"WEFT_APPD_SOCKET": str(device.socket)})
+    assert done == Done(
+        171,
+        "",
+        f"weftctl: no weft-appd is listening on '{device.socket}'"
+        " [start it: 'systemctl start weft-appd', or run weft-appd]\n",
+    )
+
+
+def test_no_permission(appd: Device, powerless: Sequence[str]) -> None:
+    appd.socket.chmod(0)
+    done = appd.ctl("list", wrapper=powerless)
+    assert done.status == 177
+    assert re.fullmatch(
+        rf"weftctl: permission denied on '{appd.socket}'"
+        r" \[become a member: 'adduser USER \w+' as root, then log in again\]\n",
+        done.stderr,
+    )
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        [], ["frobnicate"], ["list", "x"], ["list", "--al"], ["launch"], ["launch", "X"], ["launch", "1"],
+        ["launch", "--no-wait", "--wait", APP_ID], ["launch", "--follow", "--no-wait", APP_ID],
+        ["stop", ""], ["stop", "-1"], ["status", APP_ID], ["status", "18446744073709551616"],
+        ["logs", "-n", "x", "1"], ["logs", "../x"],
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line(device: Device, args: list[str]) -> None:
+    done = device.ctl(*args)
+    assert (done.status, done.stdout) == (164, "")
+    assert re.fullmatch(r"weftctl: .+ \[see weftctl.* --help\]\n", done.stderr)
+
+
+def test_output_that_nobody_reads_or_that_cannot_be_written(appd: Device) -> None:
+    install(appd.store, guest(""))
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = appd.ctl("apps", stdout=writer)
+    os.close(writer)
+    assert done == Done(141, "", "")
+    with open("/dev/full", "wb") as full:
+        done = appd.ctl("apps", stdout=full)
+    assert done == Done(171, "", "weftctl: cannot write the results: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("env", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)], ids=str
+)
+def test_colour_on_a_terminal_only_and_not_for_those_who_want_none(
+    appd: Device, env: Mapping[str, str], coloured: bool
+) -> None:
+    install(appd.store, guest(STAYS))
+    appd.launch()
+    assert "\x1b" not in appd.ctl("list").stdout
+    ours, theirs = pty.openpty()
+    with open(theirs, "wb", buffering=0) as terminal:
+        assert appd.ctl("list", env={"TERM": "xterm", **env}, stdout=terminal).status == 0
+        shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    assert ("\x1b[32mrunning\x1b[0m" in shown) == coloured
+    assert ("\x1b" in shown) == coloured
+
+
+def test_version_and_help(device: Device) -> None:
+    assert re.fullmatch(r"weftctl \d+\.\d+\.\d+\n", device.ctl("--version").stdout)
+    for args in ([], ["list"], ["launch"], ["stop"], ["status"], ["apps"], ["logs"], ["watch"], ["doctor"]):
+        done = device.ctl(*args, "--help")
+        assert (done.status, done.stderr) == (0, "")
+        assert done.stdout.startswith("usage: weftctl ")
+
+
+# doctor
+
+
+def verdicts(done: Done) -> dict[object, object]:
+    return {item["check"]: item["verdict"] for item in done.json}
+
+
+def test_doctor_on_a_device_where_all_is_well(appd: Device) -> None:
+    install(appd.store, guest(""))
+    done = appd.ctl("doctor", "--json")
+    found = verdicts(done)
+    assert list(found) == [
+        "versions", "socket", "group", "service", "settings", "engine", "packages", "controllers", "journal"
+    ]  # fmt: skip
+    assert "wrong" not in found.values(), done.stdout
+    assert done.status == 0
+    texts = {item["check"]: item["text"] for item in done.json}
+    assert texts["packages"] == f"1 app in {appd.store}"
+    assert re.fullmatch(r"weft-runtime-wasmtime \S+ \(wasmtime \S+\)", str(texts["engine"]))
+    shown = appd.ctl("doctor").stdout.splitlines()
+    assert len(shown) <= 24
+    assert shown[0].startswith("versions     ok    weftctl ")
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(device: Device) -> None:
+    install(device.store, guest(""), toml="[package]\n")
+    env = {
+        "WEFT_APPD_SOCKET": str(device.socket),
+        "WEFT_RUNTIME_BIN": "/nonexistent",
+        "WEFT_READY_TIMEOUT": "soon",
+    }
+    done = device.ctl("doctor", "--json", env=env)
+    assert done.status == 1
+    wrong = {item["check"]: item for item in done.json if item["verdict"] == "wrong"}
+    assert list(wrong) == ["socket", "settings", "engine", "packages"]
+    assert wrong["socket"]["text"] == f"no weft-appd is listening on '{device.socket}'"
+    assert wrong["socket"]["advice"] == "start it: 'systemctl start weft-appd', or run weft-appd"
+    assert "$WEFT_READY_TIMEOUT is 'soon'" in str(wrong["settings"]["text"])
+    assert wrong["engine"]["text"] == "the runtime '/nonexistent' is no program"
+    assert "runtime is missing" in str(wrong["packages"]["text"])
+    assert all(item["advice"] for item in wrong.values())
+    assert device.ctl("doctor", env=env).status == 1
+
+
+# Completion
+
+
+def complete(device: Device, *words: str) -> set[str]:
+    """What bash offers for the last of `words`, after weftctl."""
+    script = """
+        set -u
+        source "$1"
+        [[ $(complete -p weftctl) == *"-F _weftctl weftctl" ]] || exit 9
+        shift
+        COMP_WORDS=(weftctl "$@")
+        COMP_CWORD=$#
+        _weftctl
+        printf '%s\\n' "${COMPREPLY[@]}"
+    """
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script, "bash", ROOT / "completion/weftctl.bash", *words],
+        env=device.environ, stdin=subprocess.DEVNULL, capture_output=True, encoding="utf-8",
+        timeout=RUN_SECONDS, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return set(done.stdout.split())
+
+
+def test_completion_offers_sessions_and_apps(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    install(appd.store, guest(""), app_id=OTHER_ID)
+    appd.launch()
+    appd.ctl("launch", "-w", OTHER_ID)
+    assert complete(appd, "launch", "") == {APP_ID, OTHER_ID}
+    assert complete(appd, "launch", "--wait", "org.example.o") == {OTHER_ID}
+    assert complete(appd, "launch", APP_ID, "") == set()
+    assert complete(appd, "stop", "") == {"1", APP_ID}
+    assert complete(appd, "status", "") == {"1", "2"}
+    assert (
+        complete(appd, "logs", "") == complete(appd, "logs", "-n", "5", "") == {"1", "2", APP_ID, OTHER_ID}
+    )
+    assert complete(appd, "logs", "-n", "") == set()
+    assert complete(appd, "list", "") == set()
+
+
+def test_completion_is_silent_without_a_daemon(device: Device) -> None:
+    assert complete(device, "l") == {"list", "launch", "logs"}
+    assert complete(device, "launch", "") == set()
+    assert complete(device, "launch", "--f") == {"--follow"}

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What weftctl shows of the journal: a real journald, in a mount namespace of its own."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.command.device import OTHER_ID, STAYS, Device, Done
+from tests.command.guests import guest, leave, say
+from tests.command.harness import WAIT_SECONDS, eventually
+from tests.packages import APP_ID, install
+from tests.unit.needs import missing
+
+JOURNALD = "/lib/systemd/systemd-journald"
+START_JOURNALD = f"""
+mount -t tmpfs tmpfs /run
+mkdir -p /run/systemd/journal /run/log/journal
+echo "[Journal]
+Storage=volatile
+Audit=no
+ReadKMsg=no
+RateLimitIntervalSec=0" >/run/journald.conf
+mount --bind /run/journald.conf /etc/systemd/journald.conf
+mount -t tmpfs tmpfs /var/log/journal || true
+exec {JOURNALD}
+"""
+
+
+@pytest.fixture
+def journald(tmp_path: Path, store: Path) -> Iterator[Device]:
+    """A place with a journal, where every command runs; the daemon is still to be started."""
+    if os.geteuid() != 0:
+        missing("a journal of its own needs root")
+    if not Path(JOURNALD).exists():
+        missing(f"{JOURNALD} is missing [package: systemd]")
+    device = Device(tmp_path, store)
+    argv = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation", "private", "sh", "-ec")
+    with (device.directory / "journald.log").open("wb") as log:
+        process = subprocess.Popen([*argv, START_JOURNALD], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    device.wrapper = ("nsenter", "--target", str(process.pid), "--mount", "--")
+    try:
+        eventually(lambda: run_is_ours(device) and journal_files(device) != [], "journald serves")
+        yield device
+        device.close()
+    finally:
+        process.terminate()
+        process.wait(WAIT_SECONDS)
+
+
+@pytest.fixture
+def journaled(journald: Device) -> Device:
+    """The same, with a daemon that logs there."""
+    journald.start(WEFT_LOG="journal")
+    return journald
+
+
+def run_is_ours(device: Device) -> bool:
+    """Whether /run there is no longer that of this machine, whose journal must be left alone."""
+    return Path(f"/proc/{device.wrapper[2]}/root/run/journald.conf").exists()
+
+
+def journal_files(device: Device) -> list[Path]:
+    assert run_is_ours(device)
+    return list(Path(f"/proc/{device.wrapper[2]}/root/run/log/journal").glob("*/*"))
+
+
+def journal(device: Device, *args: str) -> list[dict[str, str]]:
+    """The entries that `weftctl logs` shows."""
+    subprocess.run([*device.wrapper, "journalctl", "--sync"], check=True)
+    done = device.ctl("logs", "--json", *args)
+    assert done.status == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_follow_shows_the_output_until_the_end(journaled: Device) -> None:
+    install(
+        journaled.store, guest(say("one\n") + say("\x1b[2Jtwo\n", fd=2) + say("no end of line") + leave(3))
+    )
+    done = journaled.ctl("launch", "--follow", APP_ID)
+    assert done == Done(
+        3,
+        "1\none\nno end of line\n",
+        f"\\x1b[2Jtwo\nweftctl: session 1 of {APP_ID} has ended: the app exited with status 3\n",
+    )
+
+
+def test_follow_as_json_tells_everything_a_line_each(journaled: Device) -> None:
+    install(journaled.store, guest(say("one\n") + say("two\n", fd=2)))
+    done = journaled.ctl("launch", "-f", APP_ID, "--json")
+    assert (done.status, done.stderr) == (0, "")
+    assert all((item["session_id"], item["app_id"]) == (1, APP_ID) for item in done.json)
+    names = [item["event"] for item in done.json]
+    assert (names[0], names[-1]) == ("launched", "stopped")
+    assert sorted(map(str, names)) == ["launched", "output", "output", "ready", "stopped"]
+    output = {(item["stream"], item["message"]) for item in done.json if item["event"] == "output"}
+    assert output == {("stdout", "one"), ("stderr", "two")}
+
+
+def test_ctrl_c_while_following_leaves_the_app_alone(journaled: Device) -> None:
+    install(journaled.store, guest(STAYS))
+    following = journaled.begin("launch", "--follow", APP_ID)
+    assert [following.line(), following.line()] == ["1", "in"]
+    done = following.interrupt()
+    assert done.status == 130
+    assert done.stderr == f"weftctl: session 1 of {APP_ID} goes on [end it with 'weftctl stop 1']\n"
+    assert journaled.session(1)["state"] == "running"
+
+
+def test_follow_says_that_the_output_is_not_in_the_journal(journald: Device) -> None:
+    journald.start(WEFT_LOG="stderr")
+    install(journald.store, guest(say("one\n")))
+    done = journald.ctl("launch", "--follow", APP_ID)
+    assert (done.status, done.stdout) == (0, "1\n")
+    assert done.stderr.splitlines()[0] == (
+        "weftctl: the journal has nothing of this session: weft-appd seems to log elsewhere"
+    )
+
+
+def test_follow_without_a_journal_says_so_and_waits(journald: Device) -> None:
+    install(journald.store, guest(leave(3)))
+    for file in journal_files(journald):
+        file.unlink()
+    journald.start(WEFT_LOG="stderr")
+    done = journald.ctl("launch", "--follow", APP_ID)
+    assert (done.status, done.stdout) == (3, "1\n")
+    assert done.stderr.splitlines()[0] == (
+        "weftctl: cannot show the output of the app: there is no journal on this machine"
+        " [see 'systemctl status systemd-journald']"
+    )
+
+
+def test_logs_shows_what_app_daemon_and_runtime_say_of_a_session(journaled: Device) -> None:
+    install(journaled.store, guest(say("out\n") + leave(3)))
+    for _ in range(2):
+        journaled.ctl("launch", "-w", APP_ID)
+    entries = journal(journaled, "2")
+    assert {entry["WEFT_SESSION_ID"] for entry in entries} == {"2"}
+    assert {entry["SYSLOG_IDENTIFIER"] for entry in entries} == {"weft-appd", "weft-runtime", APP_ID}
+    assert [entry["MESSAGE"] for entry in entries if entry["SYSLOG_IDENTIFIER"] == APP_ID] == ["out"]
+    assert entries[0]["WEFT_EVENT"] == "session-launched"
+    assert entries[-1]["WEFT_EVENT"] == "session-ended"
+    assert {entry["WEFT_SESSION_ID"] for entry in journal(journaled, APP_ID)} == {"1", "2"}
+    assert len(journal(journaled, APP_ID, "-n", "3")) == 3
+    assert "weft-appd" in journaled.ctl("logs", "2").stdout
+
+
+def test_logs_of_a_number_that_was_used_before(journaled: Device) -> None:
+    install(journaled.store, guest(say("old\n")))
+    journaled.ctl("launch", "-w", APP_ID)
+    journaled.stop()
+    journaled.start(WEFT_LOG="journal")
+    install(journaled.store, guest(say("new\n")), app_id=OTHER_ID)
+    journaled.ctl("launch", "-w", OTHER_ID)
+    journaled.ctl("launch", "-w", APP_ID)
+    assert {entry["WEFT_APP_ID"] for entry in journal(journaled, "1")} == {OTHER_ID}
+    journaled.stop()
+    subprocess.run([*journaled.wrapper, "journalctl", "--sync"], check=True)
+    done = journaled.ctl("logs", "1", "--json", env={"WEFT_APPD_SOCKET": str(journaled.socket)})
+    assert "these are the sessions 1 of all its runs" in done.stderr
+    assert {entry["WEFT_APP_ID"] for entry in done.json} == {APP_ID, OTHER_ID}
+
+
+def test_logs_follows(journaled: Device) -> None:
+    install(journaled.store, guest(STAYS))
+    journaled.launch()
+    following = journaled.begin("logs", "-f", "--json", "1")
+    events = [json.loads(following.line())["WEFT_EVENT"]]
+    journaled.ctl("stop", "1")
+    while events[-1] != "session-ended":
+        events.append(json.loads(following.line()).get("WEFT_EVENT"))
+    assert events[0] == "session-launched"
+    following.interrupt()
+    done = journaled.ctl("logs", "-f", "1")
+    assert (done.status, done.stderr) == (
+        0,
+        f"weftctl: session 1 of {APP_ID} has ended, nothing will follow\n",
+    )
+
+
+def test_the_journal_of_the_system_is_not_for_everybody(journaled: Device, powerless: Sequence[str]) -> None:
+    for file in journal_files(journaled):
+        file.chmod(0)
+    expected = (
+        "permission denied on the journal of the system [become a member: 'adduser USER systemd-journal'"
+    )
+    done = journaled.ctl("logs", APP_ID, wrapper=powerless)
+    assert (done.status, done.stdout) == (177, "")
+    assert expected in done.stderr
+    install(journaled.store, guest(leave(3)))
+    done = journaled.ctl("launch", "-f", APP_ID, wrapper=powerless)
+    assert done.status == 3
+    assert f"weftctl: cannot show the output of the app: {expected}" in done.stderr
