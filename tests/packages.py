@@ -23,7 +23,7 @@ def printing(text: str, *, fd: int = 1, then: str = "") -> bytes:
         f"{FD_WRITE} {PROC_EXIT}"
         '(memory (export "memory") 1)'
         f'(data (i32.const 64) "{data}")'
-        f"(data (i32.const 0) \"\\40\\00\\00\\00\\{len(text.encode()) & 255:02x}\\{len(text.encode()) >> 8:02x}\")"
+        f'(data (i32.const 0) "\\40\\00\\00\\00\\{len(text.encode()) & 255:02x}\\{len(text.encode()) >> 8:02x}")'
         f'(func (export "_start") (drop (call $write (i32.const {fd}) (i32.const 0) (i32.const 1) (i32.const 8)))'
         f" {then})"
     )

@@ -84,9 +84,10 @@ def test_a_failure_has_its_reason_and_its_catalog_text(
     assert entry["WEFT_EVENT"] == event
     assert entry["PRIORITY"] == "3"
     assert entry["MESSAGE"] == entry["WEFT_REASON"]
-    assert "Support: man:weft-runtime(1)" in container.run(
-        "journalctl", "--no-pager", "-x", f"WEFT_SESSION_ID={session_id}"
-    ).stdout
+    assert (
+        "Support: man:weft-runtime(1)"
+        in container.run("journalctl", "--no-pager", "-x", f"WEFT_SESSION_ID={session_id}").stdout
+    )
 
 
 def test_text_of_the_guest_forges_neither_a_field_nor_an_entry(container: Container) -> None:

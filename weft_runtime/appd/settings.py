@@ -219,19 +219,18 @@ def places(settings: Settings, environ: Mapping[str, str]) -> Places:
     home = _absolute(environ, "HOME")
     session = _absolute(environ, "XDG_RUNTIME_DIR")
     own = None if session is None else session / "weft"
-    state, runtime = (
-        _absolute(environ, "STATE_DIRECTORY") or own,
-        _absolute(environ, "RUNTIME_DIRECTORY") or own,
-    )
+    given_state = _absolute(environ, "STATE_DIRECTORY")
+    state, runtime = given_state or own, _absolute(environ, "RUNTIME_DIRECTORY") or own
     if state is None or runtime is None:
         message = "there is no directory for run-time files: neither $XDG_RUNTIME_DIR nor systemd's are set"
         raise WeftError(Problem.CONFIG_INVALID, message, "set XDG_RUNTIME_DIR to a directory of your own")
-    user_data = None if home is None else home / ".local/share/weft/data"
+    # Not in the session's directory: that does not outlive it.
+    data = given_state / "data" if given_state else home / ".local/share/weft/data" if home else None
     return Places(
         socket=settings.socket or (own / "appd.sock" if own else None),
         state=state,
         runtime=runtime,
-        data_root=settings.data_root or user_data,
+        data_root=settings.data_root or data,
         home=home,
     )
 

@@ -1,0 +1,350 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the real weft-appd in a process of its own, talks to it, and says what is left of it."""
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from websockets.sync.client import ClientConnection, connect
+
+from tests import packages
+from tests.appd.client import Control
+from tests.packages import APP_ID
+from weft_runtime.protocol import (
+    LaunchAck,
+    LaunchApp,
+    QuerySessions,
+    SessionInfo,
+    Sessions,
+    State,
+)
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(sys.executable).parent
+FAKE_RUNTIME = Path(__file__).with_name("fake_runtime.py")
+REAL_RUNTIME = PROGRAMS / "weft-runtime-wasmtime"
+NO_MODULE = b"\0asm\1\0\0\0"
+
+WAIT_SECONDS = 30  # for what takes a fraction of a second on an idle machine
+POLL_SECONDS = 0.01
+SLACK_SECONDS = 4  # what a busy machine may add to a time that is promised
+DESCRIPTORS_A_SESSION = 4  # its process, its two streams, its report
+
+_LOG_LINE = re.compile(r"weft-appd\[\d+\]:(?: .*?(?:/(\d+))?:)?? (debug|info|notice|warning|err|crit): (.*)")
+
+
+class LogLine(NamedTuple):
+    session: int | None
+    level: str
+    message: str
+
+
+class Finished(NamedTuple):
+    """How a command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+class Appd:
+    """One place for a daemon: its environment, its package store, its files; and the daemon that runs there."""
+
+    def __init__(self, directory: Path, settings: Mapping[str, str]) -> None:
+        self.directory = directory
+        self.store = directory / "store"
+        self.runtime = directory / "run"
+        self.socket = self.runtime / "weft/appd.sock"
+        self.config = directory / "appd.toml"
+        self.program: Sequence[str] = (os.fspath(PROGRAMS / "weft-appd"),)
+        self.environ: dict[str, str] = {
+            "PATH": "/usr/bin:/bin",
+            "XDG_RUNTIME_DIR": os.fspath(self.runtime),
+            "WEFT_APP_STORE": os.fspath(self.store),
+            "WEFT_RUNTIME_BIN": os.fspath(FAKE_RUNTIME),
+            "WEFT_APPD_WS_PORT": "off",
+            "WEFT_STOP_GRACE": "1",
+            "WEFT_LOG": "stderr",
+        } | dict(settings)
+        self.expected_errors: list[str] = []
+        """Parts of the lines at level `err` that a test provokes; any other fails it."""
+        self.expected_files = {"weft/last-session.json"}
+        """What may be below the runtime directory in the end."""
+        self.process: subprocess.Popen[bytes]
+        self._log_file = directory / "log"
+        self._connections = ExitStack()
+        self._own: Control | None = None
+        self._idle: int | None = None
+        for path in (self.store, self.runtime):
+            path.mkdir(parents=True)
+        self.config.touch()
+        self._log_file.touch()
+
+    # Its life
+
+    def start(self, *, wrapper: Sequence[str] = (), pass_fds: Sequence[int] = ()) -> None:
+        """Start the daemon and wait until it serves."""
+        before = self._serving_count
+        with self._log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*wrapper, *self.program, "--config", self.config],
+                env=self.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory,
+                pass_fds=pass_fds,
+            )  # fmt: skip
+        eventually(
+            lambda: self._serving_count > before or self.process.poll() is not None,
+            "the daemon serves",
+        )
+        assert self.process.poll() is None, self.log_text
+        if self._idle is None:
+            assert not (self.runtime / "weft/last-session.json").exists()
+            self._idle = len(descriptors(self.process.pid))
+
+    def run(self, *options: str, settings: Mapping[str, str] = {}) -> Finished:
+        """Run the program to its end: it has another errand than to serve, or cannot."""
+        done = subprocess.run(
+            [*self.program, *options], env={**self.environ, **settings}, stdin=subprocess.DEVNULL,
+            capture_output=True, text=True, timeout=WAIT_SECONDS, cwd=self.directory,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr, done.stderr
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def kill(self) -> None:
+        """End the daemon as a bug or a lack of memory does. Its sessions are ours then, and end too."""
+        self.disconnect()
+        sessions = children(self.process.pid)
+        self.process.kill()
+        self.process.wait()
+        for pid in sessions:
+            os.killpg(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    def stop(self) -> float:
+        """Ask the daemon to end as systemd does; how many seconds it took."""
+        self.disconnect()
+        begun = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            status = self.process.wait(WAIT_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"SIGTERM does not end it: {self.log_text}") from None
+        took = time.monotonic() - begun
+        assert status == 0, self.log_text
+        return took
+
+    def close(self) -> None:
+        """End whatever runs and assert that no descriptor, no file and no odd line in the log is left of it."""
+        try:
+            self.disconnect()
+            if self.process.poll() is None:
+                self.check_descriptors()
+                self.stop()
+        finally:
+            self.process.kill()
+            self.process.wait()
+        files = {
+            os.fspath(path.relative_to(self.runtime))
+            for path in self.runtime.rglob("*")
+            if not path.is_dir()
+        }
+        assert files == self.expected_files
+        self._check_log()
+
+    def check_descriptors(self) -> None:
+        """Assert that what the daemon holds open is what an idle one does, and four for each session."""
+        assert self._idle is not None
+        idle, pid = self._idle, self.process.pid
+        eventually(
+            lambda: len(descriptors(pid)) == idle + DESCRIPTORS_A_SESSION * len(self.children),
+            lambda: f"descriptors are closed: {idle} when idle, now {descriptors(pid)}",
+        )
+
+    def _check_log(self) -> None:
+        for line in self.log_text.splitlines():
+            match = _LOG_LINE.fullmatch(line)
+            assert match, f"this is no line of a log: {line}"
+            if match[2] in ("err", "crit"):
+                assert any(part in line for part in self.expected_errors), line
+
+    # What it says
+
+    @property
+    def log_text(self) -> str:
+        return self._log_file.read_text(errors="surrogateescape")
+
+    @property
+    def log(self) -> list[LogLine]:
+        matches = (_LOG_LINE.fullmatch(line) for line in self.log_text.splitlines())
+        return [
+            LogLine(int(match[1]) if match[1] else None, match[2], match[3]) for match in matches if match
+        ]
+
+    def messages(self, session: int | None = None) -> list[str]:
+        """The log lines about one session, or about none, each as "LEVEL: MESSAGE"."""
+        return [f"{line.level}: {line.message}" for line in self.log if line.session == session]
+
+    def find(self, part: str, session: int | None = None) -> str:
+        """The one log line about `session` that holds `part`, which may still have to come."""
+        eventually(lambda: self.has(part, session), lambda: f"the log has {part!r}: {self.log_text}")
+        (found,) = (message for message in self.messages(session) if part in message)
+        return found
+
+    def has(self, part: str, session: int | None = None) -> bool:
+        return any(part in message for message in self.messages(session))
+
+    @property
+    def _serving_count(self) -> int:
+        return sum(line.message.startswith("weft-appd ") and " serves " in line.message for line in self.log)
+
+    # Its processes
+
+    @property
+    def children(self) -> list[int]:
+        """Its children that are processes, not zombies."""
+        return [pid for pid in children(self.process.pid) if state_of(pid) not in "ZX"]
+
+    # Its clients
+
+    def connect(self) -> Control:
+        """A new connection, closed at the latest with the daemon."""
+        return self._connections.enter_context(closing(Control(self.socket, WAIT_SECONDS)))
+
+    @property
+    def port(self) -> int:
+        return int((self.runtime / "weft/appd.wsport").read_text())
+
+    def websocket(self, path: str = "/appd", **options: Any) -> ClientConnection:
+        """A new WebSocket connection, closed at the latest with the daemon."""
+        connecting = connect(
+            f"ws://127.0.0.1:{self.port}{path}", open_timeout=WAIT_SECONDS, close_timeout=WAIT_SECONDS,
+            compression=None, max_size=None, **options,
+        )  # fmt: skip
+        connection: ClientConnection = self._connections.enter_context(connecting)
+        return connection
+
+    @property
+    def control(self) -> Control:
+        """A connection for questions of the test itself."""
+        if self._own is None:
+            self._own = self.connect()
+        return self._own
+
+    def disconnect(self) -> None:
+        """Close every connection of the test."""
+        self._own = None
+        self._connections.close()
+
+    # Its sessions
+
+    def install(self, behaviour: str, *, app_id: str = APP_ID, capabilities: Sequence[str] = ()) -> Path:
+        """Put a package for the fake runtime into the store, or change the one that is there."""
+        shutil.rmtree(self.store / app_id, ignore_errors=True)
+        toml = packages.manifest(app_id)
+        if capabilities:
+            toml = toml.replace("[runtime]", f"capabilities = {json.dumps(list(capabilities))}\n[runtime]")
+        package = packages.install(self.store, NO_MODULE, app_id=app_id, toml=toml)
+        (package / "behaviour").write_text(behaviour)
+        return package
+
+    def note(self, session: int, name: str, app_id: str = APP_ID) -> Any:
+        """What the fake runtime of a session has noted down, which may still have to come."""
+        path = self.store / app_id / f"{name}-{session}"
+        eventually(path.exists, f"{path} is there")
+        return json.loads(path.read_text())
+
+    def launch(self, app_id: str = APP_ID) -> int:
+        answer = self.control.ask(LaunchApp(app_id, 0))
+        assert isinstance(answer, LaunchAck), answer
+        assert answer.app_id == app_id
+        return answer.session_id
+
+    def run_app(self, behaviour: str) -> int:
+        """Install an app, launch it and wait until it is ready."""
+        self.install(behaviour)
+        session = self.launch()
+        self.until_ready(session)
+        return session
+
+    @property
+    def sessions(self) -> dict[int, SessionInfo]:
+        answer = self.control.ask(QuerySessions())
+        assert isinstance(answer, Sessions)
+        return {session.session_id: session for session in answer.sessions}
+
+    def until_ready(self, *sessions: int) -> None:
+        def all_ready() -> bool:
+            known = self.sessions
+            return all(known[session].ready is not None for session in sessions)
+
+        eventually(all_ready, lambda: f"ready: {sessions}, {self.log_text}")
+
+    def until_stopped(self, session: int) -> SessionInfo:
+        eventually(lambda: self.sessions[session].state is State.STOPPED, f"session {session} is stopped")
+        return self.sessions[session]
+
+
+def eventually(
+    condition: Callable[[], bool], what: str | Callable[[], str], seconds: float = WAIT_SECONDS
+) -> None:
+    """Wait until `condition` holds; `what` says what was waited for in vain."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"still not: {what if isinstance(what, str) else what()}")
+        time.sleep(POLL_SECONDS)
+
+
+def children(pid: int) -> list[int]:
+    """All children of a process, zombies included; none of one that is gone."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def state_of(pid: int) -> str:
+    """The letter of proc(5) for what a process is doing; X for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
+def is_gone(pid: int) -> bool:
+    return state_of(pid) == "X"
+
+
+def descriptors(pid: int) -> dict[int, str]:
+    """What a process has open."""
+    found = {}
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[int(entry.name)] = os.fspath(entry.readlink())
+    return found
+
+
+def memory(pid: int) -> int:
+    """Bytes of memory that a process alone has in use."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError(f"no RssAnon of {pid}")
+
+
+def kill_orphans() -> list[int]:
+    """End all our children, and name those that had not ended by themselves: orphans of a daemon come to us."""
+    alive = [pid for pid in children(os.getpid()) if state_of(pid) not in "ZX"]
+    for pid in children(os.getpid()):
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    return alive

@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The control socket and its connections: how many, how long, how slow, and whose."""
+
+import resource
+import select
+import stat
+import time
+
+import pytest
+
+from tests.appd.client import Control
+from tests.appd.conftest import Make
+from tests.appd.harness import SLACK_SECONDS, WAIT_SECONDS, Appd, descriptors, eventually, memory
+from tests.packages import APP_ID
+from weft_runtime.protocol import (
+    AppState,
+    Error,
+    ErrorCode,
+    LaunchAck,
+    LaunchApp,
+    NavigationGesture,
+    PanelGesture,
+    QueryInstalledApps,
+    QueryRunning,
+    RunningApps,
+    State,
+    Subscribe,
+    Subscribed,
+    TerminateApp,
+    encode_msgpack,
+    frame,
+)
+
+MIB = 1024 * 1024
+FRAME_TIMEOUT_S = 10
+NO_APPS = RunningApps(())
+
+
+def fill(connection: Control, request: bytes) -> int:
+    """Send a request again and again until the daemon reads no more; how many bytes that took."""
+    sent = 0
+    connection.socket.setblocking(False)
+    while select.select([], [connection.socket], [], 1)[1]:
+        sent += connection.socket.send(request * 100)
+    connection.socket.settimeout(WAIT_SECONDS)
+    return sent
+
+
+def test_the_socket_is_for_the_owner_and_the_group(appd: Appd) -> None:
+    found = appd.socket.stat()
+    assert stat.S_ISSOCK(found.st_mode)
+    assert stat.S_IMODE(found.st_mode) == 0o660
+    assert stat.S_IMODE(appd.socket.parent.stat().st_mode) == 0o700
+
+
+def test_its_place_can_be_set(make: Make) -> None:
+    appd = make()
+    appd.socket = appd.runtime / "elsewhere/socket"
+    appd.environ["WEFT_APPD_SOCKET"] = str(appd.socket)
+    appd.start()
+    assert appd.control.ask(QueryRunning()) == NO_APPS
+    assert not (appd.runtime / "weft/appd.sock").exists()
+
+
+def test_a_second_daemon_is_refused_and_harms_nothing(start: Make) -> None:
+    appd = start(WEFT_APPD_WS_PORT="0")
+    session = appd.run_app("ready(); wait()")
+    subscribed = appd.connect()
+    assert subscribed.ask(Subscribe(None)) == Subscribed(None)
+    eventually((appd.runtime / "weft/last-session.json").exists, "the session is saved")
+    before = sorted(appd.runtime.rglob("*"))
+    port = appd.port
+    second = appd.run("--config", str(appd.config))
+    assert second.status == 178
+    assert f"err: another weft-appd is listening on '{appd.socket}' [stop it first, or set" in second.stderr
+    assert sorted(appd.runtime.rglob("*")) == before
+    assert appd.port == port
+    assert appd.sessions[session].state is State.RUNNING
+    assert subscribed.ask(QueryRunning()) == appd.connect().ask(QueryRunning())
+    assert '"RUNNING_APPS"' in ask_text(appd)
+
+
+def ask_text(appd: Appd) -> str:
+    websocket = appd.websocket()
+    websocket.send('{"type":"QUERY_RUNNING"}')
+    return str(websocket.recv(WAIT_SECONDS))
+
+
+def test_a_second_daemon_is_refused_even_by_one_that_is_busy(start: Make) -> None:
+    appd = start(WEFT_MAX_CONNECTIONS="1")
+    assert appd.control.ask(QueryRunning()) == NO_APPS
+    assert appd.run("--config", str(appd.config)).status == 178
+    assert appd.control.ask(QueryRunning()) == NO_APPS
+
+
+def test_a_socket_that_nobody_listens_on_is_replaced(appd: Appd) -> None:
+    inode = appd.socket.stat().st_ino
+    appd.kill()
+    assert appd.socket.stat().st_ino == inode
+    appd.start()
+    assert appd.control.ask(QueryRunning()) == NO_APPS
+
+
+def test_a_file_in_the_place_of_the_socket_is_left_alone(make: Make) -> None:
+    appd = make()
+    appd.socket.parent.mkdir()
+    appd.socket.write_text("precious")
+    done = appd.run("--config", str(appd.config))
+    assert done.status == 171
+    assert f"err: cannot listen on '{appd.socket}': Address already in use" in done.stderr
+    assert appd.socket.read_text() == "precious"
+
+
+def test_connections_beyond_the_limit_wait_and_are_served_later(start: Make) -> None:
+    appd = start(WEFT_MAX_CONNECTIONS="3")
+    inside = [appd.connect() for _ in range(3)]
+    assert [connection.ask(QueryRunning()) for connection in inside] == [NO_APPS] * 3
+    outside = [appd.connect() for _ in range(2)]
+    for connection in outside:
+        connection.send(QueryRunning())
+    # Were they served, it would be before these hundred round trips are over.
+    for _ in range(100):
+        assert inside[0].ask(QueryRunning()) == NO_APPS
+    assert [connection.is_quiet for connection in outside] == [True, True]
+    inside[1].close()
+    assert outside[0].receive() == NO_APPS
+    assert outside[1].is_quiet
+    inside[2].close()
+    assert outside[1].receive() == NO_APPS
+
+
+def test_there_is_room_for_256_connections(appd: Appd) -> None:
+    inside = [appd.connect() for _ in range(256)]
+    assert [connection.ask(QueryRunning()) for connection in inside] == [NO_APPS] * 256
+    outside = appd.connect()
+    outside.send(QueryRunning())
+    assert inside[0].ask(QueryRunning()) == NO_APPS
+    assert outside.is_quiet
+    inside[7].close()
+    assert outside.receive() == NO_APPS
+
+
+def test_a_silent_connection_is_closed_unless_it_waits_for_something(start: Make) -> None:
+    appd = start(WEFT_IDLE_TIMEOUT="1", WEFT_STOP_GRACE="2.5")
+    session = appd.run_app("ignore_sigterm(); ready(); wait()")
+    idle, asking, waiting, subscribed = (appd.connect() for _ in range(4))
+    assert idle.ask(QueryRunning()) == asking.ask(QueryRunning())
+    assert subscribed.ask(Subscribe(None)) == Subscribed(None)
+    waiting.send(TerminateApp(session))
+    begun = time.monotonic()
+    while idle.is_quiet:
+        assert isinstance(asking.ask(QueryRunning()), RunningApps)
+        assert time.monotonic() - begun < 1 + SLACK_SECONDS
+    assert time.monotonic() - begun > 0.9
+    assert idle.read_to_end() == b""
+    assert waiting.receive() == AppState(session, State.STOPPED)
+    assert time.monotonic() - begun > 2.4
+    assert subscribed.receive() == AppState(session, State.STOPPED)
+    assert waiting.read_to_end() == b""
+
+
+def test_who_does_not_read_answers_is_dropped_at_nobodys_cost(appd: Appd) -> None:
+    appd.install("ready(); wait()")
+    before = memory(appd.process.pid)
+    slow, other = appd.connect(), appd.connect()
+    sent = fill(slow, frame(encode_msgpack(QueryInstalledApps())))
+    assert sent > 1000  # or it would not have been slow
+    begun = time.monotonic()
+    assert other.ask(LaunchApp(APP_ID, 0)) == LaunchAck(1, APP_ID)
+    assert other.ask(TerminateApp(1)) == AppState(1, State.STOPPED)
+    assert memory(appd.process.pid) - before < 8 * MIB
+    idle = select.poll()
+    idle.register(slow.socket, select.POLLHUP)
+    assert idle.poll((FRAME_TIMEOUT_S + 2 * SLACK_SECONDS) * 1000)
+    assert time.monotonic() - begun > FRAME_TIMEOUT_S / 2
+    assert other.ask(QueryRunning()) == NO_APPS
+
+
+def test_who_is_slow_but_reads_gets_every_answer(appd: Appd) -> None:
+    slow = appd.connect()
+    count = 20_000
+    request = frame(encode_msgpack(TerminateApp(2**63)))
+    answer = frame(encode_msgpack(Error(ErrorCode.UNKNOWN_SESSION, f"session {2**63} not found")))
+    slow.socket.setblocking(False)
+    unsent, received = request * count, b""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while len(received) < count * len(answer):
+        assert time.monotonic() < deadline
+        readable, writable, _ = select.select([slow.socket], [slow.socket] if unsent else [], [], 1)
+        if writable:
+            unsent = unsent[slow.socket.send(unsent) :]
+        elif readable:  # only when it can send no more
+            received += slow.socket.recv(1000_000)
+    assert received == answer * count
+
+
+def test_a_subscriber_that_does_not_read_is_dropped_at_nobodys_cost(appd: Appd) -> None:
+    deaf, other, hearing = appd.connect(), appd.connect(), appd.connect()
+    assert deaf.ask(Subscribe(None)) == Subscribed(None)
+    before = memory(appd.process.pid)
+    gesture = frame(encode_msgpack(PanelGesture(2**31, 2**31, 0.5, 0.5)))
+    gone = select.poll()
+    gone.register(deaf.socket, select.POLLHUP)
+    for _ in range(400):
+        other.send_bytes(gesture * 500)
+        for _ in range(500):
+            assert isinstance(other.receive(), NavigationGesture)
+        if gone.poll(0):
+            break
+    else:
+        raise AssertionError("it is still there")
+    # 4 MiB are kept for it; a copy of that may be under way.
+    assert memory(appd.process.pid) - before < 16 * MIB
+    assert appd.find("notice: dropping the control connection of ").endswith(": it does not read")
+    assert hearing.ask(QueryRunning()) == NO_APPS
+
+
+def limit_descriptors(appd: Appd, extra: int | None) -> None:
+    """Let the daemon open `extra` more descriptors than it has; None for many."""
+    hard = resource.prlimit(appd.process.pid, resource.RLIMIT_NOFILE)[1]
+    soft = hard
+    if extra is not None:
+        used = descriptors(appd.process.pid)
+        free = [number for number in range(len(used) + extra + 1) if number not in used]
+        soft = free[extra]
+    resource.prlimit(appd.process.pid, resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("capabilities", [[], ["fs:rw:app-data"]])
+def test_launches_fail_while_there_are_no_descriptors(make: Make, capabilities: list[str]) -> None:
+    appd = make()
+    appd.environ["WEFT_DATA_ROOT"] = str(appd.directory / "data")
+    appd.start()
+    appd.install("ready(); wait()", capabilities=capabilities)
+    control = appd.control
+    assert control.ask(QueryRunning()) == NO_APPS
+    refused = 0
+    for extra in range(16):  # wherever in a launch they run out
+        limit_descriptors(appd, extra)
+        answer = control.ask(LaunchApp(APP_ID, 0))
+        limit_descriptors(appd, None)
+        if isinstance(answer, Error):
+            refused += 1
+            assert answer.code in (
+                ErrorCode.SPAWN_FAILED,
+                ErrorCode.PACKAGE_INVALID,
+                ErrorCode.CAPABILITY_REFUSED,
+            )
+            assert "Too many open files" in answer.message
+        else:
+            assert isinstance(answer, LaunchAck)
+            assert control.ask(TerminateApp(answer.session_id)) == AppState(answer.session_id, State.STOPPED)
+    assert 6 <= refused < 16
+    appd.disconnect()
+    appd.check_descriptors()
+    assert appd.launch()
+
+
+def test_connections_wait_while_there_are_no_descriptors(appd: Appd) -> None:
+    appd.control.ask(QueryRunning())
+    limit_descriptors(appd, 0)
+    waiting = appd.connect()
+    waiting.send(QueryRunning())
+    assert appd.find("cannot accept").endswith("a connection, trying again: Too many open files")
+    assert appd.control.ask(QueryRunning()) == NO_APPS
+    assert waiting.is_quiet
+    limit_descriptors(appd, None)
+    assert waiting.receive() == NO_APPS
+
+
+def test_a_session_that_ends_while_there_are_no_descriptors_is_told_of(appd: Appd) -> None:
+    session = appd.run_app("ready(); wait()")
+    limit_descriptors(appd, 0)
+    assert appd.control.ask(TerminateApp(session)) == AppState(session, State.STOPPED)
+    limit_descriptors(appd, None)
+    assert appd.launch()
+
+
+def test_clients_come_and_go_without_a_trace(appd: Appd) -> None:
+    for round_ in range(300):
+        connection = Control(appd.socket, WAIT_SECONDS)
+        if round_ % 3:
+            connection.send(QueryRunning(), Subscribe(None))
+        if round_ % 3 == 1:
+            connection.receive()
+        connection.close()
+    appd.disconnect()
+    appd.check_descriptors()

@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`last-session.json`: what it holds, when it is written, and what the next daemon makes of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.appd.conftest import Make
+from tests.appd.harness import Appd, eventually
+from tests.packages import APP_ID
+from weft_runtime.protocol import AppState, QuerySessions, Sessions, State, TerminateApp
+
+OTHER_ID = "org.example.other"
+RUNNING = "ready(); wait()"
+BOTH = f'["{APP_ID}","{OTHER_ID}"]'.encode()
+
+
+def saved(appd: Appd) -> Path:
+    return appd.runtime / "weft/last-session.json"
+
+
+def until_saved(appd: Appd, content: bytes) -> None:
+    path = saved(appd)
+    eventually(
+        lambda: path.exists() and path.read_bytes() == content, lambda: f"{content!r}: {path.read_bytes()!r}"
+    )
+
+
+def launch_both(appd: Appd) -> None:
+    appd.install(RUNNING)
+    appd.install(RUNNING, app_id=OTHER_ID)
+    appd.until_ready(appd.launch(), appd.launch(OTHER_ID))
+
+
+def apps(appd: Appd) -> list[str]:
+    return [session.app_id for session in appd.sessions.values()]
+
+
+def test_the_list_of_live_sessions_is_kept_current(appd: Appd) -> None:
+    assert not saved(appd).exists()
+    launch_both(appd)
+    until_saved(appd, BOTH)
+    third = appd.launch()
+    until_saved(appd, f'["{APP_ID}","{OTHER_ID}","{APP_ID}"]'.encode())
+    assert appd.control.ask(TerminateApp(third)) == AppState(third, State.STOPPED)
+    until_saved(appd, BOTH)
+    assert [path.name for path in saved(appd).parent.iterdir() if path.is_file()] == ["last-session.json"]
+    for session in (1, 2):
+        appd.control.ask(TerminateApp(session))
+    until_saved(appd, b"[]")
+
+
+def test_after_a_crash_the_sessions_are_started_again(appd: Appd) -> None:
+    launch_both(appd)
+    until_saved(appd, BOTH)
+    appd.kill()
+    appd.expected_files.add("weft/restore-attempts")
+    appd.start()
+    assert appd.find("that ran before") == "notice: starting the 2 apps that ran before"
+    assert apps(appd) == [APP_ID, OTHER_ID]
+    appd.until_ready(1, 2)
+    assert "info: launched by the last session, pid " in appd.log_text.replace(f"{APP_ID}/1: ", "").replace(
+        "  ", " "
+    )
+    until_saved(appd, BOTH)
+    appd.expected_files.discard("weft/restore-attempts")  # a stop in good order forgets the attempt
+
+
+def test_after_a_stop_the_sessions_are_started_again_however_often(appd: Appd) -> None:
+    launch_both(appd)
+    for _ in range(5):
+        appd.stop()
+        assert saved(appd).read_bytes() == BOTH
+        appd.start()
+        assert apps(appd) == [APP_ID, OTHER_ID]
+    for session in (1, 2):
+        appd.control.ask(TerminateApp(session))
+    appd.stop()
+    assert saved(appd).read_bytes() == b"[]"
+    appd.start()
+    assert apps(appd) == []
+
+
+def test_a_session_of_the_last_moment_is_on_the_list_too(start: Make) -> None:
+    """Whatever was planned or under way when the daemon was asked to end: the list is that of this moment."""
+    appd = start(WEFT_STOP_GRACE="1")
+    appd.install(RUNNING)
+    appd.install("ignore_sigterm(); ready(); wait()", app_id=OTHER_ID)
+    appd.launch(OTHER_ID)
+    appd.launch()
+    appd.stop()
+    assert saved(appd).read_bytes() == f'["{OTHER_ID}","{APP_ID}"]'.encode()
+
+
+def test_three_short_lives_are_enough(appd: Appd) -> None:
+    launch_both(appd)
+    until_saved(appd, BOTH)
+    for _ in range(3):
+        appd.kill()
+        appd.start()
+        assert apps(appd) == [APP_ID, OTHER_ID]
+        until_saved(appd, BOTH)
+    appd.kill()
+    refused = saved(appd).with_name("last-session.refused.json")
+    message = f"the last 3 starts of these apps did not last 60 s; their list is in {refused}"
+    appd.expected_errors = [message]
+    appd.expected_files = {"weft/last-session.json", "weft/last-session.refused.json"}
+    appd.start()
+    assert appd.find("did not last") == f"err: {message}"
+    assert apps(appd) == []
+    assert refused.read_bytes() == BOTH
+    # With that it is over and done with.
+    appd.kill()
+    appd.start()
+    assert apps(appd) == []
+    assert refused.read_bytes() == BOTH
+    launch_both(appd)
+    until_saved(appd, BOTH)
+    appd.kill()
+    appd.start()
+    assert apps(appd) == [APP_ID, OTHER_ID]
+
+
+def test_a_daemon_that_is_not_to_restore_lets_the_list_alone(start: Make) -> None:
+    appd = start(WEFT_RESTORE="false")
+    launch_both(appd)
+    until_saved(appd, BOTH)
+    for _ in range(5):  # more than the attempts that a restore has
+        appd.kill()
+        appd.start()
+        assert apps(appd) == []
+        assert saved(appd).read_bytes() == BOTH
+    appd.kill()
+    appd.environ["WEFT_RESTORE"] = "yes"
+    appd.start()
+    assert apps(appd) == [APP_ID, OTHER_ID]
+
+
+def test_an_app_that_cannot_be_started_keeps_no_other_from_it(appd: Appd) -> None:
+    launch_both(appd)
+    until_saved(appd, BOTH)
+    appd.kill()
+    (appd.store / APP_ID / "wapp.toml").unlink()
+    appd.start()
+    assert apps(appd) == [OTHER_ID]
+    assert appd.find("refused").startswith(
+        f"warning: launch of {APP_ID} for the last session refused: package"
+    )
+    until_saved(appd, f'["{OTHER_ID}"]'.encode())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"nonsense", b"{}", b"7", b'"org.example.app"', b"[1, null, {}]", b'["../evil", "org.example"]', b"\xff",
+     b"[" * 100_000, b'["org.example.app"' + b',"org.example.app"' * 100_000 + b"]"],
+    ids=range(10),
+)  # fmt: skip
+def test_a_list_that_cannot_be_read_is_an_empty_one(make: Make, content: bytes) -> None:
+    appd = make()
+    appd.install(RUNNING)
+    appd.start()
+    appd.stop()
+    saved(appd).write_bytes(content)
+    appd.start()
+    assert apps(appd) == []
+    assert all(line.level == "info" for line in appd.log)
+
+
+def test_a_list_that_is_no_file_is_a_warning(make: Make) -> None:
+    appd = make()
+    appd.install(RUNNING)
+    appd.start()
+    appd.stop()
+    saved(appd).unlink()
+    saved(appd).mkdir()
+    appd.start()
+    assert appd.find("cannot read the last session").startswith("warning: ")
+    appd.until_ready(appd.launch())
+    assert appd.find("cannot save the list of running apps").startswith("warning: ")
+    appd.expected_files = set()
+
+
+def test_the_directories_of_systemd_win(make: Make) -> None:
+    appd = make(WEFT_APPD_WS_PORT="0")
+    state, runtime = appd.directory / "state", appd.directory / "runtime"
+    appd.environ |= {"STATE_DIRECTORY": f"{state}:/nonexistent", "RUNTIME_DIRECTORY": str(runtime)}
+    appd.start()
+    appd.install(RUNNING)
+    appd.launch()
+    eventually((state / "last-session.json").exists, "it is saved there")
+    assert (runtime / "appd.wsport").exists()
+    assert sorted(path.name for path in (appd.runtime / "weft").iterdir()) == ["appd.sock"]
+    assert [path.stat().st_mode & 0o777 for path in (state, runtime)] == [0o700, 0o700]
+    appd.expected_files = set()
+
+
+def test_restored_sessions_are_told_of_as_any_other(appd: Appd) -> None:
+    launch_both(appd)
+    until_saved(appd, BOTH)
+    appd.kill()
+    appd.start()
+    answer = appd.control.ask(QuerySessions())
+    assert isinstance(answer, Sessions)
+    assert [session.session_id for session in answer.sessions] == [1, 2]
+    assert appd.launch() == 3
+    assert json.loads(saved(appd).read_bytes())
