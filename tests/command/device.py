@@ -65,7 +65,9 @@ class Device:
                 [*self.wrapper, tool("weft-appd", "weft-runtime")], env={**self.environ, **environ},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
-        eventually(lambda: self.ctl("list").status == 0, f"weft-appd serves: {self.log.read_text()}")
+        daemon = self.daemon
+        eventually(lambda: self.ctl("list").status == 0 or daemon.poll() is not None, "weft-appd serves")
+        assert daemon.poll() is None, self.log.read_text()
 
     def stop(self) -> None:
         """End the daemon, if it runs, as systemd does, and assert that it ends well."""

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""weft-appd as a service of a container: its programs, its unit, and questions to it."""
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from tests.system.container import Container
+
+UNIT = "weft-appd.service"
+STORE = "/opt/store"
+SOCKET = "/run/weft/appd.sock"
+TICKER, CRASH, HELLO = "org.weft.examples.ticker", "org.weft.examples.crash", "org.weft.examples.hello"
+
+
+DEADLINE_S = 60
+POLL_S = 0.1
+STOP_GRACE_S = 2
+
+# As the launcher of the runtime: the host's packages come last.
+_PROGRAM = """\
+#!/usr/bin/python3 -I
+import sys
+
+sys.path.insert(0, "/opt/weft/src")
+sys.path.append("/opt/weft/site")
+"""
+
+APPD = f"{_PROGRAM}\nfrom weft_runtime.appd.main import main\n\nsys.exit(main())\n"
+
+# Asks what stands on its standard input, a request in JSON a line, and prints the answers.
+ASK = f"""{_PROGRAM}
+from pathlib import Path
+from weft_runtime.client import DaemonClient
+from weft_runtime.protocol import decode_request_json, encode_json
+
+with DaemonClient(Path("{SOCKET}"), timeout={DEADLINE_S}) as daemon:
+    for line in sys.stdin:
+        print(encode_json(daemon.ask(decode_request_json(line))))
+"""
+
+SERVICE = f"""\
+[Unit]
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+ExecStart=/usr/local/bin/weft-appd
+ExecReload=/usr/local/bin/weft-appd --reload
+WatchdogSec=5
+Restart=on-failure
+RestartSec=100ms
+TimeoutStopSec=30
+KillMode=mixed
+StateDirectory=weft/appd
+RuntimeDirectory=weft-appd weft
+Environment=WEFT_APP_STORE={STORE} WEFT_APPD_SOCKET={SOCKET} WEFT_STOP_GRACE={STOP_GRACE_S}
+Environment=WEFT_APPD_WS_PORT=off SECRET=1
+"""
+
+# Ignores SIGTERM, says so, and waits; not even the daemon's grace helps.
+STUBBORN = """\
+#!/bin/sh
+trap '' TERM
+echo READY
+while :; do sleep 1; done
+"""
+
+Request = dict[str, object]
+
+
+def ask(container: Container, *requests: Request) -> list[dict[str, Any]]:
+    lines = "".join(f"{json.dumps(request)}\n" for request in requests)
+    answers = container.run("ask", input=lines, timeout=2 * DEADLINE_S).stdout
+    return [json.loads(line) for line in answers.splitlines()]
+
+
+def launch(container: Container, *app_ids: str) -> list[int]:
+    answers = ask(
+        container, *({"type": "LAUNCH_APP", "app_id": app_id, "surface_id": 0} for app_id in app_ids)
+    )
+    assert [answer["type"] for answer in answers] == ["LAUNCH_ACK"] * len(app_ids), answers
+    return [answer["session_id"] for answer in answers]
+
+
+def sessions(container: Container) -> dict[int, dict[str, Any]]:
+    (answer,) = ask(container, {"type": "QUERY_SESSIONS"})
+    return {session["session_id"]: session for session in answer["sessions"]}
+
+
+def until_state(container: Container, state: str, *numbers: int) -> dict[int, dict[str, Any]]:
+    def reached() -> bool:
+        known.update(sessions(container))
+        return all(known[number]["state"] == state for number in numbers)
+
+    known: dict[int, dict[str, Any]] = {}
+    eventually(reached)
+    return known
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < deadline, "still not so"
+        time.sleep(POLL_S)
+
+
+def show(container: Container, name: str, unit: str = UNIT) -> str:
+    return container.run("systemctl", "show", "--value", f"--property={name}", unit).stdout.strip()
+
+
+def entries(container: Container, *matches: str) -> list[dict[str, object]]:
+    """What the daemon of now has in the journal of its unit."""
+    return container.journal(f"_SYSTEMD_INVOCATION_ID={show(container, 'InvocationID')}", *matches)
+
+
+def events(container: Container, session: int) -> list[tuple[object, object]]:
+    """Identifier and event of the entries about a session, in order."""
+    found = entries(container, f"WEFT_SESSION_ID={session}")
+    return [(entry["SYSLOG_IDENTIFIER"], entry["WEFT_EVENT"]) for entry in found if "WEFT_EVENT" in entry]
