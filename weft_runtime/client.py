@@ -30,7 +30,10 @@ def socket_path(environ: Mapping[str, str]) -> Path:
     if override := environ.get("WEFT_APPD_SOCKET"):
         return Path(override)
     own = Path(environ.get("XDG_RUNTIME_DIR") or "/nonexistent", "weft/appd.sock")
-    return own if own.is_socket() else SYSTEM_SOCKET
+    try:
+        return own if own.is_socket() else SYSTEM_SOCKET
+    except OSError:  # somebody else's directory, as su(1) leaves it in the environment
+        return SYSTEM_SOCKET
 
 
 class DaemonClient:
