@@ -48,6 +48,9 @@ def test_right_settings_are_said_to_be_right(place: Appd) -> None:
         max_sessions = 1
         max_connections = 9999999
         idle_timeout = 0.1
+        memory_max = "1G"
+        cpu_quota = "50%"
+        tasks_max = "infinity"
         log_lines = 10
         log_interval = 1
         log_level = "debug"
@@ -105,6 +108,13 @@ def test_all_that_is_wrong_is_named_at_once(place: Appd) -> None:
         ("WEFT_APPD_WS_PORT", "-1"),
         ("WEFT_APPD_WS_PORT", ""),
         ("WEFT_LOG_INTERVAL", " "),
+        ("WEFT_MEMORY_MAX", "0"),
+        ("WEFT_MEMORY_MAX", "512MB"),
+        ("WEFT_MEMORY_MAX", "0.5G"),
+        ("WEFT_MEMORY_MAX", "max"),
+        ("WEFT_CPU_QUOTA", "200"),
+        ("WEFT_CPU_QUOTA", "0%"),
+        ("WEFT_TASKS_MAX", "-1"),
     ],
 )
 def test_a_value_of_the_environment_is_checked(place: Appd, variable: str, value: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from tests.system.container import Container
 
 UNIT = "weft-appd.service"
+CONFIG = "/etc/weft/appd.toml"
 STORE = "/opt/store"
 SOCKET = "/run/weft/appd.sock"
 TICKER, CRASH, HELLO = "org.weft.examples.ticker", "org.weft.examples.crash", "org.weft.examples.hello"
@@ -53,6 +54,7 @@ Restart=on-failure
 RestartSec=100ms
 TimeoutStopSec=30
 KillMode=mixed
+Delegate=cpu memory pids
 StateDirectory=weft/appd
 RuntimeDirectory=weft-appd weft
 Environment=WEFT_APP_STORE={STORE} WEFT_APPD_SOCKET={SOCKET} WEFT_STOP_GRACE={STOP_GRACE_S}
@@ -68,6 +70,21 @@ while :; do sleep 1; done
 """
 
 Request = dict[str, object]
+
+
+def install(container: Container) -> None:
+    """The programs, the unit, the catalog and the example apps."""
+    container.write("/usr/local/bin/weft-appd", APPD, 0o755)
+    container.write("/usr/local/bin/ask", ASK, 0o755)
+    container.write("/usr/local/bin/stubborn", STUBBORN, 0o755)
+    container.write(f"/etc/systemd/system/{UNIT}", SERVICE)
+    container.run("mkdir", "-p", STORE, "/etc/weft")
+    for name in ("hello", "ticker", "crash"):
+        container.run("ln", "-s", f"/opt/weft/src/examples/{name}", f"{STORE}/org.weft.examples.{name}")
+    catalog = "/opt/weft/src/infra/systemd/catalog/weft-runtime.catalog"
+    container.run("cp", catalog, "/usr/lib/systemd/catalog/")
+    container.run("journalctl", "--update-catalog")
+    container.run("systemctl", "daemon-reload")
 
 
 def ask(container: Container, *requests: Request) -> list[dict[str, Any]]:

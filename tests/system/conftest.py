@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system import appd
 from tests.system.container import Container, Suite, missing
 
 # The host's packages come last: what the release has itself, as python3-systemd, is built for its Python.
@@ -81,3 +82,19 @@ def boot() -> Iterator[Callable[[Suite], Container]]:
     """A factory of containers that belong to one test alone."""
     with ExitStack() as stack:
         yield lambda suite: stack.enter_context(booted(suite))
+
+
+@pytest.fixture(scope="module")
+def installed(container: Container) -> None:
+    """weft-appd from this tree is a unit of the container."""
+    appd.install(container)
+
+
+@pytest.fixture
+def service(container: Container, installed: None) -> Iterator[Container]:
+    """A daemon that runs as a service, and has never run before."""
+    container.write(appd.CONFIG, "")
+    container.run("systemctl", "start", appd.UNIT)
+    yield container
+    container.run("systemctl", "stop", appd.UNIT)
+    container.run("rm", "-rf", "/var/lib/weft/appd")

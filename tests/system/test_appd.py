@@ -3,20 +3,15 @@
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 
 from tests.system.appd import (
-    APPD,
-    ASK,
+    CONFIG,
     CRASH,
     HELLO,
-    SERVICE,
     SOCKET,
     STOP_GRACE_S,
-    STORE,
-    STUBBORN,
     TICKER,
     UNIT,
     ask,
@@ -31,36 +26,11 @@ from tests.system.appd import (
 from tests.system.container import Container
 from weft_runtime.journal import MESSAGE_IDS, Event
 
-CONFIG = "/etc/weft/appd.toml"
 PROMISE_S = STOP_GRACE_S + 1
 SLACK_S = 2  # of a busy machine, systemctl included
 CRASHES, AT_ONCE = 100, 20
 
-
-@pytest.fixture(scope="module", autouse=True)
-def installed(container: Container) -> None:
-    """The programs, the unit, the catalog and the example apps."""
-    container.write("/usr/local/bin/weft-appd", APPD, 0o755)
-    container.write("/usr/local/bin/ask", ASK, 0o755)
-    container.write("/usr/local/bin/stubborn", STUBBORN, 0o755)
-    container.write(f"/etc/systemd/system/{UNIT}", SERVICE)
-    container.run("mkdir", "-p", STORE, "/etc/weft")
-    for name in ("hello", "ticker", "crash"):
-        container.run("ln", "-s", f"/opt/weft/src/examples/{name}", f"{STORE}/org.weft.examples.{name}")
-    catalog = "/opt/weft/src/infra/systemd/catalog/weft-runtime.catalog"
-    container.run("cp", catalog, "/usr/lib/systemd/catalog/")
-    container.run("journalctl", "--update-catalog")
-    container.run("systemctl", "daemon-reload")
-
-
-@pytest.fixture
-def service(container: Container) -> Iterator[Container]:
-    """A daemon that runs as a service, and has never run before."""
-    container.write(CONFIG, "")
-    container.run("systemctl", "start", UNIT)
-    yield container
-    container.run("systemctl", "stop", UNIT)
-    container.run("rm", "-rf", "/var/lib/weft/appd")
+pytestmark = pytest.mark.usefixtures("installed")
 
 
 def test_it_is_started_when_it_serves(service: Container) -> None:

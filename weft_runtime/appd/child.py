@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.decode import Table
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
@@ -34,6 +35,12 @@ _OURS = frozenset(
 
 # What an app's process may see of our environment: none of the above, and nothing else that nobody needs.
 _PASSED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TZ", "XDG_RUNTIME_DIR", "WEFT_APP_STORE")
+
+
+# Enters a control group before it becomes the program, so that all of that counts there. It is a process
+# of its own because entering may take the kernel 20 ms, for which the daemon must not wait; posix_spawn(3)
+# can do it only since glibc 2.39.
+_ENTER = ("/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"')
 
 
 class Child(NamedTuple):
@@ -69,8 +76,13 @@ def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name not in _OURS}
 
 
-def spawn(argv: list[str], env: Mapping[str, str]) -> Child:
-    """Start `argv` in a process group of its own, its streams connected to pipes. Raises OSError."""
+def spawn(argv: list[str], env: Mapping[str, str], group: SessionGroup | None = None) -> Child:
+    """Start `argv` in a process group of its own, and in `group`, its streams connected to pipes.
+
+    Raises OSError.
+    """
+    if group is not None:
+        argv = [*_ENTER, os.fspath(group.procs), *argv]
     opened: list[int] = []
     try:
         null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

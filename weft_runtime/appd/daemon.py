@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from weft_runtime import __version__, activation
+from weft_runtime.appd import cgroups, control, handover, websocket
 from weft_runtime.appd import child as processes
-from weft_runtime.appd import control, handover, websocket
+from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
 from weft_runtime.appd.dispatch import Client, Dispatcher
 from weft_runtime.appd.persistence import STABLE_S, LastSession, RestoreRefused, write_port
@@ -87,6 +88,7 @@ class Daemon:
         loop.set_default_executor(ThreadPoolExecutor(1, initializer=handover.block_signals))
         # Orphans of a session come to us and not to PID 1, so that they can be found and ended.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        self._supervisor.groups = self._open_groups(is_first=state is None)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._request_reload, None)
@@ -100,6 +102,7 @@ class Daemon:
             self._open_sockets()
         else:
             self._take_over(state)
+        self._supervisor.remove_left_over_groups()
         handover.unblock_signals()
         await self._serve()
         self._ping_watchdog()
@@ -109,6 +112,28 @@ class Daemon:
             self._finish_reload()
         await self._stopping.wait()
         await self._shut_down()
+
+    def _open_groups(self, *, is_first: bool) -> SessionGroups | None:
+        """The control groups of the sessions, where systemd leaves it to us to make some."""
+        base = cgroups.delegated_group()
+        if base is None:
+            # Started by hand there is no unit, and nobody expects limits.
+            if is_first and "NOTIFY_SOCKET" in self._environ:
+                self._log.notice("the unit's control group is not delegated: sessions run without limits")
+            return None
+        try:
+            groups = SessionGroups(base)
+        except OSError as error:
+            problem = f"cannot divide the control group {quote(str(base))}: {error.strerror}"
+            self._log.warning(f"{problem}; sessions run without limits")
+            return None
+        if is_first and (
+            missing := [name for name in cgroups.CONTROLLERS if name not in groups.controllers]
+        ):
+            self._log.notice(
+                f"no controller here for {', '.join(missing)}: sessions run without these limits"
+            )
+        return groups
 
     def _open_sockets(self) -> None:
         """Take the sockets that systemd passes in, by name, or make our own."""
@@ -279,6 +304,7 @@ class Daemon:
                     os.kill(pid, signal.SIGKILL)
                 if os.waitpid(pid, os.WNOHANG) == (0, 0):
                     some_left |= is_stray
+        self._supervisor.remove_groups()
         return some_left
 
     def _log_failure(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of weft-appd: one table for the file, the environment, --help and the shipped appd.toml."""
 
+import re
 import shutil
 import sys
 import tomllib
@@ -39,6 +40,25 @@ def _count(value: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 8 and int(value) > 0):
         raise ValueError("expected a whole number from 1 to 9999999")
     return int(value)
+
+
+def _or_infinity(parse: Callable[[str], int]) -> Callable[[str], int | None]:
+    """The word of systemd.resource-control(5) for "no limit"."""
+    return lambda value: None if value == "infinity" else parse(value)
+
+
+def _size(value: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,14})([KMGT]?)", value)
+    if not match:
+        raise ValueError("expected a number of bytes such as 512M, or 'infinity'")
+    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+
+
+def _percent(value: str) -> int:
+    match = re.fullmatch(r"([1-9][0-9]{0,5})%", value)
+    if not match:
+        raise ValueError("expected percents of one CPU such as 200%, or 'infinity'")
+    return int(match[1])
 
 
 def _port(value: str) -> int:
@@ -81,7 +101,7 @@ class Settings:
         "WEFT_APP_STORE", _path, "", "the only package store (default: user's, operator's, system's)"
     )  # fmt: skip
     data_root: Path | None = _setting(
-        "WEFT_DATA_ROOT", _path, "", "where each app's own data goes (default: the state directory's 'data')"
+        "WEFT_DATA_ROOT", _path, "", "where each app's own data goes (default: the second state directory)"
     )  # fmt: skip
     socket: Path | None = _setting(
         "WEFT_APPD_SOCKET", _path, "", "control socket (default: $XDG_RUNTIME_DIR/weft/appd.sock)"
@@ -110,6 +130,18 @@ class Settings:
     )
     idle_timeout: float = _setting(
         "WEFT_IDLE_TIMEOUT", _seconds, "300", "seconds after which a silent control connection is closed"
+    )
+    memory_max: int | None = _setting(
+        "WEFT_MEMORY_MAX", _or_infinity(_size), "512M", "memory of one session (K, M, G or 'infinity')"
+    )
+    cpu_quota: int | None = _setting(
+        "WEFT_CPU_QUOTA",
+        _or_infinity(_percent),
+        "200%",
+        "CPU time of one session, of one CPU, or 'infinity'",
+    )
+    tasks_max: int | None = _setting(
+        "WEFT_TASKS_MAX", _or_infinity(_count), "64", "processes and threads of one session, or 'infinity'"
     )
     log_lines: int = _setting(
         "WEFT_LOG_LINES", _count, "1000", "lines of one session that are logged in each log_interval"
@@ -219,13 +251,17 @@ def places(settings: Settings, environ: Mapping[str, str]) -> Places:
     home = _absolute(environ, "HOME")
     session = _absolute(environ, "XDG_RUNTIME_DIR")
     own = None if session is None else session / "weft"
-    given_state = _absolute(environ, "STATE_DIRECTORY")
-    state, runtime = given_state or own, _absolute(environ, "RUNTIME_DIRECTORY") or own
+    given_state = _absolute_paths(environ, "STATE_DIRECTORY")
+    state = given_state[0] if given_state else own
+    runtime = _absolute(environ, "RUNTIME_DIRECTORY") or own
     if state is None or runtime is None:
         message = "there is no directory for run-time files: neither $XDG_RUNTIME_DIR nor systemd's are set"
         raise WeftError(Problem.CONFIG_INVALID, message, "set XDG_RUNTIME_DIR to a directory of your own")
-    # Not in the session's directory: that does not outlive it.
-    data = given_state / "data" if given_state else home / ".local/share/weft/data" if home else None
+    # Not in the session's directory: that does not outlive it. Of two state directories the second is meant:
+    # apps must not find what is the daemon's.
+    data = home / ".local/share/weft/data" if home else None
+    if given_state:
+        data = given_state[1] if len(given_state) > 1 else given_state[0] / "data"
     return Places(
         socket=settings.socket or (own / "appd.sock" if own else None),
         state=state,
@@ -236,6 +272,10 @@ def places(settings: Settings, environ: Mapping[str, str]) -> Places:
 
 
 def _absolute(environ: Mapping[str, str], name: str) -> Path | None:
-    """The path in a variable; systemd puts several into one, of which the first is meant."""
-    text = environ.get(name, "").partition(":")[0]
-    return Path(text) if text.startswith("/") else None
+    """The path in a variable, the first if there are several."""
+    return next(iter(_absolute_paths(environ, name)), None)
+
+
+def _absolute_paths(environ: Mapping[str, str], name: str) -> list[Path]:
+    """The paths in a variable: systemd puts one there for each directory of its unit."""
+    return [Path(text) for text in environ.get(name, "").split(":") if text.startswith("/")]

@@ -11,6 +11,7 @@ from typing import Any
 
 from weft_runtime import capabilities, store
 from weft_runtime.appd import child as processes
+from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.session import Action, Session
@@ -53,9 +54,12 @@ class Refused(Exception):
 class _Live:
     """A session that has a process: what it needs besides its state."""
 
-    def __init__(self, session: Session, child: Child, output: OutputLog) -> None:
+    def __init__(
+        self, session: Session, child: Child, group: SessionGroup | None, output: OutputLog
+    ) -> None:
         self.session = session
         self.child = child
+        self.group = group
         self.output = output
         self.scanner = ReadyScanner()
         self.splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
@@ -68,6 +72,12 @@ class _Live:
     def fields(self) -> dict[str, str]:
         """What every log entry about the session carries."""
         return {"WEFT_APP_ID": self.session.app_id, "WEFT_SESSION_ID": str(self.session.id)}
+
+    def kill(self) -> None:
+        """End all of it: what is in its control group, or where there is none, in its process group."""
+        if self.group is not None:
+            self.group.kill()
+        processes.kill_group(self.child)
 
 
 class Supervisor:
@@ -92,6 +102,10 @@ class Supervisor:
         self._stopped: OrderedDict[int, Session] = OrderedDict()
         self._next_id = 1
         self._all_ended = asyncio.Event()
+        self._emptying: list[SessionGroup] = []
+        """Control groups of ended sessions: what was killed in there may take a moment to be gone."""
+        self.groups: SessionGroups | None = None
+        """Where sessions get control groups of their own; None is "nowhere"."""
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a session has begun, is ready or has ended."""
         self.closing = False
@@ -134,9 +148,12 @@ class Supervisor:
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
         argv, unserved = self._command(app_id, self._next_id)
         environment = processes.environment(self._environ, log_to_journal=self._log.is_native)
+        group = self._make_group(self._next_id, app_id)
         try:
-            child = processes.spawn(argv, environment)
+            child = processes.spawn(argv, environment, group)
         except OSError as error:
+            if group is not None:
+                group.remove()
             message = f"cannot start {printable(argv[0])}: {error.strerror}"
             raise Refused(ErrorCode.SPAWN_FAILED, message) from None
         session = Session.launched(
@@ -144,7 +161,7 @@ class Supervisor:
             wall=time.time(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
         )  # fmt: skip
         self._next_id += 1
-        live = self._adopt(session, child)
+        live = self._adopt(session, child, group)
         self._entry(live, Level.INFO, f"launched by {caller}, pid {child.pid}", Event.SESSION_LAUNCHED)
         if unserved:
             message = f"capabilities that this release does not serve: {', '.join(unserved)}"
@@ -180,6 +197,17 @@ class Supervisor:
                 live.shell_pid = None
                 self._entry(live, Level.INFO, "its app shell has ended")
 
+    def remove_groups(self) -> None:
+        """Remove the control groups of ended sessions, once nothing is in them any more."""
+        self._emptying = [group for group in self._emptying if not group.remove()]
+
+    def remove_left_over_groups(self) -> None:
+        """The same for those of a process image before this one, which crashed or was reloaded."""
+        if self.groups is not None:
+            known = {live.group for live in self._live.values() if live.group is not None}
+            self._emptying = self.groups.others(known)
+            self.remove_groups()
+
     def to_json(self) -> dict[str, Any]:
         """All sessions, for the next process image; the descriptors in it must be inherited."""
         return {
@@ -211,7 +239,8 @@ class Supervisor:
                 os.set_inheritable(fd, False)
             # Not reaped by anybody since, so the number is still this process's.
             child = Child(session.pid, os.pidfd_open(session.pid), *item["fds"])
-            live = self._adopt(session, child, item["open"])
+            group = self.groups.find(session.id, session.app_id) if self.groups else None
+            live = self._adopt(session, child, group, item["open"])
             live.output.restore(item["output"])
             live.shell_pid = item["shell"]
             for name, rest in item["rest"].items():
@@ -244,7 +273,24 @@ class Supervisor:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
         return argv, grants.unserved
 
-    def _adopt(self, session: Session, child: Child, streams: Sequence[str] = ("stdout", "stderr")) -> _Live:
+    def _make_group(self, number: int, app_id: AppId) -> SessionGroup | None:
+        """The control group of a new session, where there are any. Raises Refused."""
+        if self.groups is None:
+            return None
+        limits = Limits(self._settings.memory_max, self._settings.cpu_quota, self._settings.tasks_max)
+        try:
+            return self.groups.make(number, app_id, limits)
+        except OSError as error:
+            message = f"cannot make the session's control group: {error.strerror}"
+            raise Refused(ErrorCode.SPAWN_FAILED, message) from None
+
+    def _adopt(
+        self,
+        session: Session,
+        child: Child,
+        group: SessionGroup | None,
+        streams: Sequence[str] = ("stdout", "stderr"),
+    ) -> _Live:
         """Watch a session's process, its pipes and its deadline."""
 
         def write(stream: str, line: str) -> None:
@@ -261,7 +307,7 @@ class Supervisor:
             self._entry(live, Level.WARNING, message, Event.OUTPUT_DROPPED, WEFT_DROPPED=str(count))
 
         output = OutputLog(self._settings.log_lines, self._settings.log_interval, write, dropped)
-        live = self._live[session.id] = _Live(session, child, output)
+        live = self._live[session.id] = _Live(session, child, group, output)
         loop = asyncio.get_running_loop()
         for name in ("stdout", "stderr"):
             if name in streams:
@@ -305,7 +351,7 @@ class Supervisor:
                 case Action.KILL:
                     message = f"still there {self._settings.stop_grace:g} s after SIGTERM: killing it"
                     self._entry(live, Level.WARNING, message)
-                    processes.kill_group(live.child)
+                    live.kill()
                 case Action.ANNOUNCE_STOPPED:
                     self._announce(AppState(session.id, State.STOPPED))
         self._arm(live)
@@ -347,7 +393,7 @@ class Supervisor:
         """The process is gone, but not reaped yet: its output and its report are read first."""
         session = live.session
         asyncio.get_running_loop().remove_reader(live.child.pidfd)
-        processes.kill_group(live.child)
+        live.kill()
         for name in list(live.open_streams):
             for _ in range(_READS_AT_END):
                 try:
@@ -358,9 +404,14 @@ class Supervisor:
                 if not data:
                     break
         result = processes.reap(live.child)
+        usage = Usage(result.cpu_seconds, None, None)
+        if live.group is not None:
+            usage = live.group.usage()
+            self._emptying.append(live.group)
         actions = session.ended(
-            exit_status=result.status, signal=result.signal, reason=result.reason, wall=time.time()
-        )
+            exit_status=result.status, signal=result.signal,
+            reason=result.reason or usage.out_of_memory, wall=time.time(),
+        )  # fmt: skip
         for timer in (live.deadline_timer, live.summary_timer):
             if timer is not None:
                 timer.cancel()
@@ -374,26 +425,32 @@ class Supervisor:
         self._stopped[session.id] = session
         while len(self._stopped) > HISTORY_MAX:
             self._stopped.popitem(last=False)
-        self._log_end(live, result)
+        self.remove_groups()
+        self._log_end(live, result, usage)
         self._act(live, actions)
         self.on_change()
         if not self._live:
             self._all_ended.set()
 
-    def _log_end(self, live: _Live, result: processes.Exit) -> None:
+    def _log_end(self, live: _Live, result: processes.Exit, usage: Usage) -> None:
         session = live.session
         assert session.stopped_at is not None
         run_time = session.stopped_at - session.launched_at
         how = f"by {result.signal}" if result.signal else f"with status {result.status}"
-        message = f"ended {how} after {run_time:.3f} s (CPU {result.cpu_seconds:.3f} s): {session.reason}"
+        used = f"CPU {usage.cpu_seconds:.3f} s"
+        if usage.memory_peak is not None:
+            used += f", memory peak {in_units(usage.memory_peak)}"
+        message = f"ended {how} after {run_time:.3f} s ({used}): {session.reason}"
         as_asked = result.status == 0 or session.stop_expected
         fields = {} if result.status is None else {"WEFT_EXIT_STATUS": str(result.status)}
         if result.signal is not None:
             fields["WEFT_SIGNAL"] = result.signal
+        if usage.memory_peak is not None:
+            fields["WEFT_MEMORY_PEAK"] = str(usage.memory_peak)
         self._entry(
             live, Level.INFO if as_asked else Level.WARNING, message, Event.SESSION_ENDED,
             WEFT_REASON=session.reason or "", WEFT_RUN_USEC=str(round(run_time * 1e6)),
-            WEFT_CPU_USEC=str(round(result.cpu_seconds * 1e6)), **fields,
+            WEFT_CPU_USEC=str(round(usage.cpu_seconds * 1e6)), **fields,
         )  # fmt: skip
 
     def _start_shell(self, live: _Live) -> None:

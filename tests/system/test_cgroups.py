@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Control groups of sessions below a real unit. What their limits do is tested in a virtual machine (tests/vm)."""
+
+from pathlib import PurePosixPath
+
+from tests.system.appd import CONFIG, TICKER, UNIT, ask, entries, eventually, launch, show, until_state
+from tests.system.container import Container
+
+# Leaves a process behind that is in no process group of the session and asks for no pardon.
+BREEDER = """\
+#!/bin/sh
+trap '' TERM
+setsid sleep 1000 &
+echo READY
+wait
+"""
+
+
+def groups(container: Container) -> set[str]:
+    """The daemon's and its sessions'. Where systemd puts the command of a reload, .control, is not of them."""
+    base = group(container)
+    found = container.run("find", base, "-mindepth", "1", "-type", "d", "-printf", "%P\\n").stdout.split()
+    return set(found) - {".control"}
+
+
+def group(container: Container) -> str:
+    return f"/sys/fs/cgroup{show(container, 'ControlGroup')}"
+
+
+def processes(container: Container, name: str) -> set[str]:
+    return set(container.run("cat", f"{group(container)}/{name}/cgroup.procs").stdout.split())
+
+
+def test_daemon_and_sessions_have_leaves_of_their_own(service: Container) -> None:
+    first, second = launch(service, TICKER, TICKER)
+    known = until_state(service, "running", first, second)
+    assert groups(service) == {"supervisor", f"session-{first}-{TICKER}", f"session-{second}-{TICKER}"}
+    assert processes(service, "supervisor") == {show(service, "MainPID")}
+    for number in (first, second):
+        assert str(known[number]["pid"]) in processes(service, f"session-{number}-{TICKER}")
+    shown = service.run("systemctl", "--no-pager", "--full", "status", UNIT).stdout
+    for part in ("supervisor", f"session-{first}-{TICKER}", f"session-{second}-{TICKER}"):
+        assert part in shown
+
+
+def test_the_group_of_a_session_goes_with_it(service: Container) -> None:
+    (session,) = launch(service, TICKER)
+    until_state(service, "running", session)
+    ask(service, {"type": "TERMINATE_APP", "session_id": session})
+    eventually(lambda: groups(service) == {"supervisor"})
+    (entry,) = entries(service, f"WEFT_SESSION_ID={session}", "WEFT_EVENT=session-ended")
+    # What the compiler used is in it, although the session's process did not wait for all of it.
+    assert int(str(entry["WEFT_CPU_USEC"])) > 0
+
+
+def test_the_end_of_a_session_is_the_end_of_all_in_its_group(service: Container) -> None:
+    service.write("/usr/local/bin/breeder", BREEDER, 0o755)
+    service.write(CONFIG, 'runtime_bin = "/usr/local/bin/breeder"\n')
+    service.run("systemctl", "reload", UNIT)
+    (session,) = launch(service, TICKER)
+    until_state(service, "running", session)
+    eventually(lambda: len(processes(service, f"session-{session}-{TICKER}")) == 2)
+    ask(service, {"type": "TERMINATE_APP", "session_id": session})
+    eventually(lambda: groups(service) == {"supervisor"})
+    assert service.run("pgrep", "sleep", check=False).stdout == ""
+
+
+def test_a_reload_keeps_the_groups(service: Container) -> None:
+    (session,) = launch(service, TICKER)
+    until_state(service, "running", session)
+    before = groups(service)
+    service.run("systemctl", "reload", UNIT)
+    assert groups(service) == before
+    assert processes(service, "supervisor") == {show(service, "MainPID")}
+    ask(service, {"type": "TERMINATE_APP", "session_id": session})
+    eventually(lambda: groups(service) == {"supervisor"})
+
+
+def test_after_a_crash_the_groups_are_made_anew(service: Container) -> None:
+    (session,) = launch(service, TICKER)
+    until_state(service, "running", session)
+    eventually(
+        lambda: TICKER in service.run("cat", "/var/lib/weft/appd/last-session.json", check=False).stdout
+    )
+    # As if the one before had left it behind.
+    left_over = PurePosixPath(group(service), "session-99-org.example.gone")
+    service.run("mkdir", str(left_over))
+    daemon = show(service, "MainPID")
+    service.run("kill", "-KILL", daemon)
+    eventually(
+        lambda: show(service, "MainPID") not in ("0", daemon) and show(service, "ActiveState") == "active"
+    )
+    until_state(service, "running", 1)
+    assert groups(service) == {"supervisor", f"session-1-{TICKER}"}
+
+
+def test_a_limit_that_cannot_hold_is_told_once(service: Container) -> None:
+    here = set(service.run("cat", f"{group(service)}/cgroup.controllers").stdout.split())
+    told = [str(entry["MESSAGE"]) for entry in entries(service, "PRIORITY=5")]
+    missing = [name for name in ("cpu", "memory", "pids") if name not in here]
+    expected = f"no controller here for {', '.join(missing)}: sessions run without these limits"
+    assert told == ([expected] if missing else [])
+
+
+def test_without_delegation_there_are_no_groups_and_it_is_told(
+    container: Container, installed: None
+) -> None:
+    container.write(f"/run/systemd/system/{UNIT}.d/plain.conf", "[Service]\nDelegate=no\n")
+    container.run("systemctl", "daemon-reload")
+    try:
+        container.run("systemctl", "start", UNIT)
+        (session,) = launch(container, TICKER)
+        until_state(container, "running", session)
+        assert groups(container) == set()
+        (told,) = entries(container, "PRIORITY=5")
+        assert told["MESSAGE"] == "the unit's control group is not delegated: sessions run without limits"
+    finally:
+        container.run("systemctl", "stop", UNIT)
+        container.run("rm", "-rf", f"/run/systemd/system/{UNIT}.d", "/var/lib/weft/appd")
+        container.run("systemctl", "daemon-reload")

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A control group for each session, below the daemon's unit: its limits, its end, and what it has used.
+
+The rules are those of https://systemd.io/CGROUP_DELEGATION/ and of the kernel's cgroup-v2 documentation.
+"""
+
+import contextlib
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+_MOUNT = Path("/sys/fs/cgroup")
+_SUPERVISOR = "supervisor"
+"""The daemon's own leaf: processes may be in leaves only."""
+
+_PREFIX = "session-"
+"""Of every session's group. It also keeps an app id from being taken for a file of the kernel's."""
+
+CONTROLLERS = ("cpu", "memory", "pids")
+_CPU_PERIOD_USEC = 100_000
+
+
+class Limits(NamedTuple):
+    """What a session may use; None is "no limit"."""
+
+    memory_max: int | None
+    """Bytes."""
+    cpu_quota: int | None
+    """Percent of one CPU."""
+    tasks_max: int | None
+
+
+class Usage(NamedTuple):
+    """What a session has used."""
+
+    cpu_seconds: float
+    memory_peak: int | None
+    """Bytes; None where no memory controller counts them."""
+    out_of_memory: str | None
+    """The reason of its end, where that was a lack of memory."""
+
+
+class SessionGroup(NamedTuple):
+    """The control group of one session."""
+
+    path: Path
+
+    @property
+    def procs(self) -> Path:
+        """The file by which a process enters the group."""
+        return self.path / "cgroup.procs"
+
+    def kill(self) -> None:
+        """End every process in it, whatever process group or session it has made for itself."""
+        with contextlib.suppress(OSError):  # it is gone, and with it all that could be ended
+            _write(self.path / "cgroup.kill", "1")
+
+    def usage(self) -> Usage:
+        """To be called when its process has ended, before `remove`."""
+        cpu, peak = _read_keys(self.path / "cpu.stat"), _read(self.path / "memory.peak")
+        events = _read_keys(self.path / "memory.events")
+        reason = None
+        if events.get("oom_kill"):
+            limit = _read(self.path / "memory.max")
+            # "oom" counts the times that this group, and not the whole device, had no memory left.
+            reached = f"it needed more than {in_units(int(limit))}" if limit.isdigit() else "it had a limit"
+            reason = f"out of memory: {reached if events.get('oom') else 'the device has no more'}"
+        # cpu.stat is there in every group, with the controller and without.
+        return Usage(cpu.get("usage_usec", 0) / 1e6, int(peak) if peak.isdigit() else None, reason)
+
+    def remove(self) -> bool:
+        """Remove the group; False while something in it is still on its way out."""
+        try:
+            self.path.rmdir()
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        return True
+
+
+class SessionGroups:
+    """The control groups of all sessions."""
+
+    def __init__(self, base: Path) -> None:
+        """Move this process to its leaf below `base`, and have the kernel control the leaves beside it.
+
+        Raises OSError.
+        """
+        self._base = base
+        leaf = base / _SUPERVISOR
+        leaf.mkdir(exist_ok=True)
+        _write(leaf / "cgroup.procs", str(os.getpid()))
+        offered = _read(base / "cgroup.controllers").split()
+        self.controllers = tuple(name for name in CONTROLLERS if name in offered)
+        """Those that hold the limits; without one of CONTROLLERS its limit is not there."""
+        for name in self.controllers:
+            _write(base / "cgroup.subtree_control", f"+{name}")
+
+    def make(self, session_id: int, app_id: str, limits: Limits) -> SessionGroup:
+        """Make the group of a new session. Raises OSError."""
+        group = self._group(session_id, app_id)
+        group.path.mkdir()
+        try:
+            for name, value in self._files(limits).items():
+                _write(group.path / name, value)
+        except OSError:
+            group.remove()
+            raise
+        return group
+
+    def find(self, session_id: int, app_id: str) -> SessionGroup | None:
+        """The group that `make` of an earlier process image has made for a session."""
+        group = self._group(session_id, app_id)
+        return group if group.path.is_dir() else None
+
+    def others(self, known: Collection[SessionGroup]) -> list[SessionGroup]:
+        """The groups that are there but not `known`."""
+        return [
+            SessionGroup(path) for path in self._base.glob(f"{_PREFIX}*") if SessionGroup(path) not in known
+        ]
+
+    def _group(self, session_id: int, app_id: str) -> SessionGroup:
+        return SessionGroup(self._base / f"{_PREFIX}{session_id}-{app_id}")
+
+    def _files(self, limits: Limits) -> dict[str, str]:
+        quota = limits.cpu_quota
+        files = {
+            "memory.max": _or_max(limits.memory_max),
+            # An app of which a part is gone is of no use: end all of it, with one reason.
+            "memory.oom.group": "1",
+            "cpu.max": f"{_or_max(None if quota is None else quota * _CPU_PERIOD_USEC // 100)} {_CPU_PERIOD_USEC}",
+            "pids.max": _or_max(limits.tasks_max),
+        }
+        return {name: value for name, value in files.items() if name.partition(".")[0] in self.controllers}
+
+
+def delegated_group() -> Path | None:
+    """The group of this process's unit, if systemd has left it to us (Delegate= of systemd.resource-control(5))."""
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        if line.startswith("0::/"):
+            path = _MOUNT / line.removeprefix("0::/")
+            # A process image before this one has been here already.
+            base = path.parent if path.name == _SUPERVISOR else path
+            with contextlib.suppress(OSError):
+                return base if os.getxattr(base, "user.delegate") == b"1" else None
+    return None
+
+
+def in_units(size: int) -> str:
+    """A number of bytes for people, as systemd shows it: 128.0M."""
+    value, unit = float(size), "B"
+    for unit in ("B", "K", "M", "G", "T"):
+        if value < 1024 or unit == "T":
+            break
+        value /= 1024
+    return f"{size}B" if unit == "B" else f"{value:.1f}{unit}"
+
+
+def _or_max(value: int | None) -> str:
+    return "max" if value is None else str(value)
+
+
+def _write(path: Path, text: str) -> None:
+    # Not buffered: the error of a buffered write would come when nobody asks for it any more.
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
+    finally:
+        os.close(fd)
+
+
+def _read(path: Path) -> str:
+    """The text of a file of the kernel; empty where this kernel or this group has none."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _read_keys(path: Path) -> dict[str, int]:
+    """A file of "flat keyed" lines."""
+    pairs = (line.split() for line in _read(path).splitlines())
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
