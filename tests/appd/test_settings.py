@@ -270,6 +270,12 @@ def test_closed_standard_streams_do_not_become_connections(place: Appd) -> None:
         process.wait()
 
 
+def test_settings_can_be_checked_where_no_daemon_could_run(place: Appd) -> None:
+    """As an operator does, who has none of the directories that systemd makes for the daemon."""
+    del place.environ["XDG_RUNTIME_DIR"]
+    assert check(place).stdout == "the settings are valid\n"
+
+
 def test_a_path_that_is_no_text_is_shown_safely(place: Appd) -> None:
     path = Path(os.fsdecode(os.fsencode(place.directory) + b"/\xff\x1b"))
     done = place.run("--check", "--config", os.fspath(path))

@@ -12,7 +12,7 @@ from pathlib import Path
 from weft_runtime import __version__
 from weft_runtime.appd import handover
 from weft_runtime.appd.daemon import Daemon
-from weft_runtime.appd.settings import CONFIG_FILE, describe, find_runtime, load, places
+from weft_runtime.appd.settings import CONFIG_FILE, describe, find_runtime, load
 from weft_runtime.appd.websocket import read_token
 from weft_runtime.client import DaemonClient, socket_path
 from weft_runtime.commandline import ArgumentParser
@@ -68,7 +68,6 @@ def _run(options: argparse.Namespace, log: Log) -> int:
     settings = load(options.config, os.environ)
     if options.check:
         handover.check_version(os.environ)
-        places(settings, os.environ)
         read_token(settings)
         find_runtime(settings)
         print("the settings are valid")
