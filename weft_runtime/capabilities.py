@@ -2,7 +2,7 @@
 """What a package may ask for (`package.capabilities`), and the directories that some of it becomes."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,12 +35,18 @@ class Grants(NamedTuple):
     unserved: tuple[str, ...]
     """Known capabilities that this release does not serve."""
 
+    @property
+    def notice(self) -> str | None:
+        """What the log says of those."""
+        if not self.unserved:
+            return None
+        return f"capabilities that this release does not serve: {', '.join(self.unserved)}"
 
-def resolve(capabilities: Iterable[str], app_id: AppId, data_root: Path | None, home: Path | None) -> Grants:
-    """Say what `capabilities` grant `app_id`, and make its data directory if that is among them.
 
-    Raises WeftError: NOT_PERMITTED for a capability that nobody knows, OS_ERROR or NOT_PERMITTED where the
-    data directory cannot be made, CONFIG_INVALID where there is no place for it.
+def resolve(capabilities: Iterable[str], data: Callable[[], Path], home: Path | None) -> Grants:
+    """Say what `capabilities` grant an app; `data` finds or makes its data directory if that is among them.
+
+    Raises WeftError: NOT_PERMITTED for a capability that nobody knows, and whatever `data` raises.
     """
     wanted = tuple(dict.fromkeys(capabilities))
     for capability in wanted:
@@ -48,10 +54,8 @@ def resolve(capabilities: Iterable[str], app_id: AppId, data_root: Path | None, 
             raise WeftError(Problem.NOT_PERMITTED, f"unknown capability {quote(capability)}")
     directories = []
     # Writing includes reading: who asks for both gets one directory.
-    if data := [_APP_DATA[name] for name in wanted if name in _APP_DATA]:
-        if data_root is None:
-            raise WeftError(Problem.CONFIG_INVALID, "there is no data root: the setting data_root is empty")
-        directories.append(Grant(_data_directory(data_root, app_id), "/data", any(data)))
+    if app_data := [_APP_DATA[name] for name in wanted if name in _APP_DATA]:
+        directories.append(Grant(data(), "/data", any(app_data)))
     documents = [_DOCUMENTS[name] for name in wanted if name in _DOCUMENTS]
     if documents and home is not None and (home / "Documents").is_dir():
         directories.append(Grant(home / "Documents", "/xdg/documents", any(documents)))
@@ -59,13 +63,13 @@ def resolve(capabilities: Iterable[str], app_id: AppId, data_root: Path | None, 
     return Grants(tuple(directories), unserved)
 
 
-def _is_known(capability: str) -> bool:
-    if capability in _APP_DATA or capability in _DOCUMENTS or capability in _UNSERVED:
-        return True
-    return capability.startswith(_FETCH) and len(capability) > len(_FETCH)
+def data_directory(data_root: Path | None, app_id: AppId) -> Path:
+    """The directory of one app below the root that all share, made if it is not there.
 
-
-def _data_directory(data_root: Path, app_id: AppId) -> Path:
+    Raises WeftError: OS_ERROR or NOT_PERMITTED where it cannot be made, CONFIG_INVALID where there is no root.
+    """
+    if data_root is None:
+        raise WeftError(Problem.CONFIG_INVALID, "there is no data root: the setting data_root is empty")
     directory = data_root / app_id
     try:
         data_root.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -75,3 +79,9 @@ def _data_directory(data_root: Path, app_id: AppId) -> Path:
     except OSError as error:
         raise from_os_error(f"make the data directory {quote(str(directory))}", error) from None
     return directory
+
+
+def _is_known(capability: str) -> bool:
+    if capability in _APP_DATA or capability in _DOCUMENTS or capability in _UNSERVED:
+        return True
+    return capability.startswith(_FETCH) and len(capability) > len(_FETCH)

@@ -29,6 +29,15 @@ class LogTarget(StrEnum):
     STDERR = "stderr"
 
 
+class EngineKind(StrEnum):
+    """How the engine runs an app: `$WEFT_ENGINE`."""
+
+    NATIVE = "native"
+    """As machine code."""
+    PULLEY = "pulley"
+    """By its interpreter, which needs no executable memory."""
+
+
 class LogSettings(NamedTuple):
     """How to log. Read first and on its own, so that whatever else is wrong can be logged."""
 
@@ -41,8 +50,17 @@ class RuntimeSettings(NamedTuple):
     """What `weft-runtime` takes from its environment besides logging."""
 
     stores: tuple[Path, ...]
+    engine: EngineKind
     sd_notify: bool
     notify_socket: str | None
+
+
+class ServiceSettings(NamedTuple):
+    """What `weft-runtime --service` takes from its environment besides: directories of the app's own."""
+
+    state: Path | None
+    """The first one of `StateDirectory=`."""
+    home: Path | None
 
 
 def log_settings(environ: Mapping[str, str] = os.environ) -> LogSettings:
@@ -55,11 +73,21 @@ def log_settings(environ: Mapping[str, str] = os.environ) -> LogSettings:
 
 def runtime_settings(environ: Mapping[str, str] = os.environ) -> RuntimeSettings:
     """Raises WeftError(CONFIG_INVALID) naming the variable."""
+    engine = _get(environ, "WEFT_ENGINE") or EngineKind.NATIVE
+    if engine not in list(EngineKind):
+        raise _wrong("WEFT_ENGINE", engine, "'native' or 'pulley'")
     return RuntimeSettings(
         stores=stores(environ),
+        engine=EngineKind(engine),
         sd_notify=_boolean(environ, "WEFT_SD_NOTIFY"),
         notify_socket=_get(environ, "NOTIFY_SOCKET"),
     )
+
+
+def service_settings(environ: Mapping[str, str] = os.environ) -> ServiceSettings:
+    """An empty variable counts as unset: it names no directory."""
+    state, home = (_get(environ, "STATE_DIRECTORY") or "").partition(":")[0], _get(environ, "HOME")
+    return ServiceSettings(Path(state) if state else None, Path(home) if home else None)
 
 
 def report_descriptor(environ: Mapping[str, str] = os.environ) -> int | None:

@@ -155,6 +155,7 @@ def variables_read() -> set[str]:
     environ = Recording()
     settings.log_settings(environ)
     settings.runtime_settings(environ)
+    settings.service_settings(environ)
     settings.report_descriptor(environ)
     assert environ.names
     return environ.names

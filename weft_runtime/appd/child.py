@@ -34,7 +34,17 @@ _OURS = frozenset(
 )
 
 # What an app's process may see of our environment: none of the above, and nothing else that nobody needs.
-_PASSED = ("HOME", "LANG", "LC_ALL", "LC_CTYPE", "PATH", "TZ", "XDG_RUNTIME_DIR", "WEFT_APP_STORE")
+_PASSED = (
+    "HOME",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "PATH",
+    "TZ",
+    "XDG_RUNTIME_DIR",
+    "WEFT_APP_STORE",
+    "WEFT_ENGINE",
+)
 
 
 # Enters a control group before it becomes the program, so that all of that counts there. It is a process

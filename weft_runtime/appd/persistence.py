@@ -71,12 +71,13 @@ class LastSession:
             return 0
 
 
-def _write(path: Path, text: str, *, durable: bool) -> None:
+def _write(path: Path, text: str, *, durable: bool, mode: int = 0o600) -> None:
     temporary = path.with_name(f".{path.name}.new")
     try:
         with temporary.open("w") as file:
             file.write(text)
             file.flush()
+            os.fchmod(file.fileno(), mode)
             if durable:
                 os.fsync(file.fileno())
         temporary.replace(path)
@@ -86,5 +87,8 @@ def _write(path: Path, text: str, *, durable: bool) -> None:
 
 
 def write_port(path: Path, port: int) -> None:
-    """Write `appd.wsport`, bare decimal without a line break as clients expect. Raises OSError."""
-    _write(path, str(port), durable=False)
+    """Write `appd.wsport`, bare decimal without a line break as clients expect. Raises OSError.
+
+    Whatever our umask is, clients of other users read it.
+    """
+    _write(path, str(port), durable=False, mode=0o644)

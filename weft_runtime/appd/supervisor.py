@@ -146,7 +146,7 @@ class Supervisor:
                 f"there are {len(self._live)} sessions already, the setting max_sessions allows no more"
             )
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
-        argv, unserved = self._command(app_id, self._next_id)
+        argv, notice = self._command(app_id, self._next_id)
         environment = processes.environment(self._environ, log_to_journal=self._log.is_native)
         group = self._make_group(self._next_id, app_id)
         try:
@@ -163,9 +163,8 @@ class Supervisor:
         self._next_id += 1
         live = self._adopt(session, child, group)
         self._entry(live, Level.INFO, f"launched by {caller}, pid {child.pid}", Event.SESSION_LAUNCHED)
-        if unserved:
-            message = f"capabilities that this release does not serve: {', '.join(unserved)}"
-            self._entry(live, Level.NOTICE, message)
+        if notice is not None:
+            self._entry(live, Level.NOTICE, notice)
         self.on_change()
         return session
 
@@ -254,8 +253,8 @@ class Supervisor:
         """What the next process image must inherit."""
         return [fd for live in self._live.values() for fd in live.child[2:]]
 
-    def _command(self, app_id: AppId, number: int) -> tuple[list[str], Sequence[str]]:
-        """The command line of a session, and the capabilities that come to nothing. Raises Refused."""
+    def _command(self, app_id: AppId, number: int) -> tuple[list[str], str | None]:
+        """The command line of a session, and what to say of its capabilities. Raises Refused."""
         try:
             runtime = find_runtime(self._settings)
             package = store.open_package(app_id, self.stores)
@@ -264,14 +263,16 @@ class Supervisor:
             raise Refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), str(error)) from None
         try:
             grants = capabilities.resolve(
-                package.manifest.capabilities, app_id, self._places.data_root, self._places.home
+                package.manifest.capabilities,
+                lambda: capabilities.data_directory(self._places.data_root, app_id),
+                self._places.home,
             )
         except WeftError as error:
             raise Refused(ErrorCode.CAPABILITY_REFUSED, str(error)) from None
         argv = [os.fspath(runtime), app_id, str(number)]
         for grant in grants.directories:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
-        return argv, grants.unserved
+        return argv, grants.notice
 
     def _make_group(self, number: int, app_id: AppId) -> SessionGroup | None:
         """The control group of a new session, where there are any. Raises Refused."""

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from weft_runtime.runtime.arguments import Preopen
 from weft_runtime.runtime.ending import Ending, Outcome
 from weft_runtime.runtime.readiness import Readiness
+from weft_runtime.settings import EngineKind
 from weft_runtime.store import Package
 
 
@@ -14,6 +15,7 @@ class App(NamedTuple):
 
     package: Package
     preopens: tuple[Preopen, ...]
+    engine: EngineKind
     readiness: Readiness
     ending: Ending
 

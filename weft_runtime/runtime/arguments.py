@@ -26,7 +26,8 @@ class Arguments(NamedTuple):
     """A command line that says what to run."""
 
     app_id: AppId
-    session_id: SessionId
+    session_id: SessionId | None
+    """None for a service, of which there is one at a time."""
     preopens: tuple[Preopen, ...]
     ipc_socket: str | None
     sd_notify: bool
@@ -46,10 +47,12 @@ def parse(argv: Sequence[str], program: str) -> Arguments:
 
     Raises WeftError(USAGE), HelpRequested or VersionRequested.
     """
-    options = build_parser(program).parse_args(argv)
+    # Not as an optional argument: argparse would then accept no option between the two.
+    service = "--service" in argv
+    options = build_parser(program, service=service).parse_args(argv)
     return Arguments(
         app_id=options.app_id,
-        session_id=options.session_id,
+        session_id=None if service else options.session_id,
         preopens=tuple(options.preopens),
         ipc_socket=options.ipc_socket,
         sd_notify=options.sd_notify,
@@ -57,7 +60,7 @@ def parse(argv: Sequence[str], program: str) -> Arguments:
     )
 
 
-def build_parser(program: str) -> argparse.ArgumentParser:
+def build_parser(program: str, *, service: bool = False) -> argparse.ArgumentParser:
     """The parser; the manual page is checked against it."""
     parser = ArgumentParser(
         prog=program,
@@ -67,11 +70,17 @@ def build_parser(program: str) -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("app_id", metavar="app_id", type=checked(AppId.parse), help="the app, such as org.example.notes")
+    if not service:
+        add(
+            "session_id",
+            metavar="session_id",
+            type=checked(SessionId.parse),
+            help="number of this run, for the log",
+        )
     add(
-        "session_id",
-        metavar="session_id",
-        type=checked(SessionId.parse),
-        help="number of this run, for the log",
+        "--service",
+        action="store_true",
+        help="run as a service: without session_id, and with the directories that the app's capabilities grant",
     )
     add(
         "--preopen", metavar="HOST[::GUEST]", dest="preopens", action="append", default=[],

@@ -28,6 +28,9 @@ _TEXT_MAX = 8192
 # What the allocators of Rust and Python say when the memory bound is hit.
 _OUT_OF_MEMORY = ("memory allocation of", "MemoryError", "Cannot allocate memory")
 
+# What the engine says where memory must not be written and executed.
+_NOT_EXECUTABLE = "failed to make memory executable"
+
 
 class Compilation:
     """A compilation under way in a child; the parent can prepare the guest meanwhile."""
@@ -94,6 +97,10 @@ class Compilation:
         text = one_line(os.read(self._text_fd, _TEXT_MAX).decode(errors="replace"))
         if any(words in text for words in _OUT_OF_MEMORY):
             return limits.exceeded(limits.COMPILE_MEMORY, f"{self._source} is too costly to compile: {text}")
+        if _NOT_EXECUTABLE in text:
+            message = f"compiled code may not be executed here: {text}"
+            hint = "MemoryDenyWriteExecute= of systemd.exec(5) forbids it; WEFT_ENGINE=pulley does without"
+            return WeftError(Problem.NOT_PERMITTED, message, hint)
         if status == _REFUSED:
             return WeftError(Problem.MODULE_INVALID, f"{self._source} is not a valid module: {text}")
         if status == _HOST_FAILED:

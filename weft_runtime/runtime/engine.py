@@ -14,6 +14,7 @@ from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
 from weft_runtime.escape import printable, quote
 from weft_runtime.runtime import imports
 from weft_runtime.runtime.arguments import Preopen
+from weft_runtime.settings import EngineKind
 
 FRAMES_MAX = 20
 """Frames of a backtrace: as many as the engine itself prints."""
@@ -32,6 +33,9 @@ _LIMIT_TEXTS = (
 )
 
 _NO_OFFSET = 2**64 - 1
+
+# Code of the interpreter, for machines of 64 bits and the byte order of amd64 and arm64.
+_PULLEY_TARGET = "pulley64"
 
 # The name under which the exports are looked up; its linker holds nothing else.
 _APP = "app"
@@ -80,13 +84,16 @@ class GuestSetup(NamedTuple):
 class Engine:
     """The engine of this process, which runs one module once."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: EngineKind = EngineKind.NATIVE) -> None:
         """Raises WeftError(CONFIG_INVALID) where the stack is too small for any guest."""
         stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
         if stack != resource.RLIM_INFINITY and stack < limits.STACK.value:
             error = limits.exceeded(limits.STACK, f"the stack limit of this process is {stack} bytes")
             raise WeftError(Problem.CONFIG_INVALID, error.message)
-        self.engine = wasmtime.Engine()
+        config = wasmtime.Config()
+        if kind is EngineKind.PULLEY:
+            config.target = _PULLEY_TARGET
+        self.engine = wasmtime.Engine(config)
 
 
 def version() -> str:

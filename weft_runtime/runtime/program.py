@@ -53,7 +53,9 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
         _print_and_leave(f"{program} {__version__} ({engine})\n")
     if options.log_level is not None:
         log.level = options.log_level
-    log.bind(WEFT_APP_ID=options.app_id, WEFT_SESSION_ID=str(options.session_id))
+    log.bind(WEFT_APP_ID=options.app_id)
+    if options.session_id is not None:
+        log.bind(WEFT_SESSION_ID=str(options.session_id))
     notifier = open_notifier(
         log, wanted=options.sd_notify or environment.sd_notify, notify_socket=environment.notify_socket
     )
@@ -73,7 +75,12 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
         f"starting {options.app_id} {version} from {printable(str(package.directory))}",
         Event.STARTING,
     )
-    return runner.run(App(package, options.preopens, Readiness(log, notifier), ending))
+    preopens = options.preopens
+    if options.session_id is None:
+        from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
+
+        preopens += service.preopens(package, settings.service_settings(), log)
+    return runner.run(App(package, preopens, environment.engine, Readiness(log, notifier), ending))
 
 
 def _find_runner(*, needs_engine: bool) -> Runner:

@@ -16,6 +16,7 @@ from weft_runtime.runtime.compiler import Compilation
 from weft_runtime.runtime.ending import Outcome, exited, trapped
 from weft_runtime.runtime.engine import Engine, Entry, Guest, GuestExit, GuestSetup, GuestTrap
 from weft_runtime.runtime.tap import StdoutTap
+from weft_runtime.settings import EngineKind
 
 START = "_start"
 WEFT_READY = "weft_ready"
@@ -48,7 +49,7 @@ def _run(app: App) -> Outcome:
 
     ending.phase = "compiling"
     begun = time.monotonic()
-    machine = Engine()
+    machine = Engine(app.engine)
     compilation = Compilation(machine, app.package.module_fd, source)
     guest = Guest(machine, GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens))
     module = compilation.result()
@@ -57,7 +58,8 @@ def _run(app: App) -> Outcome:
     mode = _ready_mode(manifest.ready, start, ready, source)
     linked = guest.link(module)
     milliseconds = round((time.monotonic() - begun) * 1000)
-    ending.log.entry(Level.INFO, f"compiled {source} in {milliseconds} ms", Event.LOADED)
+    target = "" if app.engine is EngineKind.NATIVE else f" for {app.engine}"
+    ending.log.entry(Level.INFO, f"compiled {source}{target} in {milliseconds} ms", Event.LOADED)
 
     if mode is ReadyMode.GUEST and app.readiness.mirrored:
         # The one case in which something stands between the guest and standard output.
