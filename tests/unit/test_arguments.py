@@ -70,6 +70,16 @@ def test_app_and_session_are_required(argv: list[str], missing: str) -> None:
     assert error_of(*argv) == f"the following arguments are required: {missing}"
 
 
+def test_a_service_has_no_session() -> None:
+    service = parsed("--service", APP, "--sd-notify")
+    assert (
+        service == parsed(APP, "--sd-notify", "--service") == parsed("--sd-notify", "--service", "--", APP)
+    )
+    assert (service.app_id, service.session_id, service.sd_notify) == (APP, None, True)
+    assert error_of("--service", APP, "7") == "unexpected argument: 7"
+    assert error_of("--service") == "the following arguments are required: app_id"
+
+
 def test_a_wrong_app_id_is_told() -> None:
     assert error_of("../x", "1") == f"argument app_id: '../x' is not an app id: {RULE}"
 
@@ -198,7 +208,7 @@ def test_help_names_every_option_and_needs_no_other_argument() -> None:
     text = str(caught.value)
     assert text.startswith("usage: weft-runtime ")
     options = [name for action in build_parser("x")._actions for name in action.option_strings]
-    assert len(options) == 7
+    assert len(options) == 8
     assert [option for option in options if option not in text] == []
 
 

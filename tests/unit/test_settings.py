@@ -11,12 +11,15 @@ import pytest
 from weft_runtime import settings
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.settings import (
+    EngineKind,
     LogSettings,
     LogTarget,
     RuntimeSettings,
+    ServiceSettings,
     log_settings,
     report_descriptor,
     runtime_settings,
+    service_settings,
 )
 
 SYSTEM = (Path("/var/lib/weft/apps"), Path("/usr/share/weft/apps"))
@@ -40,7 +43,26 @@ def runtime_error(name: str, value: str) -> str:
 
 def test_an_empty_environment_means_the_defaults() -> None:
     assert log_settings({}) == LogSettings(LogTarget.AUTO, None, None)
-    assert runtime_settings({}) == RuntimeSettings(SYSTEM, False, None)
+    assert runtime_settings({}) == RuntimeSettings(SYSTEM, EngineKind.NATIVE, False, None)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [("native", "native"), ("pulley", "pulley"), ("", "native"), (NOT_UTF8, "native")]
+)
+def test_an_engine_is_chosen(value: str, kind: str) -> None:
+    assert runtime_settings({"WEFT_ENGINE": value}).engine is EngineKind(kind)
+
+
+@pytest.mark.parametrize("value", ["Pulley", "pulley64", " native", "0"])
+def test_a_wrong_engine_is_told_with_the_right_ones(value: str) -> None:
+    assert runtime_error("WEFT_ENGINE", value) == f"$WEFT_ENGINE is '{value}': expected 'native' or 'pulley'"
+
+
+def test_a_service_has_the_first_of_its_state_directories() -> None:
+    assert service_settings({}) == ServiceSettings(None, None)
+    assert service_settings({"STATE_DIRECTORY": "", "HOME": ""}) == ServiceSettings(None, None)
+    environ = {"STATE_DIRECTORY": "/var/lib/a:/var/lib/b", "HOME": "/home/a"}
+    assert service_settings(environ) == ServiceSettings(Path("/var/lib/a"), Path("/home/a"))
 
 
 def test_the_system_stores_are_the_operators_then_the_distributions() -> None:

@@ -30,6 +30,7 @@ _OUT_OF_MEMORY = ("memory allocation of", "MemoryError", "Cannot allocate memory
 
 # What the engine says where memory must not be written and executed.
 _NOT_EXECUTABLE = "failed to make memory executable"
+_PULLEY_HINT = "MemoryDenyWriteExecute= of systemd.exec(5) forbids it; WEFT_ENGINE=pulley does without"
 
 
 class Compilation:
@@ -99,8 +100,7 @@ class Compilation:
             return limits.exceeded(limits.COMPILE_MEMORY, f"{self._source} is too costly to compile: {text}")
         if _NOT_EXECUTABLE in text:
             message = f"compiled code may not be executed here: {text}"
-            hint = "MemoryDenyWriteExecute= of systemd.exec(5) forbids it; WEFT_ENGINE=pulley does without"
-            return WeftError(Problem.NOT_PERMITTED, message, hint)
+            return WeftError(Problem.NOT_PERMITTED, message, _PULLEY_HINT)
         if status == _REFUSED:
             return WeftError(Problem.MODULE_INVALID, f"{self._source} is not a valid module: {text}")
         if status == _HOST_FAILED:
