@@ -26,7 +26,7 @@ ATTEMPTS = 3  # a machine busy with other things may miss that second, but not t
 
 SESSION = "7"
 
-_LOG_LINE = re.compile(rf"weft-runtime\[\d+\]: (?:{re.escape(APP_ID)}/{SESSION}: )?(.*)")
+_LOG_LINE = re.compile(rf"weft-runtime\[\d+\]: (?:{re.escape(APP_ID)}(?:/{SESSION})?: )?(.*)")
 
 Stream = int | IO[bytes]
 
