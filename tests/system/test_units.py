@@ -230,6 +230,9 @@ def test_the_sandbox_of_a_service_holds(container: Container, drop_in: list[str]
 
 def test_the_daemon_may_only_write_to_its_own_control_group(container: Container) -> None:
     group = f"/sys/fs/cgroup{show(container, 'ControlGroup')}"
+    pid = launch(container, TICKER)
+    assert f"{UNIT}/session-" in container.run("cat", f"/proc/{pid}/cgroup").stdout
+    container.run("weftctl", "stop", TICKER)
     inside = ("nsenter", f"--target={show(container, 'MainPID')}", "--mount")
     weft = ("setpriv", "--reuid=weft", "--regid=weft", "--clear-groups")
     container.run(*inside, *weft, "mkdir", f"{group}/below")
