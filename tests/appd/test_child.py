@@ -30,7 +30,13 @@ NOT_FOR_APPS = {
     "PYTHONPATH": "/nonexistent",
     "WEFT_LOG_LEVEL": "info",
 }
-FOR_APPS = {"HOME": "/nonexistent", "LANG": "C.UTF-8", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+FOR_APPS = {
+    "HOME": "/nonexistent",
+    "LANG": "C.UTF-8",
+    "LC_ALL": "C.UTF-8",
+    "TZ": "UTC",
+    "WEFT_ENGINE": "pulley",
+}
 
 
 def pid_of(appd: Appd, session: int) -> int:

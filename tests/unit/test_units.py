@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The files for systemd agree with the code, with each other, and with what an old systemd knows."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -184,10 +185,20 @@ def test_the_settings_file_changes_nothing_as_it_is_nor_without_the_comment_sign
 
 @pytest.mark.parametrize("unit", THRESHOLDS)
 def test_a_service_is_hardened(unit: str) -> None:
-    """By the systemd of this machine; tests/system asks those of both releases."""
+    """By the systemd of this machine; tests/system asks those of both releases.
+
+    What it has to say against the unit, the unit itself names with a reason.
+    """
     command = [
         tool("systemd-analyze", "systemd"), "security", "--offline=true", "--no-pager",
         f"--threshold={THRESHOLDS[unit]}", str(UNITS / unit),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environ = os.environ | {"LC_ALL": "C.UTF-8"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert done.returncode == 0, done.stdout + done.stderr
+    against = re.findall(r"^✗ (\w+)=", done.stdout, re.MULTILINE)
+    assert len(against) > 3
+    text = (UNITS / unit).read_text()
+    # A line of comment names it, or stands above the line that sets it to less than all.
+    named = [re.search(rf"^#.*\b{key}=|^#.*\n{key}=", text, re.MULTILINE) for key in against]
+    assert [key for key, found in zip(against, named, strict=True) if found is None] == []
