@@ -10,16 +10,9 @@ from typing import Self
 
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
-from weft_runtime.protocol import (
-    REPLY_MAX,
-    FrameReader,
-    ProtocolError,
-    Request,
-    Response,
-    decode_response_msgpack,
-    encode_msgpack,
-    frame,
-)
+from weft_runtime.framing import REPLY_MAX, FrameReader, frame
+from weft_runtime.protocol import ProtocolError, Request, Response
+from weft_runtime.wire import decode_response_msgpack, encode_msgpack
 
 SYSTEM_SOCKET = Path("/run/weft/appd.sock")
 _READ_SIZE = 64 * 1024

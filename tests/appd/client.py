@@ -6,15 +6,9 @@ import socket
 from collections import deque
 from pathlib import Path
 
-from weft_runtime.protocol import (
-    REPLY_MAX,
-    FrameReader,
-    Request,
-    Response,
-    decode_response_msgpack,
-    encode_msgpack,
-    frame,
-)
+from weft_runtime.framing import REPLY_MAX, FrameReader, frame
+from weft_runtime.protocol import Request, Response
+from weft_runtime.wire import decode_response_msgpack, encode_msgpack
 
 _READ_SIZE = 64 * 1024
 

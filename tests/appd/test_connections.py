@@ -12,6 +12,7 @@ from tests.appd.client import Control
 from tests.appd.conftest import Make
 from tests.appd.harness import SLACK_SECONDS, WAIT_SECONDS, Appd, descriptors, eventually, memory
 from tests.packages import APP_ID
+from weft_runtime.framing import frame
 from weft_runtime.protocol import (
     AppState,
     Error,
@@ -27,9 +28,8 @@ from weft_runtime.protocol import (
     Subscribe,
     Subscribed,
     TerminateApp,
-    encode_msgpack,
-    frame,
 )
+from weft_runtime.wire import encode_msgpack
 
 MIB = 1024 * 1024
 FRAME_TIMEOUT_S = 10

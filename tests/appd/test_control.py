@@ -11,8 +11,8 @@ import pytest
 from tests.appd.client import Control
 from tests.appd.harness import SLACK_SECONDS, Appd, memory
 from tests.appd.vectors import attempts, messages
+from weft_runtime.framing import FRAME_MAX, frame
 from weft_runtime.protocol import (
-    FRAME_MAX,
     AppState,
     Error,
     ErrorCode,
@@ -21,11 +21,8 @@ from weft_runtime.protocol import (
     RunningApps,
     State,
     TerminateApp,
-    decode_request_json,
-    decode_response_msgpack,
-    encode_msgpack,
-    frame,
 )
+from weft_runtime.wire import decode_request_json, decode_response_msgpack, encode_msgpack
 
 FRAME_TIMEOUT_S = 10
 NO_APPS = RunningApps(())

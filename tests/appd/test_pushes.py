@@ -25,8 +25,8 @@ from weft_runtime.protocol import (
     Subscribe,
     Subscribed,
     TerminateApp,
-    decode_response_json,
 )
+from weft_runtime.wire import decode_response_json
 
 SESSIONS = 30
 OTHER_ID = "org.example.other"

@@ -14,6 +14,7 @@ from tests.appd.conftest import Make
 from tests.appd.harness import WAIT_SECONDS, Appd, Finished, eventually, state_of
 from tests.packages import APP_ID
 from weft_runtime import __version__
+from weft_runtime.framing import frame
 from weft_runtime.protocol import (
     AppReady,
     AppState,
@@ -31,9 +32,8 @@ from weft_runtime.protocol import (
     Subscribe,
     Subscribed,
     TerminateApp,
-    encode_msgpack,
-    frame,
 )
+from weft_runtime.wire import encode_msgpack
 
 STOPS_LATE = "signal.signal(signal.SIGTERM, lambda *_: until('go') or os._exit(0)); ready(); wait()"
 

@@ -92,7 +92,7 @@ def test_into_a_newer_version(copied: Appd) -> None:
     ("module", "old", "new", "part"),
     [
         ("appd/supervisor.py", "class Supervisor:", "class Supervisor", "SyntaxError"),
-        ("protocol.py", "import msgpack", "import msgpack_of_the_future", "ModuleNotFoundError"),
+        ("wire.py", "import msgpack", "import msgpack_of_the_future", "ModuleNotFoundError"),
         (
             "appd/handover.py",
             "STATE_VERSION = 1",

@@ -13,7 +13,8 @@ from tests.appd.conftest import Make
 from tests.appd.harness import WAIT_SECONDS, Appd, eventually
 from tests.appd.vectors import attempts, messages
 from tests.packages import APP_ID
-from weft_runtime.protocol import Error, ErrorCode, QueryRunning, State, decode_response_json
+from weft_runtime.protocol import Error, ErrorCode, QueryRunning, State
+from weft_runtime.wire import decode_response_json
 
 MIB = 1024 * 1024
 NO_APPS = '{"type":"RUNNING_APPS","sessions":[]}'

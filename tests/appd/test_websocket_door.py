@@ -12,14 +12,9 @@ from websockets.exceptions import InvalidStatus
 from tests.appd.conftest import Make
 from tests.appd.harness import WAIT_SECONDS, Appd, eventually, memory
 from tests.appd.test_connections import limit_descriptors
-from weft_runtime.protocol import (
-    NavigationGesture,
-    PanelGesture,
-    QueryRunning,
-    RunningApps,
-    encode_msgpack,
-    frame,
-)
+from weft_runtime.framing import frame
+from weft_runtime.protocol import NavigationGesture, PanelGesture, QueryRunning, RunningApps
+from weft_runtime.wire import encode_msgpack
 
 MIB = 1024 * 1024
 SWITCHING, UNAUTHORIZED, FORBIDDEN, UNAVAILABLE = 101, 401, 403, 503

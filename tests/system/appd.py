@@ -34,7 +34,7 @@ APPD = f"{_PROGRAM}\nfrom weft_runtime.appd.main import main\n\nsys.exit(main())
 ASK = f"""{_PROGRAM}
 from pathlib import Path
 from weft_runtime.client import DaemonClient
-from weft_runtime.protocol import decode_request_json, encode_json
+from weft_runtime.wire import decode_request_json, encode_json
 
 with DaemonClient(Path("{SOCKET}"), timeout={DEADLINE_S}) as daemon:
     for line in sys.stdin:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of weft_runtime.protocol: the messages on the wire, in both encodings, and the frames.
+"""Tests of weft_runtime.protocol, wire and framing: the messages in both encodings, and the frames.
 
 What its decoders take beside that is in test_protocol_decoding.py.
 """
@@ -17,16 +17,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weft_runtime.framing import FRAME_MAX, EmptyFrame, FrameReader, FrameTooLarge, FramingError, frame
 from weft_runtime.protocol import (
-    FRAME_MAX,
     AppReady,
     AppState,
-    EmptyFrame,
     Error,
     ErrorCode,
-    FrameReader,
-    FrameTooLarge,
-    FramingError,
     InstalledApp,
     InstalledApps,
     IpcForward,
@@ -52,14 +48,15 @@ from weft_runtime.protocol import (
     Subscribe,
     Subscribed,
     TerminateApp,
+    unknown_session,
+)
+from weft_runtime.wire import (
     decode_request_json,
     decode_request_msgpack,
     decode_response_json,
     decode_response_msgpack,
     encode_json,
     encode_msgpack,
-    frame,
-    unknown_session,
 )
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,6 +15,8 @@ from weft_runtime.protocol import (
     State,
     Subscribe,
     TerminateApp,
+)
+from weft_runtime.wire import (
     decode_request_json,
     decode_request_msgpack,
     decode_response_json,

@@ -11,18 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from weft_runtime.protocol import (
-    FRAME_MAX,
-    FrameReader,
-    FramingError,
-    ProtocolError,
+from weft_runtime.framing import FRAME_MAX, FrameReader, FramingError, frame
+from weft_runtime.protocol import ProtocolError
+from weft_runtime.wire import (
     decode_request_json,
     decode_request_msgpack,
     decode_response_json,
     decode_response_msgpack,
     encode_json,
     encode_msgpack,
-    frame,
 )
 
 SOAK = os.environ.get("WEFT_SOAK") == "1"

@@ -20,18 +20,10 @@ from weft_runtime.appd.dispatch import Dispatcher
 from weft_runtime.appd.settings import Settings
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import quote
+from weft_runtime.framing import FrameReader, FramingError, frame
 from weft_runtime.journal import Log
-from weft_runtime.protocol import (
-    Error,
-    ErrorCode,
-    FrameReader,
-    FramingError,
-    ProtocolError,
-    Response,
-    decode_request_msgpack,
-    encode_msgpack,
-    frame,
-)
+from weft_runtime.protocol import Error, ErrorCode, ProtocolError, Response
+from weft_runtime.wire import decode_request_msgpack, encode_msgpack
 
 SOCKET_MODE = 0o660
 _READ_SIZE = 64 * 1024

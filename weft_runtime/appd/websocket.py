@@ -20,7 +20,8 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Log
 from weft_runtime.limits import MIB
-from weft_runtime.protocol import Error, ProtocolError, Response, decode_request_json, encode_json
+from weft_runtime.protocol import Error, ProtocolError, Response
+from weft_runtime.wire import decode_request_json, encode_json
 
 MESSAGE_MAX = 1 * MIB
 """Bytes of a message: a hundred times the longest honest one."""
