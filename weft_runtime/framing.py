@@ -8,7 +8,7 @@ FRAME_MAX = 1 * MIB
 """Bytes of one body: a thousand times an honest request, and 256 clients that all send it are bearable."""
 
 REPLY_MAX = 16 * MIB
-"""Bytes of one body for a client's FrameReader: SESSIONS with 2,000 of the longest reasons has 5 million."""
+"""Bytes of one body for a client's FrameReader: SESSIONS with 1,000 of the longest reasons has 9 million."""
 
 _HEADER_SIZE = 4
 

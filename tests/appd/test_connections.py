@@ -11,12 +11,14 @@ import pytest
 from tests.appd.client import Control
 from tests.appd.conftest import Make
 from tests.appd.harness import SLACK_SECONDS, WAIT_SECONDS, Appd, descriptors, eventually, memory
-from tests.packages import APP_ID
+from tests.packages import APP_ID, install, manifest
+from weft_runtime.appd.control import UNREAD_MAX
 from weft_runtime.framing import frame
 from weft_runtime.protocol import (
     AppState,
     Error,
     ErrorCode,
+    InstalledApps,
     LaunchAck,
     LaunchApp,
     NavigationGesture,
@@ -213,6 +215,30 @@ def test_a_subscriber_that_does_not_read_is_dropped_at_nobodys_cost(appd: Appd) 
     assert memory(appd.process.pid) - before < 16 * MIB
     assert appd.find("notice: dropping the control connection of ").endswith(": it does not read")
     assert hearing.ask(QueryRunning()) == NO_APPS
+
+
+def test_what_a_subscriber_has_asked_for_does_not_count_against_it(appd: Appd) -> None:
+    """An answer may be longer than all that may wait otherwise; pushes come behind it meanwhile."""
+    size = 0
+    for index in range(8):
+        name = "n" * (900 * 1024)
+        toml = manifest(f"org.example.app{index}").replace('name = "A test"', f'name = "{name}"')
+        assert name in toml
+        install(appd.store, b"", app_id=f"org.example.app{index}", toml=toml)
+        size += len(name)
+    assert size > UNREAD_MAX + MIB
+    asking, other = appd.connect(), appd.connect()
+    assert asking.ask(Subscribe(None)) == Subscribed(None)
+    asking.send(QueryInstalledApps())
+    assert select.select([asking.socket], [], [], WAIT_SECONDS)[0]
+    gestures = [NavigationGesture(number, 1, 0.5, 0.5) for number in range(100)]
+    for gesture in gestures:
+        assert other.ask(PanelGesture(*gesture)) == gesture
+    answer = asking.receive()
+    assert isinstance(answer, InstalledApps)
+    assert len(answer.apps) == 8
+    assert [asking.receive() for _ in gestures] == gestures
+    assert asking.ask(QueryRunning()) == NO_APPS
 
 
 def limit_descriptors(appd: Appd, extra: int | None) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control socket byte by byte: replies, their order, and what is done about bad input."""
 
+import select
+import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ import msgpack
 import pytest
 
 from tests.appd.client import Control
-from tests.appd.harness import SLACK_SECONDS, Appd, memory
+from tests.appd.harness import SLACK_SECONDS, Appd, eventually, memory, state_of
 from tests.appd.vectors import attempts, messages
 from weft_runtime.framing import FRAME_MAX, frame
 from weft_runtime.protocol import (
@@ -218,6 +220,31 @@ def test_a_lost_frame_is_told_after_the_answer_that_has_to_be_waited_for(appd: A
     assert asking.receive() == AppState(session, State.STOPPED)
     assert asking.receive() == Error(ErrorCode.BAD_REQUEST, "a frame is empty")
     assert asking.read_to_end() == b""
+
+
+def test_half_a_frame_is_told_after_all_the_answers_that_are_owed(appd: Appd) -> None:
+    """Its time is over in the very moment in which a session ends that an answer waits for."""
+    session = appd.run_app(
+        "signal.signal(signal.SIGTERM, lambda *_: until('go') or os._exit(0)); ready(); wait()"
+    )
+    asking = appd.connect()
+    request = frame(encode_msgpack(QueryAppState(7)))
+    asking.send_bytes(frame(encode_msgpack(TerminateApp(session))) + request + request[:5])
+    appd.find("ending it", session)
+    pid = appd.sessions[session].pid
+    assert pid is not None
+    appd.process.send_signal(signal.SIGSTOP)
+    try:
+        (appd.store / "org.example.app/go").touch()
+        eventually(lambda: state_of(pid) == "Z", "the session has ended")
+        assert select.select([asking.socket], [], [], FRAME_TIMEOUT_S + 0.5)[0] == []
+    finally:
+        appd.process.send_signal(signal.SIGCONT)
+    assert asking.receive() == AppState(session, State.STOPPED)
+    assert asking.receive() == AppState(7, State.NOT_FOUND)
+    # Nothing was read of it while the answer was owed, so its time begins anew.
+    asking.send_bytes(request[5:])
+    assert asking.receive() == AppState(7, State.NOT_FOUND)
 
 
 def test_half_a_frame_is_waited_for_ten_seconds(control: Control, appd: Appd) -> None:

@@ -32,7 +32,8 @@ FRAME_TIMEOUT_S = 10.0
 """Seconds for the rest of a frame once it has begun, and for a client to read an answer."""
 
 UNREAD_MAX = 4 * 1024 * 1024
-"""Bytes that wait for a client: one that reads nothing is dropped there, at the cost of nobody else."""
+"""Bytes that wait for a client beside its longest answer, which it has asked for: one that reads nothing is
+dropped there, at the cost of nobody else."""
 
 ANSWERS_AHEAD = 256 * 1024
 """Bytes of answers that may wait before the next request of the same client is looked at."""
@@ -60,6 +61,8 @@ class ControlClient:
         self._reader = FrameReader()
         self._bodies: deque[bytes] = deque()
         self._out = bytearray()
+        self._longest = 0
+        """Bytes of the longest message so far."""
         self._broken: FramingError | None = None
         """Why the input cannot be read on: told when all that came before it is answered."""
         self._all_said = False
@@ -75,11 +78,13 @@ class ControlClient:
     def send(self, message: Response) -> None:
         if self._closing:
             return
-        if len(self._out) > UNREAD_MAX:
+        if len(self._out) > UNREAD_MAX + self._longest:
             self._server.log.notice(f"dropping the control connection of {self.caller}: it does not read")
             self.close()
         else:
-            self._out += frame(encode_msgpack(message))
+            data = frame(encode_msgpack(message))
+            self._longest = max(self._longest, len(data))
+            self._out += data
             self._flush()
 
     def hears(self, session_id: int | None) -> bool:
@@ -121,6 +126,7 @@ class ControlClient:
     def restore(self, values: Mapping[str, Any]) -> None:
         """Be as `to_json` said; no request is looked at before `resume`: there are no sessions yet."""
         self._out += bytes.fromhex(values["out"])
+        self._longest = len(self._out)  # it may be one answer
         self._subscribed, self._session_id = values["subscribed"], values["session_id"]
         self.waiting_for, self.waiting_for_reload = values["waiting_for"], values["waiting_for_reload"]
         self._closing = values["closing"]
@@ -145,14 +151,13 @@ class ControlClient:
     def _take(self, data: bytes) -> None:
         self._active_at = time.monotonic()
         try:
-            self._bodies.extend(self._reader.feed(data))
+            bodies = self._reader.feed(data)
         except FramingError as error:
-            self._bodies.extend(error.bodies)
+            bodies = error.bodies
             self._broken = error
-        if self._broken is not None or not self._reader.mid_frame:
-            self._frame_began_at = None
-        elif self._frame_began_at is None:
-            self._frame_began_at = self._active_at
+        self._bodies.extend(bodies)
+        if bodies:
+            self._frame_began_at = None  # that one is whole; what may follow it is another
 
     def _process(self) -> None:
         """Answer what has come, in order, as long as nothing has to be waited for."""
@@ -184,7 +189,10 @@ class ControlClient:
             return
         if self._bodies or self._closing or self._all_said or self._broken is not None:
             self._loop.remove_reader(self._socket)
+            self._frame_began_at = None  # what is not read cannot be late
         else:
+            if self._reader.mid_frame and self._frame_began_at is None:
+                self._frame_began_at = time.monotonic()
             self._loop.add_reader(self._socket, self._readable)
 
     def _flush(self) -> None:
