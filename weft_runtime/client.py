@@ -44,23 +44,28 @@ class DaemonClient:
         self._bodies: deque[bytes] = deque()
         try:
             self._socket.connect(os.fspath(path))
-        except PermissionError:
-            message = f"permission denied on {quote(str(path))}"
-            raise WeftError(Problem.NOT_PERMITTED, message, _how_to_get_in(path)) from None
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError):
-            hint = "start it: 'systemctl start weft-appd', or run weft-appd"
-            raise WeftError(
-                Problem.OS_ERROR, f"no weft-appd is listening on {quote(str(path))}", hint
-            ) from None
         except OSError as error:
-            message = f"cannot connect to {quote(str(path))}: {error.strerror or error}"
-            raise WeftError(Problem.OS_ERROR, message) from None
+            self._socket.close()
+            raise _unreachable(path, error) from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._socket.close()
+
+    def fileno(self) -> int:
+        """For select(): readable when something comes, but see `has_message`."""
+        return self._socket.fileno()
+
+    @property
+    def has_message(self) -> bool:
+        """Whether `receive` has something to return without looking at the socket."""
+        return bool(self._bodies)
+
+    def wait_for(self, seconds: float | None) -> None:
+        """From now on `receive` waits so long; None is for ever."""
+        self._socket.settimeout(seconds)
 
     def send(self, request: Request) -> None:
         """Raises WeftError(OS_ERROR)."""
@@ -89,6 +94,20 @@ class DaemonClient:
         """Send `request` and return its answer, on a connection without a subscription."""
         self.send(request)
         return self.receive()
+
+
+def _unreachable(path: Path, error: OSError) -> WeftError:
+    match error:
+        case PermissionError():
+            message = f"permission denied on {quote(str(path))}"
+            return WeftError(Problem.NOT_PERMITTED, message, _how_to_get_in(path))
+        case FileNotFoundError() | ConnectionRefusedError() | NotADirectoryError():
+            message = f"no weft-appd is listening on {quote(str(path))}"
+            hint = "start it: 'systemctl start weft-appd', or run weft-appd"
+            return WeftError(Problem.OS_ERROR, message, hint)
+        case _:
+            message = f"cannot connect to {quote(str(path))}: {error.strerror or error}"
+            return WeftError(Problem.OS_ERROR, message)
 
 
 def _lost(reason: str) -> WeftError:

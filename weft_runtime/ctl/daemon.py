@@ -34,22 +34,6 @@ _PROBLEMS: Mapping[int, Problem] = {
 Answer = TypeVar("Answer", bound=Response)
 
 
-class Stream(DaemonClient):
-    """A connection that hears of sessions: what it receives may come at any time."""
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    @property
-    def has_message(self) -> bool:
-        """Whether `receive` has something to return without looking at the socket."""
-        return bool(self._bodies)
-
-    def wait_for(self, seconds: float | None) -> None:
-        """From now on `receive` waits so long; None is for ever."""
-        self._socket.settimeout(seconds)
-
-
 def connect(environ: Mapping[str, str], timeout: float | None = ANSWER_TIMEOUT_S) -> DaemonClient:
     """Raises WeftError, as DaemonClient does."""
     return DaemonClient(socket_path(environ), timeout=timeout)

@@ -8,9 +8,9 @@ from contextlib import ExitStack
 from enum import Enum, auto
 
 from weft_runtime import store
-from weft_runtime.client import socket_path
+from weft_runtime.client import DaemonClient, socket_path
 from weft_runtime.ctl import logs, words
-from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, Stream, ask, expect, is_system, own_store, refusal
+from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, ask, expect, is_system, own_store, refusal
 from weft_runtime.ctl.screen import Screen
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
@@ -55,7 +55,7 @@ def launch(screen: Screen, environ: Mapping[str, str], app_id: AppId, *, until: 
     Raises WeftError where it does not start.
     """
     path = socket_path(environ)
-    with Stream(path, timeout=ANSWER_TIMEOUT_S) as stream, ExitStack() as stack:
+    with DaemonClient(path, timeout=ANSWER_TIMEOUT_S) as stream, ExitStack() as stack:
         since = time.time()
         session = _Launched(screen, stream, _start(stream, environ, app_id), app_id, with_events=follow)
         try:
@@ -76,7 +76,7 @@ class _Launched:
     """A session that this command has started, and listens to on the connection that started it."""
 
     def __init__(
-        self, screen: Screen, stream: Stream, session_id: int, app_id: AppId, *, with_events: bool
+        self, screen: Screen, stream: DaemonClient, session_id: int, app_id: AppId, *, with_events: bool
     ) -> None:
         """`with_events`: in JSON, tell each event on a line, else only what comes of it in the end."""
         self.id = session_id
@@ -198,7 +198,7 @@ class _Launched:
             self._screen.note(f"{self.name} {text}")
 
 
-def _start(stream: Stream, environ: Mapping[str, str], app_id: AppId) -> int:
+def _start(stream: DaemonClient, environ: Mapping[str, str], app_id: AppId) -> int:
     """The number of the new session. Raises WeftError."""
     answer = stream.ask(LaunchApp(app_id, 0))
     if isinstance(answer, Error) and answer.code == ErrorCode.PACKAGE_NOT_FOUND:

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import NoReturn
 
-from weft_runtime.client import socket_path
+from weft_runtime.client import DaemonClient, socket_path
 from weft_runtime.ctl import words
-from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, Stream, ask, refusal
+from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, ask, refusal
 from weft_runtime.ctl.screen import Cell, Colour, Screen
 from weft_runtime.protocol import (
     AppReady,
@@ -31,7 +31,7 @@ _COLOURS = {"ready": Colour.GREEN}
 
 def watch(screen: Screen, environ: Mapping[str, str]) -> NoReturn:
     """Tell of launches, READY and ends until interrupted. Raises WeftError where the daemon is lost."""
-    with Stream(socket_path(environ), timeout=ANSWER_TIMEOUT_S) as stream:
+    with DaemonClient(socket_path(environ), timeout=ANSWER_TIMEOUT_S) as stream:
         ask(stream, Subscribe(None), Subscribed)
         watcher = _Watcher(screen, stream)
         watcher.ask_for_details()
@@ -44,7 +44,7 @@ def watch(screen: Screen, environ: Mapping[str, str]) -> NoReturn:
 class _Watcher:
     """What is remembered between events: a push about an end says neither which app it was, nor why."""
 
-    def __init__(self, screen: Screen, stream: Stream) -> None:
+    def __init__(self, screen: Screen, stream: DaemonClient) -> None:
         self._screen = screen
         self._stream = stream
         self._app_ids: dict[int, str] = {}
