@@ -55,7 +55,7 @@ class State(StrEnum):
     NOT_FOUND = "not_found"
 
 
-# The types of fields: these, str, float (64 bits), State, any of them or None, and tuples of records.
+# The types of fields: these, str, float (64 bits), State, any of them or None, and tuples of records or str.
 U32 = Annotated[int, "u32"]
 U64 = Annotated[int, "u64"]
 
@@ -107,9 +107,13 @@ class Reload(NamedTuple):
     """Ours: read the settings again and go on with them."""
 
 
+class QueryStatus(NamedTuple):
+    """Ours: what the daemon says of itself."""
+
+
 Request = (
     LaunchApp | TerminateApp | QueryRunning | QueryAppState | QueryInstalledApps | IpcForward | PanelGesture
-    | Subscribe | QuerySessions | Reload
+    | Subscribe | QuerySessions | Reload | QueryStatus
 )  # fmt: skip
 
 
@@ -191,9 +195,32 @@ class Reloaded(NamedTuple):
     version: str
 
 
+class LimitInfo(NamedTuple):
+    """A setting that bounds something: its name and its value as text."""
+
+    name: str
+    value: str
+
+
+class DaemonStatus(NamedTuple):
+    """Either `runtime` or what is wrong with it is nil; `controllers` are those that sessions are bounded by."""
+
+    version: str
+    pid: U64
+    since: float
+    runtime: str | None
+    runtime_problem: str | None
+    live: U64
+    starting: U64
+    clients: U64
+    log: str
+    limits: tuple[LimitInfo, ...]
+    controllers: tuple[str, ...]
+
+
 Response = (
     LaunchAck | AppReady | RunningApps | AppState | InstalledApps | IpcMessage | NavigationGesture | Error
-    | Subscribed | Sessions | Reloaded
+    | Subscribed | Sessions | Reloaded | DaemonStatus
 )  # fmt: skip
 
 

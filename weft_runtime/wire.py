@@ -56,12 +56,16 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class _Field(NamedTuple):
-    """A scalar of `kind`, or a list of `record`s."""
+    """A scalar of `kind`, or a list: of `record`s, or of strings if there is no record."""
 
     name: str
     kind: object
     optional: bool
     record: "_Shape[object] | None"
+
+
+_STRING = _Field("", str, False, None)
+"""What a list without records has."""
 
 
 class _Shape(NamedTuple, Generic[T_co]):
@@ -75,7 +79,8 @@ def _shape(cls: type[T]) -> _Shape[T]:
     for name, annotation in get_type_hints(cls, include_extras=True).items():
         arguments = get_args(annotation)
         if get_origin(annotation) is tuple:
-            fields.append(_Field(name, tuple, False, _shape(arguments[0])))
+            record = None if arguments[0] is str else _shape(arguments[0])
+            fields.append(_Field(name, tuple, False, record))
         elif NoneType in arguments:
             fields.append(_Field(name, arguments[0], True, None))
         else:
@@ -109,7 +114,7 @@ _EXPECTED: Mapping[object, str] = {
 
 # Encoding.
 
-_JSON_ENCODER = json.JSONEncoder(ensure_ascii=False)
+_JSON_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def _packable(shape: _Shape[object], values: Iterable[object]) -> list[object]:
@@ -386,8 +391,8 @@ def _only(members: _Members, *names: str | int) -> object:
 def _value(field: _Field, value: object, where: str) -> object:
     """`value` if `field` takes it."""
     kind = field.kind
-    if field.record is not None and isinstance(value, list | tuple):
-        return tuple(_record(field.record, item, f"{where}[{index}]") for index, item in enumerate(value))
+    if kind is tuple and isinstance(value, list | tuple):
+        return tuple(_item(field.record, item, f"{where}[{index}]") for index, item in enumerate(value))
     if field.optional and (value is None or value is _Other.MISSING):
         return None
     if isinstance(value, str):
@@ -401,6 +406,10 @@ def _value(field: _Field, value: object, where: str) -> object:
         if isinstance(value, int) and 0 <= value <= _MAXIMA.get(kind, -1):
             return value
     raise ProtocolError(f"{where} is {_found(value)}: expected {_EXPECTED[kind]}")
+
+
+def _item(record: _Shape[object] | None, value: object, where: str) -> object:
+    return _value(_STRING, value, where) if record is None else _record(record, value, where)
 
 
 def _found(value: object) -> str:

@@ -11,6 +11,7 @@ import msgpack
 import pytest
 
 from tests.appd.client import Control
+from tests.appd.conftest import Make
 from tests.appd.harness import SLACK_SECONDS, Appd, eventually, memory, state_of
 from tests.appd.vectors import attempts, messages
 from weft_runtime.framing import FRAME_MAX, frame
@@ -222,8 +223,9 @@ def test_a_lost_frame_is_told_after_the_answer_that_has_to_be_waited_for(appd: A
     assert asking.read_to_end() == b""
 
 
-def test_half_a_frame_is_told_after_all_the_answers_that_are_owed(appd: Appd) -> None:
+def test_half_a_frame_is_told_after_all_the_answers_that_are_owed(start: Make) -> None:
     """Its time is over in the very moment in which a session ends that an answer waits for."""
+    appd = start(WEFT_STOP_GRACE="60")
     session = appd.run_app(
         "signal.signal(signal.SIGTERM, lambda *_: until('go') or os._exit(0)); ready(); wait()"
     )

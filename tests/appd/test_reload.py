@@ -278,7 +278,7 @@ def test_what_was_dropped_is_told_though_the_app_stays_silent(start: Make) -> No
 
 
 def test_websocket_clients_are_disconnected_and_come_back_to_the_same_port(start: Make) -> None:
-    appd = start(WEFT_APPD_WS_PORT="0")
+    appd = start(WEFT_APPD_WS_PORT="0", WEFT_STOP_GRACE="60")  # a busy machine may reload for seconds
     session = appd.run_app(STOPS_LATE)
     port, page, waiting = appd.port, appd.websocket(), appd.websocket()
     # One that waits for the end of a session must not hold the reload up.

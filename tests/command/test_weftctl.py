@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.command.device import OTHER_ID, STAYS, Background, Device, Done
+from tests.command.device import OTHER_ID, PROGRAMS, STAYS, Background, Device, Done
 from tests.command.guests import guest, leave, say
 from tests.command.harness import RUN_SECONDS, eventually
 from tests.packages import APP_ID, install, manifest
@@ -288,6 +288,29 @@ def test_stop_ends_all_sessions_of_an_app_at_the_same_time(appd: Device) -> None
 
 # watch
 
+
+def test_status_without_a_number_is_that_of_the_daemon(appd: Device) -> None:
+    install(appd.store, guest(STAYS))
+    appd.launch()
+    assert appd.daemon is not None
+    (found,) = appd.ctl("status", "--json").json
+    assert (found["pid"], found["live"], found["starting"]) == (appd.daemon.pid, 1, 0)
+    assert (found["socket"], found["log"]) == (str(appd.socket), "stderr")
+    assert (found["runtime"], found["runtime_problem"]) == (str(PROGRAMS / "weft-runtime-wasmtime"), None)
+    limits = found["limits"]
+    assert isinstance(limits, dict)
+    assert limits["stop_grace"] == "1"
+    rows = dict(line.split(": ", 1) for line in appd.ctl("status").stdout.splitlines())
+    assert rows["Sessions"].strip() == "1, 0 of them starting"
+    assert rows["Runtime"].strip() == found["runtime"]
+    assert rows["Since"].endswith(" ago")
+
+
+def test_status_says_why_no_app_can_run(device: Device) -> None:
+    device.start(WEFT_RUNTIME_BIN="/nonexistent")
+    assert "none: the runtime '/nonexistent' is no executable program" in device.ctl("status").stdout
+
+
 WATCHING = "weftctl: watching, Ctrl-C ends it\n"
 
 
@@ -334,10 +357,12 @@ def test_watch_ends_with_the_daemon(appd: Device) -> None:
 # What is wrong around it
 
 
-COMMANDS = (["list"], ["launch", APP_ID], ["stop", "1"], ["status", "1"], ["apps"], ["watch"])
+COMMANDS = (
+    ["list"], ["launch", APP_ID], ["stop", "1"], ["status", "1"], ["status"], ["apps"], ["watch"]
+)  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_no_daemon(device: Device, command: Sequence[str]) -> None:
     done = device.ctl(*command, env={"WEFT_APPD_SOCKET": str(device.socket)})
     assert done == Done(

@@ -168,7 +168,8 @@ def options_of(parser: argparse.ArgumentParser) -> set[str]:
 
 
 def positionals_of(parser: argparse.ArgumentParser) -> list[str]:
-    return [str(action.metavar) for action in parser._actions if not action.option_strings]
+    found = [action for action in parser._actions if not action.option_strings]
+    return [f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar) for action in found]
 
 
 def manual() -> str:

@@ -8,22 +8,56 @@ from pathlib import Path
 import pytest
 
 from tests.packages import APP_ID, install
+from weft_runtime import __version__
 from weft_runtime.client import SYSTEM_SOCKET
 from weft_runtime.ctl import checks, logs, scene
 from weft_runtime.ctl.checks import Finding, Verdict
 from weft_runtime.ctl.scene import Scene
-from weft_runtime.errors import Problem
-from weft_runtime.protocol import SessionInfo, State
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.protocol import DaemonStatus, SessionInfo, State
 
 NO_MODULE = b"\0asm\1\0\0\0"
+NO_ANSWER = WeftError(Problem.OS_ERROR, "no weft-appd is listening on '/x'", "start it")
+STATUS = DaemonStatus(__version__, 7, 1.5, "/bin/true", None, 3, 1, 2, "journal", (), ())
 
 
 def system(*, unit: Mapping[str, str] = {}, environ: Mapping[str, str] = {}) -> Scene:
-    return Scene(SYSTEM_SOCKET, True, unit, environ, {"HOME": "/nonexistent"})
+    return Scene(SYSTEM_SOCKET, True, unit, environ, {"HOME": "/nonexistent"}, NO_ANSWER, 0.001)
 
 
 def users(socket: Path, *, environ: Mapping[str, str] = {}) -> Scene:
-    return Scene(socket, False, {}, environ, {"HOME": "/nonexistent"})
+    return Scene(socket, False, {}, environ, {"HOME": "/nonexistent"}, NO_ANSWER, 0.001)
+
+
+def test_the_socket() -> None:
+    assert checks.socket(system()) == Finding(Verdict.WRONG, NO_ANSWER.message, NO_ANSWER.hint)
+    assert checks.socket(system()._replace(answer=STATUS)) == Finding(
+        Verdict.OK, f"{SYSTEM_SOCKET}: weft-appd, pid 7, answers within 1 ms, 3 sessions"
+    )
+
+
+def test_a_daemon_of_another_version() -> None:
+    assert checks.versions(system()._replace(answer=STATUS)) == checks.versions(system())
+    other = checks.versions(system()._replace(answer=STATUS._replace(version="0.0.1")))
+    assert other.verdict is Verdict.NOTE
+    assert other.text.endswith(", but weft-appd 0.0.1 is running")
+    assert other.advice == "'systemctl reload weft-appd'"
+
+
+def test_the_engine_is_that_of_the_daemon(tmp_path: Path) -> None:
+    asked = script(tmp_path / "asked", "echo 'asked 1'")
+    guessed = script(tmp_path / "guessed", "echo 'guessed 1'")
+    scene = system(environ={"WEFT_RUNTIME_BIN": guessed})
+    assert checks.engine(scene).text == "guessed 1"
+    assert checks.engine(scene._replace(answer=STATUS._replace(runtime=asked))).text == "asked 1"
+    without = STATUS._replace(runtime=None, runtime_problem="there is none")
+    finding = checks.engine(scene._replace(answer=without))
+    assert (finding.verdict, finding.text) == (Verdict.WRONG, "there is none")
+
+
+def test_the_controllers_are_those_that_the_daemon_uses() -> None:
+    status = STATUS._replace(controllers=("cpu", "pids"))
+    assert checks.controllers(system()._replace(answer=status)).text.startswith("memory not there")
 
 
 @pytest.mark.parametrize(

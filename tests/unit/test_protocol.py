@@ -21,6 +21,7 @@ from weft_runtime.framing import FRAME_MAX, EmptyFrame, FrameReader, FrameTooLar
 from weft_runtime.protocol import (
     AppReady,
     AppState,
+    DaemonStatus,
     Error,
     ErrorCode,
     InstalledApp,
@@ -29,6 +30,7 @@ from weft_runtime.protocol import (
     IpcMessage,
     LaunchAck,
     LaunchApp,
+    LimitInfo,
     NavigationGesture,
     PanelGesture,
     ProtocolError,
@@ -36,6 +38,7 @@ from weft_runtime.protocol import (
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
+    QueryStatus,
     Reload,
     Reloaded,
     Request,
@@ -68,6 +71,11 @@ U32_MAX, U64_MAX = 2**32 - 1, 2**64 - 1
 # The wire, written down once more: a renamed class or field must not go unnoticed.
 RUNNING_APP = "{session_id u64, app_id str}"
 INSTALLED_APP = "{app_id str, name str, version str}"
+LIMIT = "{name str, value str}"
+STATUS = (
+    "version str, pid u64, since f64, runtime str or nil, runtime_problem str or nil, "
+    "live u64, starting u64, clients u64, log str"
+)
 SESSION = (
     "{session_id u64, app_id str, state state, pid u64 or nil, launched f64, ready f64 or nil, "
     "stopped f64 or nil, exit_status u64 or nil, signal str or nil, reason str or nil}"
@@ -83,6 +91,7 @@ REQUESTS: dict[str, tuple[type, str]] = {
     "SUBSCRIBE": (Subscribe, "session_id u64 or nil"),
     "QUERY_SESSIONS": (QuerySessions, ""),
     "RELOAD": (Reload, ""),
+    "QUERY_STATUS": (QueryStatus, ""),
 }
 RESPONSES: dict[str, tuple[type, str]] = {
     "LAUNCH_ACK": (LaunchAck, "session_id u64, app_id str"),
@@ -96,6 +105,10 @@ RESPONSES: dict[str, tuple[type, str]] = {
     "SUBSCRIBED": (Subscribed, "session_id u64 or nil"),
     "SESSIONS": (Sessions, f"sessions list of {SESSION}"),
     "RELOADED": (Reloaded, "version str"),
+    "DAEMON_STATUS": (
+        DaemonStatus,
+        f"{STATUS}, limits list of {LIMIT}, controllers list of str",
+    ),
 }
 
 
@@ -110,6 +123,8 @@ text = st.text(st.characters(exclude_categories=["Cs"]))
 records: Mapping[str, st.SearchStrategy[object]] = {
     RUNNING_APP: st.builds(RunningApp, u64, text),
     INSTALLED_APP: st.builds(InstalledApp, text, text, text),
+    LIMIT: st.builds(LimitInfo, text, text),
+    "str": text,
     SESSION: st.builds(
         SessionInfo, u64, text, st.sampled_from(State), st.none() | u64, f64, st.none() | f64,
         st.none() | f64, st.none() | u64, st.none() | text, st.none() | text,
@@ -129,7 +144,7 @@ def values(field: str) -> st.SearchStrategy[object]:
 def messages(table: Mapping[str, tuple[type, str]]) -> st.SearchStrategy[object]:
     strategies = []
     for cls, fields in table.values():
-        names = [fields] if "list of" in fields else fields.split(", ") if fields else []
+        names = re.split(r", (?![^{]*})", fields) if fields else []
         strategies.append(st.builds(cls, *map(values, names)))
     return st.one_of(strategies)
 
@@ -154,7 +169,9 @@ def named(message: object) -> dict[str, object]:
     """A message's values by the names of its fields."""
     assert isinstance(message, tuple)
     return {
-        name: [named(item) for item in value] if isinstance(value, tuple) else value
+        name: [named(item) if isinstance(item, tuple) else item for item in value]
+        if isinstance(value, tuple)
+        else value
         for name, value in zip(message._fields, message, strict=True)  # type: ignore[attr-defined]  # NamedTuple
     }
 

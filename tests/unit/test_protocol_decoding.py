@@ -72,7 +72,7 @@ def test_messagepack_has_many_ways_to_say_the_same(body: bytes) -> None:
 
 TAGS = (
     "LAUNCH_APP, TERMINATE_APP, QUERY_RUNNING, QUERY_APP_STATE, QUERY_INSTALLED_APPS, IPC_FORWARD, "
-    "PANEL_GESTURE, SUBSCRIBE, QUERY_SESSIONS, RELOAD"
+    "PANEL_GESTURE, SUBSCRIBE, QUERY_SESSIONS, RELOAD, QUERY_STATUS"
 )
 COMPOUND = "an array, a map or an extension"
 NOT_UTF8 = "LAUNCH_APP: app_id is text that is not UTF-8: expected a string"
@@ -231,6 +231,10 @@ def test_only_messages_of_the_existing_system_have_an_index(
         (["INSTALLED_APPS", [["a", "b", ["c"]]]],
          f"INSTALLED_APPS: apps[0]: version is {COMPOUND}: expected a string"),
         (["ERROR", 2**32, ""], "ERROR: code is 4294967296: expected an integer from 0 to 4294967295"),
+        (["DAEMON_STATUS", "1", 1, 0.5, None, None, 0, 0, 0, "", [], ["cpu", 7]],
+         "DAEMON_STATUS: controllers[1] is 7: expected a string"),
+        (["DAEMON_STATUS", "1", 1, 0.5, None, None, 0, 0, 0, "", [], "cpu"],
+         "DAEMON_STATUS: controllers is 'cpu': expected an array"),
         (["LAUNCH_APP", "a", 0], "type is 'LAUNCH_APP': expected one of LAUNCH_ACK"),
     ],
 )  # fmt: skip

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from weft_runtime import __version__, activation
-from weft_runtime.appd import cgroups, control, handover, websocket
+from weft_runtime.appd import cgroups, control, handover, status, websocket
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
@@ -28,7 +28,7 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log
 from weft_runtime.notify import Notifier, open_notifier
-from weft_runtime.protocol import Error, ErrorCode, Reloaded
+from weft_runtime.protocol import DaemonStatus, Error, ErrorCode, Reloaded
 
 CONTROL_NAME, WS_NAME = "control", "ws"
 """FileDescriptorName= of the sockets that systemd passes in."""
@@ -62,11 +62,13 @@ class Daemon:
         self._supervisor = Supervisor(settings, self._places, environ, log, self._dispatcher.announce)
         self._dispatcher.supervisor = self._supervisor
         self._dispatcher.reload = self._request_reload
+        self._dispatcher.status = self._describe
         self._supervisor.on_change = self._changed
         self._notifier: Notifier = open_notifier(
             log, wanted=True, notify_socket=environ.get("NOTIFY_SOCKET")
         )
         self._last_session = LastSession(self._places.state)
+        self._since = time.time()
         self._stopping = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
         self._change_timer: asyncio.TimerHandle | None = None
@@ -276,6 +278,12 @@ class Daemon:
             f"STATUS={len(live)} sessions, {starting} of them starting, {len(self._control.clients)} clients"
         )
 
+    def _describe(self) -> DaemonStatus:
+        return status.describe(
+            self._settings, self._supervisor,
+            since=self._since, clients=len(self._dispatcher.clients), log_to_journal=self._log.is_native,
+        )  # fmt: skip
+
     def _ping_watchdog(self) -> None:
         """From the loop that does the work: a loop that hangs is what the watchdog is for."""
         microseconds = self._environ.get("WATCHDOG_USEC", "")
@@ -379,6 +387,7 @@ class Daemon:
             "control": self._control.listener.fileno(),
             "websocket": self._websocket.listener.fileno() if self._websocket else None,
             "own_socket": None if self._own_socket is None else str(self._own_socket),
+            "since": self._since,
         }
         descriptors = [listener.fileno() for listener in listeners]
         descriptors += [client["fd"] for client in clients]
@@ -386,6 +395,7 @@ class Daemon:
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         """Go on with what the process image before this one had."""
+        self._since = state.get("since", self._since)
         self._own_socket = None if state["own_socket"] is None else Path(state["own_socket"])
         self._control = ControlServer(
             _inherited(state["control"]), self._settings, self._dispatcher, self._log

@@ -10,6 +10,7 @@ from weft_runtime.appd.supervisor import Refused, Supervisor
 from weft_runtime.protocol import (
     AppReady,
     AppState,
+    DaemonStatus,
     Error,
     ErrorCode,
     InstalledApp,
@@ -23,6 +24,7 @@ from weft_runtime.protocol import (
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
+    QueryStatus,
     Reload,
     Request,
     Response,
@@ -71,6 +73,7 @@ class Dispatcher:
         self.clients: set[Client] = set()
         self.supervisor: Supervisor
         self.reload: Callable[[Client], None]
+        self.status: Callable[[], DaemonStatus]
 
     def handle(self, request: Request, client: Client) -> None:
         """Do what `request` says and answer it: at once, or when the session has ended that it ends."""
@@ -110,6 +113,8 @@ class Dispatcher:
                 client.send(Sessions(tuple(session.info() for session in sessions)))
             case Reload():
                 self._reload(client)
+            case QueryStatus():
+                client.send(self.status())
             case _:
                 assert_never(request)
 

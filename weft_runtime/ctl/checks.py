@@ -6,28 +6,22 @@ import os
 import platform
 import pwd
 import stat
-import time
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import __version__, store
-from weft_runtime.client import DaemonClient
 from weft_runtime.ctl import logs
-from weft_runtime.ctl.daemon import ask, own_store
+from weft_runtime.ctl.daemon import own_store
 from weft_runtime.ctl.scene import CONFIG_FILE, UNIT, Scene, run
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
 from weft_runtime.ids import AppId
-from weft_runtime.protocol import QueryRunning, RunningApps
 from weft_runtime.settings import SYSTEM_STORES, stores
 
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "memory", "pids")
-
-ANSWER_TIMEOUT_S = 5.0
-"""Seconds for the daemon's answer: whoever calls for a doctor may have one that hangs."""
 
 _RUNTIME = "weft-runtime-wasmtime"
 _INSTALL_HINT = "install the Debian package weft-runtime"
@@ -49,19 +43,21 @@ class Finding(NamedTuple):
 def versions(scene: Scene) -> Finding:
     done = run(["journalctl", "--version"], scene.caller)
     systemd = " ".join(done.output.split()[:2]) if done is not None and done.output else "no systemd"
-    return Finding(Verdict.OK, f"weftctl {__version__}, Python {platform.python_version()}, {systemd}")
+    text = f"weftctl {__version__}, Python {platform.python_version()}, {systemd}"
+    if scene.status is not None and scene.status.version != __version__:
+        apply = "systemctl reload weft-appd" if scene.is_system else "weft-appd --reload"
+        return Finding(
+            Verdict.NOTE, f"{text}, but weft-appd {scene.status.version} is running", f"'{apply}'"
+        )
+    return Finding(Verdict.OK, text)
 
 
 def socket(scene: Scene) -> Finding:
-    began = time.monotonic()
-    try:
-        with DaemonClient(scene.socket, timeout=ANSWER_TIMEOUT_S) as daemon:
-            live = ask(daemon, QueryRunning(), RunningApps).sessions
-    except WeftError as error:
-        return Finding(Verdict.WRONG, error.message, error.hint)
-    took = (time.monotonic() - began) * 1000
-    sessions = _count(len(live), "session")
-    return Finding(Verdict.OK, f"{scene.socket}: weft-appd answers within {took:.0f} ms, {sessions} running")
+    if isinstance(scene.answer, WeftError):
+        return Finding(Verdict.WRONG, scene.answer.message, scene.answer.hint)
+    took, sessions = scene.answer_seconds * 1000, _count(scene.answer.live, "session")
+    text = f"{scene.socket}: weft-appd, pid {scene.answer.pid}, answers within {took:.0f} ms, {sessions}"
+    return Finding(Verdict.OK, text)
 
 
 def service(scene: Scene) -> Finding:
@@ -118,7 +114,12 @@ def journal(scene: Scene) -> Finding:
 
 
 def engine(scene: Scene) -> Finding:
-    runtime = scene.setting("runtime_bin", "WEFT_RUNTIME_BIN") or scene.program(_RUNTIME)
+    if scene.status is not None:
+        if scene.status.runtime_problem is not None:
+            return Finding(Verdict.WRONG, scene.status.runtime_problem, _INSTALL_HINT)
+        runtime = scene.status.runtime
+    else:
+        runtime = scene.setting("runtime_bin", "WEFT_RUNTIME_BIN") or scene.program(_RUNTIME)
     if not runtime:
         return Finding(Verdict.WRONG, f"{_RUNTIME} is not installed: no app can run", _INSTALL_HINT)
     done = run([runtime, "--version"], {**scene.environ, "WEFT_LOG": "stderr"})
@@ -173,12 +174,18 @@ def packages(scene: Scene) -> Finding:
 
 def controllers(scene: Scene) -> Finding:
     """What the limits of sessions need."""
+    if scene.status is not None and scene.status.controllers:
+        return _controllers(scene.status.controllers)
     directory = CGROUPS / scene.unit.get("ControlGroup", "").lstrip("/")
     try:
         there = (directory / "cgroup.controllers").read_text().split()
     except OSError:
         text = "there is no unified cgroup hierarchy: apps run without limits"
         return Finding(Verdict.NOTE, text, "boot with systemd.unified_cgroup_hierarchy=1")
+    return _controllers(there)
+
+
+def _controllers(there: Sequence[str]) -> Finding:
     missing = [name for name in CONTROLLERS if name not in there]
     if missing:
         advice = "see Delegate= of the unit, and cgroup_enable= of the kernel's command line"

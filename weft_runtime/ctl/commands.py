@@ -5,15 +5,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
+from weft_runtime.client import socket_path
 from weft_runtime.ctl import words
 from weft_runtime.ctl.daemon import NOT_FOUND, ask, connect, expect, sessions, unknown
-from weft_runtime.ctl.screen import Cell, Screen
+from weft_runtime.ctl.screen import Cell, Colour, Screen
 from weft_runtime.errors import WeftError
 from weft_runtime.ids import AppId, SessionId
 from weft_runtime.protocol import (
     AppState,
+    DaemonStatus,
     InstalledApps,
     QueryInstalledApps,
+    QueryStatus,
     SessionInfo,
     State,
     TerminateApp,
@@ -66,6 +69,31 @@ def status(screen: Screen, environ: Mapping[str, str], session_id: SessionId) ->
         rows.append(("Result", words.result(session)))
     if session.reason is not None:
         rows.append(("Reason", session.reason))
+    screen.table((), ((f"{name}:", value) for name, value in rows))
+    return 0
+
+
+def daemon_status(screen: Screen, environ: Mapping[str, str]) -> int:
+    with connect(environ) as daemon:
+        found = ask(daemon, QueryStatus(), DaemonStatus)
+    path = str(socket_path(environ))
+    if screen.as_json:
+        limits = {limit.name: limit.value for limit in found.limits}
+        screen.json({**found._asdict(), "limits": limits, "socket": path})
+        return 0
+    since = f"{words.local_time(found.since)}, {words.ago(found.since, time.time())}"
+    rows: list[tuple[str, str | Cell]] = [
+        ("Version", found.version),
+        ("PID", str(found.pid)),
+        ("Since", since),
+        ("Socket", path),
+        ("Runtime", found.runtime or Cell(f"none: {found.runtime_problem}", Colour.RED)),
+        ("Sessions", f"{found.live}, {found.starting} of them starting"),
+        ("Clients", str(found.clients)),
+        ("Log", found.log),
+        ("Controllers", ", ".join(found.controllers) or "none"),
+        *(("Limit", f"{limit.name} = {limit.value}") for limit in found.limits),
+    ]
     screen.table((), ((f"{name}:", value) for name, value in rows))
     return 0
 

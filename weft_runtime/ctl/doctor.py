@@ -11,7 +11,6 @@ from weft_runtime.ctl.screen import Cell, Colour, Screen
 SOMETHING_WRONG = 1
 """Exit status."""
 
-# The socket first: where systemd listens on it, asking there starts the service.
 CHECKS = {
     "versions": checks.versions,
     "socket": checks.socket,
@@ -29,12 +28,8 @@ _COLOURS = {Verdict.OK: Colour.GREEN, Verdict.NOTE: Colour.YELLOW, Verdict.WRONG
 
 def doctor(screen: Screen, environ: Mapping[str, str]) -> int:
     """Make all checks; returns the exit status."""
-    findings = {}
     scene = Scene.find(environ)
-    for name, check in CHECKS.items():
-        findings[name] = check(scene)
-        if name == "socket":
-            scene = Scene.find(environ)  # the service may have been started just now
+    findings = {name: check(scene) for name, check in CHECKS.items()}
     if screen.as_json:
         screen.json([{"check": name, **finding._asdict()} for name, finding in findings.items()])
     else:

@@ -72,8 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-wait", action="store_true", help="do not even wait until it is ready")
     sub = command("stop", "end a session, or all of an app", json="print an array of objects")
     _add_target(sub)
-    sub = command("status", "tell all about a session", json="print an object")
-    sub.add_argument("id", metavar="ID", type=checked(SessionId.parse), help="number of the session")
+    sub = command("status", "tell all about a session, or about weft-appd", json="print an object")
+    sub.add_argument(
+        "id", metavar="ID", nargs="?", type=checked(SessionId.parse), help="number of the session"
+    )
     command("apps", "list the apps that can be launched", json="print an array of objects")
     sub = command("logs", "show what the journal has of a session or an app", json="print an object a line")
     _add_target(sub)
@@ -101,6 +103,8 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         case "stop":
             return commands.stop(screen, environ, options.target)
         case "status":
+            if options.id is None:
+                return commands.daemon_status(screen, environ)
             return commands.status(screen, environ, options.id)
         case "apps":
             return commands.apps(screen, environ)

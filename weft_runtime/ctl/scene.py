@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The daemon that a doctor looks at, as far as it can be known from outside."""
+"""The daemon that a doctor looks at: what it says of itself, and what can be known from outside."""
 
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from weft_runtime.client import socket_path
-from weft_runtime.ctl.daemon import is_system
+from weft_runtime.client import DaemonClient, socket_path
+from weft_runtime.ctl.daemon import ask, is_system
+from weft_runtime.errors import WeftError
+from weft_runtime.protocol import DaemonStatus, QueryStatus
 
 UNIT = "weft-appd.service"
 CONFIG_FILE = Path("/etc/weft/appd.toml")
+
+ANSWER_TIMEOUT_S = 5.0
+"""Seconds for the daemon's answer: whoever calls for a doctor may have one that hangs."""
 
 PROGRAM_TIMEOUT_S = 30.0
 """Seconds for a program that is asked for its version or the like, on the slowest device."""
@@ -31,21 +37,34 @@ class Scene(NamedTuple):
     """Its environment, as far as it matters here."""
     caller: Mapping[str, str]
     """The environment of whoever asks."""
+    answer: DaemonStatus | WeftError
+    """What the daemon says of itself, or why it does not."""
+    answer_seconds: float
 
     @classmethod
     def find(cls, environ: Mapping[str, str]) -> Self:
         socket = socket_path(environ)
+        # First of all: where systemd listens on the socket, asking there starts the service.
+        began = time.monotonic()
+        answer = _ask(socket)
+        took = time.monotonic() - began
         # Their names must be known to the daemon, and that is all that is looked at here.
         places = {"STATE_DIRECTORY": str(socket.parent), "RUNTIME_DIRECTORY": str(socket.parent)}
         if not is_system(socket):
-            return cls(socket, False, {}, {**places, **environ}, environ)
+            return cls(socket, False, {}, {**places, **environ}, environ, answer, took)
         unit = _unit(environ)
         try:
             words = shlex.split(unit.get("Environment", ""))
         except ValueError:
             words = []
         own = dict(word.split("=", 1) for word in words if "=" in word)
-        return cls(socket, True, unit, {"PATH": environ.get("PATH", os.defpath), **places, **own}, environ)
+        own = {"PATH": environ.get("PATH", os.defpath), **places, **own}
+        return cls(socket, True, unit, own, environ, answer, took)
+
+    @property
+    def status(self) -> DaemonStatus | None:
+        """What the daemon says of itself, if it does."""
+        return self.answer if isinstance(self.answer, DaemonStatus) else None
 
     def setting(self, key: str, variable: str) -> str | None:
         """A setting of the daemon: from its environment, or else from its file."""
@@ -88,6 +107,14 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> Done | None:
     # Without the head of a log line: program, process, level.
     complaint = lines[-1].rpartition("err: ")[2] if lines else f"it ends with status {done.returncode}"
     return Done(done.stdout.strip(), complaint)
+
+
+def _ask(socket: Path) -> DaemonStatus | WeftError:
+    try:
+        with DaemonClient(socket, timeout=ANSWER_TIMEOUT_S) as daemon:
+            return ask(daemon, QueryStatus(), DaemonStatus)
+    except WeftError as error:
+        return error
 
 
 def is_booted() -> bool:

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the daemon says of itself."""
+
+import os
+from dataclasses import fields
+
+from weft_runtime import __version__
+from weft_runtime.appd.settings import Settings, find_runtime
+from weft_runtime.appd.supervisor import Supervisor
+from weft_runtime.errors import WeftError
+from weft_runtime.protocol import DaemonStatus, LimitInfo
+
+LIMITS = frozenset(
+    {
+        "ready_timeout", "stop_grace", "max_sessions", "max_connections", "idle_timeout", "log_lines",
+        "log_interval", "memory_max", "cpu_quota", "tasks_max",
+    }
+)  # fmt: skip
+"""The settings that bound something."""
+
+
+def describe(
+    settings: Settings, supervisor: Supervisor, *, since: float, clients: int, log_to_journal: bool
+) -> DaemonStatus:
+    """`since` is when the process began, in Unix seconds."""
+    runtime, problem = None, None
+    try:
+        runtime = os.fspath(find_runtime(settings))
+    except WeftError as error:
+        problem = str(error)
+    live, groups = supervisor.live, supervisor.groups
+    return DaemonStatus(
+        version=__version__,
+        pid=os.getpid(),
+        since=since,
+        runtime=runtime,
+        runtime_problem=problem,
+        live=len(live),
+        starting=sum(session.ready_at is None for session in live),
+        clients=clients,
+        log="journal" if log_to_journal else "stderr",
+        limits=tuple(_limits(settings)),
+        controllers=() if groups is None else groups.controllers,
+    )
+
+
+def _limits(settings: Settings) -> list[LimitInfo]:
+    """In the order of the settings, as text that they would take."""
+    names = [setting.name for setting in fields(settings) if setting.name in LIMITS]
+    return [LimitInfo(name, _text(name, getattr(settings, name))) for name in names]
+
+
+def _text(name: str, value: float | None) -> str:
+    if value is None:
+        return "infinity"
+    return f"{value:g}" if isinstance(value, float) else f"{value}{'%' * (name == 'cpu_quota')}"
