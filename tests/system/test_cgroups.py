@@ -43,6 +43,12 @@ def test_daemon_and_sessions_have_leaves_of_their_own(service: Container) -> Non
         assert part in shown
 
 
+def test_the_daemon_names_the_controllers_that_hold_the_limits(service: Container) -> None:
+    (answer,) = ask(service, {"type": "QUERY_STATUS"})
+    used = service.run("cat", f"{group(service)}/cgroup.subtree_control").stdout.split()
+    assert sorted(answer["controllers"]) == sorted(used)
+
+
 def test_the_group_of_a_session_goes_with_it(service: Container) -> None:
     (session,) = launch(service, TICKER)
     until_state(service, "running", session)

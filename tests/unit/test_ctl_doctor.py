@@ -55,9 +55,15 @@ def test_the_engine_is_that_of_the_daemon(tmp_path: Path) -> None:
     assert (finding.verdict, finding.text) == (Verdict.WRONG, "there is none")
 
 
-def test_the_controllers_are_those_that_the_daemon_uses() -> None:
-    status = STATUS._replace(controllers=("cpu", "pids"))
-    assert checks.controllers(system()._replace(answer=status)).text.startswith("memory not there")
+def test_the_controllers_are_those_that_the_daemon_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "CGROUPS", tmp_path)
+    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
+    scene = system()
+    assert checks.controllers(scene).verdict is Verdict.OK
+    scene = scene._replace(answer=STATUS._replace(controllers=("cpu", "pids")))
+    assert checks.controllers(scene).text == "memory not there: apps run without these limits"
 
 
 @pytest.mark.parametrize(

@@ -174,18 +174,14 @@ def packages(scene: Scene) -> Finding:
 
 def controllers(scene: Scene) -> Finding:
     """What the limits of sessions need."""
-    if scene.status is not None and scene.status.controllers:
-        return _controllers(scene.status.controllers)
     directory = CGROUPS / scene.unit.get("ControlGroup", "").lstrip("/")
     try:
         there = (directory / "cgroup.controllers").read_text().split()
     except OSError:
         text = "there is no unified cgroup hierarchy: apps run without limits"
         return Finding(Verdict.NOTE, text, "boot with systemd.unified_cgroup_hierarchy=1")
-    return _controllers(there)
-
-
-def _controllers(there: Sequence[str]) -> Finding:
+    if scene.status is not None:
+        there = list(scene.status.controllers)  # what the unit has is not always left to the daemon
     missing = [name for name in CONTROLLERS if name not in there]
     if missing:
         advice = "see Delegate= of the unit, and cgroup_enable= of the kernel's command line"
