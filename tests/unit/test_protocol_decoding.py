@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of weft_runtime.protocol: what its decoders take for a message, and how they refuse the rest."""
+"""Tests of weft_runtime.wire: what its decoders take for a message, and how they refuse the rest."""
 
 import json
 from collections.abc import Callable, Sequence

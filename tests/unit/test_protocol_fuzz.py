@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hostile input for weft_runtime.protocol: no exception but ProtocolError, no hang, bounded memory."""
+"""Hostile input for weft_runtime.wire: no exception but ProtocolError, no hang, bounded memory."""
 
 import gc
 import json
