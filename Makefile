@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 SOAK ?= 0
 
-.PHONY: help venv demo test examples bench soak clean
+.PHONY: help venv demo deb test examples bench soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -21,9 +21,15 @@ $(READY): pyproject.toml tools/venv tools/debian-packages
 demo: $(READY)
 	tools/demo $(VENV)/bin
 
-## make test      all tests: unit, command, system (in booted containers, as root)
+## make deb       the Debian packages of both architectures, in dist
+deb: $(READY)
+	packaging/fetch
+	packaging/build-deb all
+
+## make test      all tests: unit, command, package, system (the last two as root)
 test: $(READY)
 	tools/test-packages
+	packaging/fetch
 	$(VENV)/bin/pytest
 
 ## make examples  build the example apps from source
@@ -40,5 +46,5 @@ soak: $(READY)
 
 ## make clean     remove everything that the targets above made
 clean:
-	rm -rf $(VENV) .cache dist build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache dist build packaging/vendor *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
