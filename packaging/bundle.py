@@ -99,10 +99,14 @@ def pinned() -> list[Wheel]:
 
 
 def unpack(wheel: Wheel, place: Path) -> None:
-    """Only what runs: the metadata is for pip, and the C source is of an extension that we do without."""
+    """What runs, and the metadata that tells its version.
+
+    The rest of the metadata is for pip, and the C source is of an extension that we do without.
+    """
     with zipfile.ZipFile(wheel.path) as archive:
         for name in archive.namelist():
-            if name.startswith(f"{wheel.name}/") and not name.endswith((".c", ".pyi", "/")):
+            runs = name.startswith(f"{wheel.name}/") and not name.endswith((".c", ".pyi", "/"))
+            if runs or name.endswith(".dist-info/METADATA"):
                 archive.extract(name, place)
 
 
