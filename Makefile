@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 SOAK ?= 0
 
-.PHONY: help venv demo deb test examples bench soak clean
+.PHONY: help venv demo demo-systemd deb test examples bench soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -20,6 +20,12 @@ $(READY): pyproject.toml tools/venv tools/debian-packages
 ## make demo      run the example apps
 demo: $(READY)
 	tools/demo $(VENV)/bin
+
+## make demo-systemd  install the package in a booted container and show the first five minutes; as root
+demo-systemd: $(READY)
+	tools/test-packages
+	packaging/fetch
+	$(VENV)/bin/python tools/demo-systemd
 
 ## make deb       the Debian packages of both architectures, in dist
 deb: $(READY)
