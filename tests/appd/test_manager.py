@@ -140,7 +140,9 @@ def test_a_manager_that_has_gone_is_only_a_warning(notifying: Appd, manager: soc
     manager.close()
     notifying.run_app("ready(); wait()")
     eventually(lambda: notifying.has("cannot notify the service manager, ignoring: "), "it is warned")
-    assert {line.level for line in notifying.log} == {"info", "warning"}
+    # Under a manager the daemon says if it may not give sessions control groups, which depends on the machine.
+    levels = {line.level for line in notifying.log if "control group" not in line.message}
+    assert levels == {"info", "warning"}
 
 
 def pass_sockets(appd: Appd, names: str, sockets: Sequence[socket.socket]) -> None:
