@@ -119,6 +119,14 @@ def test_the_interpreter_runs_an_app_with_the_same_result(store: Path, run: Run)
     assert not any("pulley" in line for line in native.log)
 
 
+def test_the_interpreter_takes_no_atomic_instructions(store: Path, run: Run) -> None:
+    install(store, wat('(memory 1) (func (export "_start") (drop (i32.atomic.load (i32.const 0))))'))
+    assert run().status == 0
+    done = run(env={"WEFT_ENGINE": "pulley"})
+    assert (done.status, done.stdout) == (165, b"")
+    assert "threads support is not enabled" in done.end
+
+
 def test_an_unknown_engine_is_a_configuration_error(store: Path, run: Run) -> None:
     install(store, wat('(func (export "_start"))'))
     done = run(env={"WEFT_ENGINE": "jit"})
