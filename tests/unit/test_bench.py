@@ -2,15 +2,20 @@
 """The benchmark works: how it measures, and that all of it runs. No test asserts a figure."""
 
 import json
+import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from bench.measure import BenchError, Case, Launcher, Spread, open_launcher, ratio
+from bench import app
+from bench.appd import Appd, Launched
+from bench.measure import BenchError, Case, Launcher, Spread, open_launcher, percentile, ratio
+from bench.openloop import Burst, Spawned, burst
 from bench.report import plain, table
 from tests.unit.needs import ROOT, tool
 
@@ -36,20 +41,30 @@ def test_quick_run_prints_every_part_and_writes_them_as_json(tmp_path: Path) -> 
     tool("weft-runtime-wasmtime", "weft-runtime[wasmtime-runtime]")
     file = tmp_path / "figures.json"
     command = [sys.executable, "-m", "bench", "--quick", "--json", str(file)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    for heading in ("Machine", "Launch:", "Where the time of a launch goes:", "A guest that computes:"):
+    headings = (
+        "Machine", "Launch:", "Where the time of a launch goes:", "A guest that computes:",
+        "Launch to READY,", " live sessions:",
+    )  # fmt: skip
+    for heading in headings:
         assert heading in done.stdout
 
     figures = json.loads(file.read_text())
-    assert set(figures) == {"machine", "notes", "quick", "load", "launch", "phases", "cpu"}
+    notes = " ".join(figures["notes"])
+    parts = {"launch", "phases", "cpu", "rates", "live"} | (set() if "for the daemon" in notes else {"log"})
+    assert set(figures) == {"machine", "notes", "quick", "load"} | parts
     assert all(isinstance(value, str) and value for value in figures["machine"].values())
-    check_launch(figures["launch"], journal=not figures["notes"])
+    check_launch(figures["launch"], journal="no journal here" not in notes)
     check_phases(figures["phases"])
     for guest in figures["cpu"]["guests"]:
         assert {"weft-stderr", "baseline"} <= set(guest["user_s"])
         assert "baseline" in guest["speeds"]
         assert all(set(speed) == SPREAD for speed in guest["speeds"].values())
+    check_rates(figures["rates"])
+    check_live(figures["live"])
+    if "log" in parts:
+        check_log(figures["log"])
 
 
 def check_launch(launch: dict[str, Any], *, journal: bool) -> None:
@@ -77,6 +92,35 @@ def check_phases(phases: dict[str, Any]) -> None:
     assert both | {"compile"} <= set(baseline)
     assert both | {"import ours", "open the package", "wait for the compiler", "load the code"} <= set(ours)
     assert "in the compiler's process: compile" in ours
+
+
+def check_rates(rates: dict[str, Any]) -> None:
+    daemons = {"appd", "appd-sh"}
+    assert daemons | {"sh"} <= set(rates["targets"])
+    found = {(cost["per_second"], cost["name"]) for cost in rates["costs"]}
+    assert found == {(rate, name) for rate in (1, 10, 100) for name in rates["targets"]}
+    for cost in rates["costs"]:
+        assert 0 < cost["p50_s"] <= cost["p99_s"]
+        assert [len(samples) for samples in cost["samples_s"]] == [cost["launches"]]
+        assert (cost["daemon_cpu_s"] is not None) == (cost["name"] in daemons)
+    assert {(ratio["of"], ratio["to"]) for ratio in rates["ratios"]} >= {("appd-sh", "sh")}
+
+
+def check_live(live: dict[str, Any]) -> None:
+    assert live["sessions"] > 1
+    for memory in (live["before"], live["after"], live["session"]):
+        assert 0 < memory["own_kib"] <= memory["pss_kib"] <= memory["rss_kib"]
+    assert [latency["name"] for latency in live["latencies"]] == ["hello", "sh"]
+    for latency in live["latencies"]:
+        assert set(latency["many_to_few"]) == SPREAD
+
+
+def check_log(log: dict[str, Any]) -> None:
+    assert [cost["name"] for cost in log["costs"]] == ["appd", "appd-limit", "systemd-cat"]
+    for cost in log["costs"]:
+        assert cost["lines_per_s"]["minimum"] > 0
+        assert cost["cpu_us"]["median"] > 0
+    assert {ratio["to"] for ratio in log["ratios"]} == {"systemd-cat"}
 
 
 def test_unknown_part_is_a_usage_error() -> None:
@@ -139,3 +183,69 @@ def test_table_aligns_its_columns() -> None:
 
 def test_plain_turns_named_tuples_into_objects() -> None:
     assert plain({"a": [Spread(1, 1, 2.00000049)]}) == {"a": [{"median": 1, "minimum": 1, "maximum": 2.0}]}
+
+
+def test_percentile_is_one_of_the_values() -> None:
+    hundred = [float(number) for number in range(100, 0, -1)]
+    assert [percentile(hundred, percent) for percent in (0, 1, 50, 99, 99.5, 100)] == [
+        1,
+        1,
+        50,
+        99,
+        100,
+        100,
+    ]
+    assert [percentile([7.0, 8.0], percent) for percent in (50, 51, 99)] == [7, 8, 8]
+
+
+def test_burst_ends_when_all_have_spoken_and_ended(tmp_path: Path) -> None:
+    target = Spawned(shell("speaks", f"echo READY; echo and more; sleep 0.1; echo >>{tmp_path}/ended"))
+    done = burst(target, rate=1000, count=5)
+    assert len(done.latencies_s) == len(done.signs) == 5
+    assert min(done.latencies_s) > 0
+    assert (tmp_path / "ended").read_text() == "\n" * 5
+
+
+def test_launch_that_comes_late_is_a_slow_one() -> None:
+    class Late(Spawned):
+        """It holds the first launch back until the others are due."""
+
+        def begin(self) -> int:
+            if time.monotonic() < all_due:
+                select.select([], [], [], all_due - time.monotonic())
+            return super().begin()
+
+    all_due = time.monotonic() + 1
+    done = burst(Late(shell("speaks", "echo READY")), rate=2, count=3)
+    assert done.latencies_s[0] > done.latencies_s[2]
+
+
+def test_rate_that_was_held_is_that_of_the_signs() -> None:
+    assert Burst([1.0, 1.0, 1.0], [10.0, 10.5, 11.0]).held == 2
+    assert Burst([1.0], [10.0]).held is None
+
+
+def test_launch_without_a_sign_is_an_error() -> None:
+    with pytest.raises(BenchError) as error:
+        burst(Spawned(shell("silent", "exit 0")), rate=1, count=1)
+    assert str(error.value) == "'silent' ended with status 0: /bin/sh -c exit 0"
+
+
+def test_launch_by_the_daemon_that_fails_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    tool("weft-appd", "weft-runtime[appd]")
+    failing = app.install_module(tmp_path, "bench.false.app", b"\0asm\1\0\0\0")
+    store = failing.module.parents[1]
+    with (
+        Appd(tmp_path / "appd", store, Path("/bin/false"), None) as appd,
+        pytest.raises(BenchError) as error,
+    ):
+        burst(Launched("false", "", appd, failing.id), rate=1, count=1)
+    assert str(error.value).startswith("bench.false.app ended before it was ready: ")
+
+
+def test_daemon_that_does_not_start_is_an_error_with_its_reason(tmp_path: Path) -> None:
+    tool("weft-appd", "weft-runtime[appd]")
+    with pytest.raises(BenchError) as error:
+        Appd(tmp_path / "appd", tmp_path, Path("/bin/false"), None, {"WEFT_MAX_SESSIONS": "many"})
+    assert "weft-appd does not start: " in str(error.value)
+    assert "WEFT_MAX_SESSIONS" in str(error.value)
