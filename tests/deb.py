@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,11 +86,17 @@ def set_version(tree: Path, version: str) -> None:
     changelog.write_text(re.sub(r"\(.*?\)", f"({version})", first) + f"\n{rest}")
 
 
-def build(tree: Path, architecture: str = NATIVE, env: Mapping[str, str] | None = None) -> None:
-    """Run packaging/build-deb there. Raises BuildError with what it printed."""
+def build(
+    tree: Path,
+    architecture: str = NATIVE,
+    *,
+    env: Mapping[str, str] | None = None,
+    within: Sequence[str] = (),
+) -> None:
+    """Run packaging/build-deb there, `within` another command. Raises BuildError with what it printed."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DEB_", "DH_"))}
     done = subprocess.run(
-        [tree / "packaging" / "build-deb", architecture],
+        [*within, os.fspath(tree / "packaging" / "build-deb"), architecture],
         env={**environment, **(env or {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package on a booted system of each release: its commands, its own tests, upgrade, removal, purge."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.deb import ROOT, built_deb
+from tests.package.conftest import INSIDE, Deb
+from tests.system.container import Container, Suite
+
+TESTS = ROOT / "packaging" / "debian" / "tests"
+NAMES = re.findall(r"[\w-]+", " ".join(re.findall(r"^Tests: (.*)$", (TESTS / "control").read_text(), re.M)))
+COMMANDS = ("weft-appd", "weft-runtime", "weft-runtime-wasmtime", "weftctl")
+LATER = "/opt/later.deb"
+TICKER = "org.weft.examples.ticker"
+
+# All that we ever put on a system, but for the package file itself.
+FIND = ("find", "/", "-xdev", "-name", "*weft*", "-not", "-path", "/opt/*")
+
+TRAP = "import os\nos.close(os.open('/tmp/trap/sprung', os.O_CREAT))\n"
+
+
+@pytest.fixture
+def machine(suite: Suite, deb: Deb) -> Iterator[Container]:
+    """A booted release with the package, for one test alone, and a later version at hand."""
+    binds = {deb.path: Path(INSIDE), built_deb(version=_later(deb)): Path(LATER)}
+    with Container(suite, binds=binds) as container:
+        container.run("dpkg", "--install", INSIDE)
+        yield container
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_test_of_debians_own_passes(installed: Container, name: str) -> None:
+    script = f"/opt/tests/{name}"
+    installed.write(script, (TESTS / name).read_text(), 0o755)
+    place = installed.run("mktemp", "--directory").stdout.strip()
+    installed.run(script, env={"AUTOPKGTEST_TMP": place})
+
+
+def test_the_engine_is_ours_in_the_systems_python(installed: Container) -> None:
+    launcher = installed.run("cat", "/usr/bin/weft-runtime-wasmtime").stdout
+    path = re.search(r"^sys.path.*$", launcher, re.M)
+    assert path
+    code = (
+        f"import sys; {path[0]}; import wasmtime, websockets; print(wasmtime.__file__, websockets.__file__)"
+    )
+    printed = installed.run("/usr/bin/python3", "-I", "-c", code).stdout
+    vendor = "/usr/lib/weft-runtime/vendor"
+    assert printed == f"{vendor}/wasmtime/__init__.py {vendor}/websockets/__init__.py\n"
+
+
+def test_all_code_is_compiled_for_the_systems_python(installed: Container) -> None:
+    tag = installed.run(
+        "/usr/bin/python3", "-c", "import sys; print(sys.implementation.cache_tag)"
+    ).stdout.strip()
+    files = installed.run("find", "/usr/lib/weft-runtime", "-name", "*.py*", "-type", "f").stdout.split()
+    sources = {Path(name) for name in files if name.endswith(".py")}
+    compiled = {Path(name) for name in files if name.endswith(".pyc")}
+    assert compiled == {path.parent / "__pycache__" / f"{path.stem}.{tag}.pyc" for path in sources}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_nobody_diverts_a_command(installed: Container, command: str) -> None:
+    home = "/tmp/trap"
+    version = installed.run(
+        "/usr/bin/python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"
+    ).stdout
+    for name in ("argparse", "json", "usercustomize", "weft_runtime", "wasmtime", "systemd", "msgpack"):
+        installed.write(f"{home}/{name}.py", TRAP)
+        installed.write(f"{home}/.local/lib/python{version.strip()}/site-packages/{name}.py", TRAP)
+    variables = {"PYTHONPATH": home, "PYTHONSTARTUP": f"{home}/json.py", "PYTHONUSERBASE": f"{home}/.local"}
+    variables |= {"HOME": home, "PYTHONINSPECT": "1", "PYTHONHOME": home}
+
+    # The trap works: a program that does not look out for it is caught.
+    caught = ("env", "--unset=PYTHONHOME", "/usr/bin/python3", "-c", "import argparse")
+    installed.run("env", f"--chdir={home}", *caught, env=variables)
+    installed.run("rm", f"{home}/sprung")
+
+    printed = installed.run("env", f"--chdir={home}", command, "--version", env=variables).stdout
+    assert printed.startswith(f"{command} ")
+    assert installed.run("test", "-e", f"{home}/sprung", check=False).returncode == 1
+
+
+def test_an_upgrade_keeps_sessions_settings_and_the_daemon(machine: Container, deb: Deb) -> None:
+    machine.run("sh", "-c", "echo 'max_sessions = 7' >/etc/weft/appd.toml; systemctl reload weft-appd")
+    session = machine.run("weftctl", "launch", TICKER).stdout.strip()
+    before = _show(machine, "MainPID", "InvocationID"), _process(machine, session)
+
+    done = machine.run("dpkg", "--install", LATER)
+
+    assert done.stderr == ""
+    assert (_show(machine, "MainPID", "InvocationID"), _process(machine, session)) == before
+    assert machine.run("cat", "/etc/weft/appd.toml").stdout == "max_sessions = 7\n"
+    serves = f"weft-appd {_later(deb)} serves"
+    assert [entry for entry in machine.journal("SYSLOG_IDENTIFIER=weft-appd") if _starts(entry, serves)]
+    assert "need daemon-reload" not in machine.run("systemctl", "status", "weft-appd.service").stdout
+
+
+def test_an_upgrade_that_cannot_reload_says_so_and_leaves_the_daemon(machine: Container) -> None:
+    session = machine.run("weftctl", "launch", TICKER).stdout.strip()
+    before = _show(machine, "MainPID", "InvocationID"), _process(machine, session)
+    # What the next image would refuse to start with.
+    machine.run("sh", "-c", "echo 'max_sessions = 0' >/etc/weft/appd.toml")
+
+    done = machine.run("dpkg", "--install", LATER)
+
+    assert done.stderr == (
+        "weft-appd goes on with the version before, for it could not reload (see 'journalctl -u weft-appd'); "
+        "'systemctl restart weft-appd' starts the new one\n"
+    )
+    assert (_show(machine, "MainPID", "InvocationID"), _process(machine, session)) == before
+    assert machine.run("systemctl", "is-active", "weft-appd.service").stdout == "active\n"
+
+
+def test_an_upgrade_starts_a_daemon_that_had_ended_and_none_that_is_disabled(machine: Container) -> None:
+    machine.run("systemctl", "stop", "weft-appd.service", "weft-appd.socket")
+    machine.run("dpkg", "--install", LATER)
+    assert machine.run("systemctl", "is-active", "weft-appd.service").stdout == "active\n"
+
+    machine.run("systemctl", "disable", "--now", "weft-appd.service", "weft-appd.socket")
+    machine.run("dpkg", "--install", LATER)
+    assert machine.run("systemctl", "is-active", "weft-appd.service", check=False).stdout == "inactive\n"
+    assert machine.run("systemctl", "is-enabled", "weft-appd.service", check=False).stdout == "disabled\n"
+
+
+def test_an_upgrade_does_not_touch_services_of_apps(machine: Container) -> None:
+    unit = f"weft-app@{TICKER}.service"
+    machine.run("systemctl", "start", unit)
+    before = _show(machine, "MainPID", "InvocationID", unit=unit)
+    machine.run("dpkg", "--install", LATER)
+    assert _show(machine, "MainPID", "InvocationID", unit=unit) == before
+    assert machine.run("systemctl", "is-active", unit).stdout == "active\n"
+
+
+def test_removal_ends_everything_and_keeps_state_and_purge_leaves_the_user_only(machine: Container) -> None:
+    machine.run("systemctl", "enable", "--now", f"weft-app@{TICKER}.service", "weft-appd-ws.socket")
+    machine.run("weftctl", "launch", TICKER)
+    machine.run("weftctl", "launch", "--wait", "org.weft.examples.hello")
+    machine.write("/var/lib/weft/apps/org.example.mine/wapp.toml", "")
+
+    removed = machine.run("dpkg", "--remove", "weft-runtime")
+
+    assert removed.stderr == ""
+    assert machine.run("pgrep", "--full", "weft-", check=False).stdout == ""
+    assert machine.run("systemctl", "list-units", "--no-legend", "--state=active", "weft*").stdout == ""
+    assert machine.run("systemctl", "--failed", "--no-legend").stdout == ""
+    for kept in ("/etc/weft/appd.toml", "/var/lib/weft/apps/org.example.mine/wapp.toml"):
+        machine.run("test", "-f", kept)
+    left = machine.run(*FIND).stdout.split()
+    assert f"/var/lib/weft-apps/{TICKER}" in left
+    assert not [name for name in left if name.startswith(("/usr/", "/run/"))]
+
+    purged = machine.run("dpkg", "--purge", "weft-runtime")
+
+    assert purged.stderr == ""
+    assert machine.run(*FIND).stdout == ""
+    assert machine.run("getent", "passwd", "weft").stdout.startswith("weft:")
+
+
+def test_a_package_that_was_removed_comes_back_as_it_was(machine: Container) -> None:
+    machine.run("sh", "-c", "echo 'max_sessions = 7' >/etc/weft/appd.toml")
+    machine.run("dpkg", "--remove", "weft-runtime")
+    machine.run("dpkg", "--install", INSIDE)
+    assert machine.run("systemctl", "is-active", "weft-appd.service").stdout == "active\n"
+    assert machine.run("cat", "/etc/weft/appd.toml").stdout == "max_sessions = 7\n"
+
+
+def _later(deb: Deb) -> str:
+    return f"{deb.field('Version')}+later"
+
+
+def _show(machine: Container, *properties: str, unit: str = "weft-appd.service") -> str:
+    shown = machine.run("systemctl", "show", f"--property={','.join(properties)}", unit).stdout
+    assert "MainPID=0\n" not in shown
+    return shown
+
+
+def _process(machine: Container, session: str) -> str:
+    """The PID of a session's process, as the daemon knows it and the kernel has it."""
+    lines = machine.run("weftctl", "list").stdout.splitlines()
+    [pid] = (line.split()[3] for line in lines if line.startswith(f"{session} "))
+    machine.run("test", "-d", f"/proc/{pid}")
+    return pid
+
+
+def _starts(entry: dict[str, object], text: str) -> bool:
+    return str(entry["MESSAGE"]).startswith(text)
