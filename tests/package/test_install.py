@@ -40,6 +40,15 @@ def test_a_test_of_debians_own_passes(installed: Container, name: str) -> None:
     installed.run(script, env={"AUTOPKGTEST_TMP": place})
 
 
+def test_the_first_command_of_the_readme_works(installed: Container) -> None:
+    readme = installed.run("cat", "/usr/share/doc/weft-runtime/README.Debian").stdout
+    command = re.search(r"^    (.*)$", readme, re.M)
+    assert command
+    assert command[1] == "weftctl launch org.weft.examples.hello"
+    done = installed.run(*command[1].split())
+    assert done.stdout.strip().isdigit()
+
+
 def test_the_engine_is_ours_in_the_systems_python(installed: Container) -> None:
     launcher = installed.run("cat", "/usr/bin/weft-runtime-wasmtime").stdout
     path = re.search(r"^sys.path.*$", launcher, re.M)
@@ -136,7 +145,10 @@ def test_an_upgrade_does_not_touch_services_of_apps(machine: Container) -> None:
 
 
 def test_removal_ends_everything_and_keeps_state_and_purge_leaves_the_user_only(machine: Container) -> None:
-    machine.run("systemctl", "enable", "--now", f"weft-app@{TICKER}.service", "weft-appd-ws.socket")
+    machine.run("systemctl", "enable", "--now", f"weft-app@{TICKER}.service")
+    machine.run("systemctl", "enable", "weft-appd-ws.socket")
+    machine.run("systemctl", "restart", "weft-appd.service")
+    assert machine.run("systemctl", "is-active", "weft-appd-ws.socket").stdout == "active\n"
     machine.run("weftctl", "launch", TICKER)
     machine.run("weftctl", "launch", "--wait", "org.weft.examples.hello")
     machine.write("/var/lib/weft/apps/org.example.mine/wapp.toml", "")

@@ -7,7 +7,7 @@ import pytest
 
 from tests.unit.needs import ROOT, tool
 
-FOLDERS = ("weft_runtime", "tests", "bench")
+FOLDERS = ("weft_runtime", "tests", "bench", "packaging")
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,7 @@ FOLDERS = ("weft_runtime", "tests", "bench")
         ("ruff", "check", "--output-format=concise", *FOLDERS),
         ("ruff", "format", "--check", *FOLDERS),
         ("mypy",),
+        ("mypy", "packaging/bundle.py"),  # no package, and a name that one from PyPI has
     ],
     ids=" ".join,
 )
