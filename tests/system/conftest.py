@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.system import appd
+from tests.deb import built_deb
+from tests.system import appd, package
 from tests.system.container import Container, Suite, missing
 
 # The host's packages come last: what the release has itself, as python3-systemd, is built for its Python.
@@ -74,6 +75,14 @@ def suite(request: pytest.FixtureRequest) -> Suite:
 def container(suite: Suite) -> Iterator[Container]:
     """A container that all tests of a module share."""
     with booted(suite) as container:
+        yield container
+
+
+@pytest.fixture(scope="module")
+def device(suite: Suite) -> Iterator[Container]:
+    """A container with the Debian package, and nothing else of ours, that all tests of a module share."""
+    with package.booted(suite) as container:
+        package.install(container, built_deb())
         yield container
 
 

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Debian package on a booted release: installed offline, asked by its own commands, with nothing bound in."""
+
+import base64
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
+
+from tests.deb import built_deb
+from tests.packages import manifest
+from tests.system.appd import eventually
+from tests.system.container import Container, Suite
+
+PACKAGE = "weft-runtime"
+CODE = "/usr/lib/weft-runtime"
+SYSTEM_STORE, OPERATOR_STORE = "/usr/share/weft/apps", "/var/lib/weft/apps"
+DAEMON_DATA, SERVICE_DATA = "/var/lib/weft/data", "/var/lib/private/weft-apps"
+
+_DEBS, _EXAMPLES = Path("/opt/debs"), Path("/opt/examples")
+_APT = {"DEBIAN_FRONTEND": "noninteractive"}
+
+
+@contextmanager
+def booted(suite: Suite) -> Iterator[Container]:
+    """Boot a release that sees packages to install, and the examples, of which one is not in the package."""
+    binds = {built_deb().parent: _DEBS, Path(__file__).resolve().parents[2] / "examples": _EXAMPLES}
+    with Container(suite, binds=binds) as container:
+        yield container
+
+
+def install(container: Container, deb: Path) -> str:
+    """As an operator does, and without a network; returns what that printed."""
+    done = apt(container, "install", str(_DEBS / deb.name))
+    return done.stdout + done.stderr
+
+
+def apt(container: Container, *argv: str) -> CompletedProcess[str]:
+    # What a terminal would be asked: an edited conffile is kept.
+    return container.run("apt-get", "--yes", "-o", "Dpkg::Options::=--force-confold", *argv, env=_APT)
+
+
+def add_crash(container: Container) -> None:
+    """The example that traps, as the operator's own app."""
+    container.run("cp", "-R", str(_EXAMPLES / "crash"), f"{OPERATOR_STORE}/org.weft.examples.crash")
+
+
+def add_app(container: Container, app_id: str, module: bytes, *capabilities: str) -> None:
+    """An app made for a test, as the operator's own."""
+    package = f"{OPERATOR_STORE}/{app_id}"
+    toml = manifest(app_id).replace("[runtime]", f"capabilities = {json.dumps(capabilities)}\n[runtime]")
+    container.write(f"{package}/ui/index.html", "<!doctype html>")
+    container.write(f"{package}/wapp.toml", toml)
+    container.run(
+        "sh", "-c", f"base64 -d >{package}/app.wasm", input=base64.b64encode(module).decode()
+    )  # fmt: skip
+
+
+def launch(container: Container, app_id: str) -> dict[str, Any]:
+    """Launch an app, wait until it is ready, and return its session."""
+    session: dict[str, Any] = json.loads(container.run("weftctl", "launch", "--json", app_id).stdout)
+    assert session["state"] == "running"
+    return session
+
+
+def sessions(container: Container) -> list[dict[str, Any]]:
+    """Those that live."""
+    listed: list[dict[str, Any]] = json.loads(container.run("weftctl", "list", "--json").stdout)
+    return listed
+
+
+def until_running(container: Container, *app_ids: str) -> list[dict[str, Any]]:
+    """Wait until exactly these run, and return their sessions."""
+
+    def reached() -> bool:
+        found[:] = sessions(container)
+        running = [session["app_id"] for session in found if session["state"] == "running"]
+        return len(running) == len(found) and sorted(running) == sorted(app_ids)
+
+    found: list[dict[str, Any]] = []
+    eventually(reached)
+    return found
+
+
+def processes(container: Container, user: str = "weft") -> set[int]:
+    """All of a user."""
+    return set(map(int, container.run("pgrep", "--uid", user, check=False).stdout.split()))
+
+
+def service(app_id: str) -> str:
+    return f"weft-app@{app_id}.service"
+
+
+def complaints(container: Container, *meant: str) -> list[str]:
+    """Lines that no test meant: of ours at a warning or worse, of systemd about our units, any traceback.
+
+    What apps themselves write to standard error is none: it is their output.
+    """
+    found = []
+    for entry in container.journal():
+        message = str(entry.get("MESSAGE", ""))
+        ours = str(entry.get("SYSLOG_IDENTIFIER")).startswith("weft")
+        ours = ours or (entry.get("_PID") == "1" and ("weft" in message or "weft" in str(entry.get("UNIT"))))
+        bad = int(str(entry.get("PRIORITY", 6))) <= 4
+        if ("Traceback" in message or (ours and bad)) and not any(part in message for part in meant):
+            found.append(f"{entry.get('SYSLOG_IDENTIFIER')}: {message}")
+    return found
