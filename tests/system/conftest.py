@@ -79,11 +79,17 @@ def container(suite: Suite) -> Iterator[Container]:
 
 
 @pytest.fixture(scope="module")
-def device(suite: Suite) -> Iterator[Container]:
-    """A container with the Debian package, and nothing else of ours, that all tests of a module share."""
+def pristine(suite: Suite) -> Iterator[Container]:
+    """A container with nothing of ours, that all tests of a module share."""
     with package.booted(suite) as container:
-        package.install(container, built_deb())
         yield container
+
+
+@pytest.fixture(scope="module")
+def device(pristine: Container) -> Container:
+    """The same, with the Debian package."""
+    package.install(pristine, built_deb())
+    return pristine
 
 
 @pytest.fixture
