@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from subprocess import CompletedProcess
 from typing import Any
 
-from tests.deb import built_deb
+from tests.deb import CACHE
 from tests.packages import manifest
 from tests.system.appd import eventually
 from tests.system.container import Container, Suite
@@ -26,20 +25,20 @@ _APT = {"DEBIAN_FRONTEND": "noninteractive"}
 @contextmanager
 def booted(suite: Suite) -> Iterator[Container]:
     """Boot a release that sees packages to install, and the examples, of which one is not in the package."""
-    binds = {built_deb().parent: _DEBS, Path(__file__).resolve().parents[2] / "examples": _EXAMPLES}
+    CACHE.mkdir(parents=True, exist_ok=True)
+    binds = {CACHE: _DEBS, Path(__file__).resolve().parents[2] / "examples": _EXAMPLES}
     with Container(suite, binds=binds) as container:
         yield container
 
 
-def install(container: Container, deb: Path) -> str:
+def install(container: Container, deb: Path, *options: str) -> str:
     """As an operator does, and without a network; returns what that printed."""
-    done = apt(container, "install", str(_DEBS / deb.name))
+    return apt(container, "install", *options, str(_DEBS / deb.relative_to(CACHE)))
+
+
+def apt(container: Container, *argv: str) -> str:
+    done = container.run("apt-get", "--yes", *argv, env=_APT)
     return done.stdout + done.stderr
-
-
-def apt(container: Container, *argv: str) -> CompletedProcess[str]:
-    # What a terminal would be asked: an edited conffile is kept.
-    return container.run("apt-get", "--yes", "-o", "Dpkg::Options::=--force-confold", *argv, env=_APT)
 
 
 def add_crash(container: Container) -> None:
@@ -53,9 +52,8 @@ def add_app(container: Container, app_id: str, module: bytes, *capabilities: str
     toml = manifest(app_id).replace("[runtime]", f"capabilities = {json.dumps(capabilities)}\n[runtime]")
     container.write(f"{package}/ui/index.html", "<!doctype html>")
     container.write(f"{package}/wapp.toml", toml)
-    container.run(
-        "sh", "-c", f"base64 -d >{package}/app.wasm", input=base64.b64encode(module).decode()
-    )  # fmt: skip
+    text = base64.b64encode(module).decode()
+    container.run("sh", "-c", f"base64 --decode >{package}/app.wasm", input=text)
 
 
 def launch(container: Container, app_id: str) -> dict[str, Any]:

@@ -34,8 +34,10 @@ def people(device: Container) -> None:
 @pytest.fixture
 def websocket(device: Container) -> Iterator[None]:
     """As README.Debian says."""
-    device.run("systemctl", "enable", "--quiet", "weft-appd-ws.socket")
-    device.run("systemctl", "restart", UNIT)
+    commands = commands_of_readme(device)
+    first = commands.index("systemctl enable weft-appd-ws.socket")
+    for command in commands[first : first + 2]:
+        device.run("sh", "-c", command)
     yield
     device.run("systemctl", "disable", "--quiet", "--now", "weft-appd-ws.socket")
     device.run("systemctl", "restart", UNIT)
@@ -146,7 +148,9 @@ def test_the_reason_of_a_crash_is_where_one_looks_for_it(device: Container) -> N
     assert "unreachable" in crashed.stderr
     number = crashed.stdout.strip()
     # The daemon's line alone says why,
-    (ended,) = device.journal(f"_SYSTEMD_UNIT={UNIT}", "WEFT_EVENT=session-ended", f"WEFT_SESSION_ID={number}")
+    (ended,) = device.journal(
+        f"_SYSTEMD_UNIT={UNIT}", "WEFT_EVENT=session-ended", f"WEFT_SESSION_ID={number}"
+    )
     assert (ended["PRIORITY"], ended["WEFT_EXIT_STATUS"]) == ("4", "134")
     assert "ended with status 134" in str(ended["MESSAGE"])
     assert "unreachable" in str(ended["MESSAGE"])

@@ -97,7 +97,9 @@ def check_that_all_are_new(container: Container, before: list[int]) -> None:
 def test_no_client_is_refused_while_the_daemon_restarts(device: Container) -> None:
     with device.popen("python3", "-I", "-c", CLIENT, stdin=PIPE) as client:
         for _ in range(RESTARTS):
-            device.run("systemctl", "reset-failed", UNIT, check=False)  # more starts than its limit in a minute
+            device.run(
+                "systemctl", "reset-failed", UNIT, check=False
+            )  # more starts than its limit in a minute
             device.run("systemctl", "restart", UNIT)
             device.run("weftctl", "launch", "--wait", HELLO)
         printed, complaint = client.communicate("enough\n", timeout=60)
@@ -161,5 +163,10 @@ def test_ten_busy_sessions_stop_when_they_are_asked_to(device: Container) -> Non
 
 def test_nothing_unexpected_was_logged(device: Container) -> None:
     """The last one: of all that the tests above have brought about, only what they meant to."""
-    by_systemd = ("Watchdog timeout", "Killing process ", "Failed with result", "Main process exited, code=killed")
+    by_systemd = (
+        "Watchdog timeout",
+        "Killing process ",
+        "Failed with result",
+        "Main process exited, code=killed",
+    )
     assert complaints(device, *by_systemd) == []

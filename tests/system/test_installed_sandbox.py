@@ -2,7 +2,9 @@
 """What a process can do that broke out of the engine: a probe in the place of the runtime tries, as a session and as a service."""
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
 import pytest
@@ -12,7 +14,8 @@ from tests.system.container import Container
 from tests.system.package import CODE, DAEMON_DATA, OPERATOR_STORE, SYSTEM_STORE, complaints, service
 
 PROBE = "/usr/local/bin/probe"
-SECRET = "/etc/ssl/private/key"  # noqa: S105 - as a system has some, for root alone
+SECRET = "/etc/key"
+OTHER = "/var/lib/private/weft-apps/org.example.other/file"
 
 # Prints what came of each attempt, "done" or the name of the error, and where a new file can be made, found by
 # trying it in every directory; each in a line of its own. Nothing that works leaves a trace.
@@ -51,7 +54,7 @@ attempts = {{
     "read a secret": lambda: open("{SECRET}"),
     "list /home": lambda: os.listdir("/home"),
     "list /root": lambda: os.listdir("/root"),
-    "list the data of services": lambda: os.listdir("/var/lib/private"),
+    "read the data of a service": lambda: open("{OTHER}"),
     "list the data of sessions": lambda: os.listdir("{DAEMON_DATA}"),
     "be root": lambda: os.setuid(0),
     "kill": lambda: os.kill(1, signal.SIGKILL),
@@ -68,17 +71,22 @@ attempts = {{
 }}
 print(json.dumps({{what: outcome(attempt) for what, attempt in attempts.items()}}), flush=True)
 
-# Also what could be made writable first: its owner may change the mode.
+def write(path):
+    Path(path, "probe").touch()
+    Path(path, "probe").unlink()
+
+# Also what could be made writable first: an owner may change the mode, where the file system is writable at all.
+def can_change(path):
+    return outcome(lambda: os.chmod(path, stat.S_IMODE(os.stat(path).st_mode))) == "done"
+
 places, files = [], []
 for path, names, others in os.walk("/"):
-    names[:] = [name for name in names if os.path.join(path, name) not in ("/proc", "/sys", "/opt")]
-    if outcome(lambda: os.chmod(path, stat.S_IMODE(os.stat(path).st_mode))) == "done" or os.access(path, os.W_OK):
-        if outcome(lambda: Path(path, "probe").write_text("x")) == "done":
-            Path(path, "probe").unlink()
+    names[:] = [name for name in names if os.path.join(path, name) not in ("/proc", "/sys")]
+    if outcome(lambda: write(path)) == "done" or can_change(path):
         places.append(path)
     for name in others:
         file = os.path.join(path, name)
-        if stat.S_ISREG(os.lstat(file).st_mode) and os.access(file, os.W_OK):
+        if stat.S_ISREG(os.lstat(file).st_mode) and (os.access(file, os.W_OK) or can_change(file)):
             files.append(file)
 print(json.dumps({{
     "places": places,
@@ -91,20 +99,29 @@ print(json.dumps({{
 
 HELD = {
     "read /etc/shadow": "EACCES", "read a secret": "EACCES", "list /home": "EACCES", "list /root": "EACCES",
-    "list the data of services": "EACCES", "be root": "EPERM", "kill": "EPERM", "mount": "EPERM",
+    "be root": "EPERM", "kill": "EPERM", "mount": "EPERM",
     "make a namespace": "EPERM", "connect": "EAFNOSUPPORT", "connect by version 6": "EAFNOSUPPORT",
     "configure the network": "EAFNOSUPPORT", "send packets": "EAFNOSUPPORT", "talk to the bus": "EACCES",
     "talk to systemd": "EACCES", "make a device": "EPERM",
 }  # fmt: skip
-EMPTY = {"/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp"}  # noqa: S108 - the unit's own, gone with it
+EMPTY = {"/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp"}  # the unit's own, gone with it
 OWN = {"/run/weft-appd", "/var/cache/weft/appd", "/var/lib/weft/appd", DAEMON_DATA}
-TRUSTED = (OPERATOR_STORE, SYSTEM_STORE, "/var/cache/weft/system", "/etc/weft/appd.toml", CODE, "/usr/bin/weft-appd")
+TRUSTED = (
+    OPERATOR_STORE,
+    SYSTEM_STORE,
+    "/var/cache/weft/system",
+    "/etc/weft/appd.toml",
+    CODE,
+    "/usr/bin/weft-appd",
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def probe(device: Container) -> None:
     device.write(PROBE, TEXT, 0o755)
-    device.write(SECRET, "secret", 0o600)
+    device.write(SECRET, "for root alone", 0o600)
+    device.run("install", "-d", "--mode=700", "/var/lib/private/weft-apps")
+    device.write(OTHER, "for that app alone")
     device.run("useradd", "--create-home", "bob")
 
 
@@ -150,39 +167,45 @@ def test_a_session_is_held(device: Container, session: None) -> None:
     device.run("weftctl", "launch", "--no-wait", HELLO)
     result = results(device, f"WEFT_APP_ID={HELLO}", "WEFT_EVENT=output")
     # Sessions have the user of the daemon: its data is theirs, and it is all that they can change.
-    own = {"list the data of sessions": "done", "talk to weft-appd": "done"}
+    own = {
+        "read the data of a service": "EACCES",
+        "list the data of sessions": "done",
+        "talk to weft-appd": "done",
+    }
     assert result.pop("attempts") == HELD | own
-    places = set(result.pop("places"))
-    assert {path for path in places - EMPTY if path not in OWN and not path.startswith(f"{DAEMON_DATA}/")} == set()
-    assert places > OWN
-    assert all(path.startswith(tuple(OWN)) for path in result.pop("files"))
-    # The daemon, the probe.
+    places = {path for path in result.pop("places") if not path.startswith(f"{DAEMON_DATA}/")}
+    assert places - EMPTY == OWN
+    assert not [path for path in result.pop("files") if not path.startswith(tuple(OWN))]
+    # The daemon and the probe.
     assert result == {"runnable": [], "processes": 2, "interfaces": ["lo"]}
 
 
 def test_a_service_is_held(device: Container, unit: str) -> None:
     device.run("systemctl", "start", unit)
     result = results(device, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout")
-    assert result.pop("attempts") == HELD | {"list the data of sessions": "EACCES", "talk to weft-appd": "EACCES"}
-    data = f"/var/lib/private/weft-apps/{HELLO}"
-    assert set(result.pop("places")) - EMPTY == {data}
+    own = {
+        "read the data of a service": "ENOENT",
+        "list the data of sessions": "EACCES",
+        "talk to weft-appd": "EACCES",
+    }
+    assert result.pop("attempts") == HELD | own
+    assert {*result.pop("places")} - EMPTY == {f"/var/lib/private/weft-apps/{HELLO}"}
     assert result == {"files": [], "runnable": [], "processes": 1, "interfaces": ["lo"]}
 
 
 def test_the_user_of_the_daemon_can_replace_nothing_that_root_trusts(device: Container) -> None:
-    """Without any sandbox: by the rights of the files alone."""
+    """Without any sandbox, by the rights of the files alone."""
     _, printed = device.run(PROBE, user="weft").stdout.splitlines()
     result = json.loads(printed)
-    public = {*EMPTY, "/run/lock"}
     places = {path for path in result["places"] if not path.startswith((DAEMON_DATA, "/tmp/", "/var/tmp/"))}
-    assert places - public == OWN - {DAEMON_DATA}
+    assert places - EMPTY - {"/run/lock"} == OWN - {DAEMON_DATA}
     assert not [path for path in result["files"] if not path.startswith((*OWN, "/tmp/", "/var/tmp/"))]
-    # And up to the root nobody else owns a directory above what root trusts, nor anything in it.
-    for path in TRUSTED:
-        above = [*map(str, reversed([*__import__("pathlib").PurePosixPath(path).parents])), path]
-        owners = device.run("stat", "--format=%U %a", *above).stdout.splitlines()
-        assert {line.split()[0] for line in owners} == {"root"}
-        assert not device.run("find", path, "!", "-user", "root", "-o", "!", "-type", "l", "-perm", "/022").stdout
+    # What root trusts and all above it is root's alone.
+    for path in map(PurePosixPath, TRUSTED):
+        owners = device.run("stat", "--format=%U %A", *map(str, [path, *path.parents])).stdout.splitlines()
+        assert [line for line in owners if not re.fullmatch("root ....[r-]-.[r-]-.", line)] == []
+        inside = ("!", "-type", "l", "(", "!", "-user", "root", "-o", "-perm", "/022", ")")
+        assert device.run("find", str(path), *inside).stdout == ""
 
 
 def test_nothing_unexpected_was_logged(device: Container) -> None:

@@ -137,7 +137,10 @@ def test_an_app_that_crashes_is_started_again_until_the_limit(device: Container)
 
 @pytest.mark.parametrize(
     ("app_id", "status", "reason"),
-    [("org.example.nowhere", "166", "not found in any package store"), ("nonsense", "164", "is not an app id")],
+    [
+        ("org.example.nowhere", "166", "not found in any package store"),
+        ("nonsense", "164", "is not an app id"),
+    ],
 )
 def test_an_app_that_cannot_run_does_not_loop(
     device: Container, app_id: str, status: str, reason: str

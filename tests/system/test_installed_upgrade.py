@@ -15,7 +15,14 @@ EDIT = "max_sessions = 3"
 APP = service(TICKER)
 NEW = "99.0"  # of the same code, but for what it says of itself
 # Where installing any package leaves something, and whatever runs.
-ELSEWHERE = ("/var/lib/apt", "/var/lib/dpkg", "/var/lib/systemd", "/var/cache/apt", "/var/cache/debconf", "/var/log")
+ELSEWHERE = (
+    "/var/lib/apt",
+    "/var/lib/dpkg",
+    "/var/lib/systemd",
+    "/var/cache/apt",
+    "/var/cache/debconf",
+    "/var/log",
+)
 
 
 class Before(NamedTuple):
@@ -111,16 +118,16 @@ def test_an_upgrade_keeps_what_the_operator_wrote(device: Container) -> None:
 def test_an_upgrade_starts_no_daemon_that_was_stopped(device: Container) -> None:
     device.run("weftctl", "stop", TICKER)
     device.run("systemctl", "disable", "--now", "--quiet", UNIT, "weft-appd.socket")
-    apt(device, "install", "--reinstall", f"/opt/debs/{built_deb(version=NEW).name}")
+    install(device, built_deb(version=NEW), "--reinstall")
     assert show(device, "UnitFileState") == "disabled"
     device.run("systemctl", "enable", "--now", "--quiet", UNIT)
 
 
 def test_a_removal_ends_all_and_keeps_the_state(device: Container) -> None:
     launch(device, TICKER)
-    device.run("sh", "-c", f"echo kept >/var/lib/weft/data/mine; mkdir /var/lib/weft/apps/org.example.mine")
+    device.run("sh", "-c", "echo kept >/var/lib/weft/data/mine; mkdir /var/lib/weft/apps/org.example.mine")
     printed = apt(device, "remove", PACKAGE)
-    assert "warning" not in (printed.stdout + printed.stderr).lower()
+    assert "warning" not in printed.lower()
     assert processes(device) == set()
     for unit in (UNIT, "weft-appd.socket", APP, "weft-apps.slice"):
         assert show(device, "ActiveState", unit) == "inactive"
