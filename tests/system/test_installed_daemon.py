@@ -28,16 +28,15 @@ from pathlib import Path
 sys.path.insert(0, "{CODE}")
 from weft_runtime.client import DaemonClient
 from weft_runtime.errors import WeftError
-from weft_runtime.protocol import decode_request_json
+from weft_runtime.protocol import QueryRunning
 
-request = decode_request_json('{{"type": "QUERY_RUNNING"}}')
 outcomes = collections.Counter()
 while not select.select([sys.stdin], [], [], 0)[0]:
     doing = "connect"
     try:
         with DaemonClient(Path("{SOCKET}"), timeout=60) as daemon:
             doing = "ask"
-            daemon.ask(request)
+            daemon.ask(QueryRunning())
         outcomes["answered"] += 1
     except WeftError as error:
         outcomes[f"{{doing}}: {{error}}"] += 1
