@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 SOAK ?= 0
 
-.PHONY: help venv demo demo-systemd deb test examples bench soak clean
+.PHONY: help venv demo demo-systemd deb test test-vm examples bench soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -37,6 +37,12 @@ test: $(READY)
 	tools/test-packages
 	packaging/fetch
 	$(VENV)/bin/pytest
+
+## make test-vm   what needs a kernel of its own: limits of memory, CPU and tasks (as root, takes minutes)
+test-vm: $(READY)
+	tools/debian-packages mmdebstrap e2fsprogs qemu-system-x86
+	packaging/fetch
+	$(VENV)/bin/pytest tests/vm
 
 ## make examples  build the example apps from source
 examples:

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the limits of sessions and services do where the kernel has the controllers for them."""
+
+from tests.vm.appd import (
+    BUSY,
+    EATER,
+    TICKER,
+    UNIT,
+    Group,
+    configure,
+    eventually,
+    launch,
+    show,
+    use_runtime,
+    weftctl,
+)
+from tests.vm.machine import Machine
+
+MIB = 1 << 20
+
+# Starts as many processes as it may.
+FORKER = """\
+#!/usr/bin/python3 -I
+import os, signal
+
+print("READY", flush=True)
+count = 0
+try:
+    while os.fork():
+        count += 1
+except OSError as error:
+    print(f"{error.strerror} after {count}", flush=True)
+signal.pause()
+"""
+
+# Has a child and a grandchild that have left its process group, and that SIGTERM does not end.
+BREEDER = """\
+#!/bin/sh
+trap '' TERM
+setsid sh -c 'setsid sleep 86400 & exec sleep 86400' &
+echo READY
+wait
+"""
+
+
+def test_the_unit_has_the_controllers_and_each_session_a_group(device: Machine) -> None:
+    first, second = launch(device, TICKER), launch(device, TICKER)
+    unit = Group(device)
+    assert unit.read("cgroup.controllers").split() == ["cpu", "memory", "pids"]
+    assert unit.leaves == {"supervisor", f"session-{first}-{TICKER}", f"session-{second}-{TICKER}"}
+    assert device.sh(f"cat {unit.path}/supervisor/cgroup.procs").strip() == show(device, "MainPID")
+    processes = Group(device, first, TICKER).read("cgroup.procs").split()
+    assert processes == [str(weftctl(device, "status", str(first))["pid"])]
+    # What an operator sees of it.
+    tree = device.run("systemctl", "--no-pager", "--full", "status", UNIT).stdout
+    for part in ("supervisor", f"session-{first}-{TICKER}", f"session-{second}-{TICKER}"):
+        assert f"─{part}\n" in tree
+    notices = device.journal(f"_SYSTEMD_INVOCATION_ID={show(device, 'InvocationID')}", "PRIORITY=5")
+    assert [entry["MESSAGE"] for entry in notices] == []
+
+
+def test_the_limits_are_the_documented_ones_until_they_are_set(device: Machine) -> None:
+    before = Group(device, launch(device, TICKER), TICKER)
+    assert before.read("memory.max") == str(512 * MIB)
+    assert before.read("cpu.max") == "200000 100000"
+    assert before.read("pids.max") == "64"
+    configure(device, 'memory_max = "96M"\ncpu_quota = "50%"\ntasks_max = "20"\n')
+    after = Group(device, launch(device, TICKER), TICKER)
+    assert after.read("memory.max") == str(96 * MIB)
+    assert after.read("cpu.max") == "50000 100000"
+    assert after.read("pids.max") == "20"
+    configure(device, 'memory_max = "infinity"\ncpu_quota = "infinity"\ntasks_max = "infinity"\n')
+    without = Group(device, launch(device, TICKER), TICKER)
+    assert without.read("memory.max") == "max"
+    assert without.read("cpu.max") == "max 100000"
+    assert without.read("pids.max") == "max"
+
+
+def test_a_session_that_takes_too_much_memory_ends_alone(device: Machine) -> None:
+    configure(device, 'memory_max = "128M"\n')
+    daemon = show(device, "MainPID")
+    other = launch(device, TICKER)
+    ended = device.run("weftctl", "launch", "--json", "--wait", EATER, check=False)
+    assert ended.returncode == 128 + 9
+    (session,) = (item for item in weftctl(device, "list", "--all") if item["app_id"] == EATER)
+    assert (session["state"], session["signal"]) == ("stopped", "SIGKILL")
+    assert session["reason"] == "out of memory: it needed more than 128.0M"
+
+    # Numbers begin again with each daemon, of which there were others before.
+    (entry,) = device.journal(f"WEFT_APP_ID={EATER}", "WEFT_EVENT=session-ended")
+    assert entry["PRIORITY"] == "4"
+    assert entry["WEFT_REASON"] == session["reason"]
+    assert 120 * MIB < int(str(entry["WEFT_MEMORY_PEAK"])) <= 128 * MIB
+    assert int(str(entry["WEFT_CPU_USEC"])) > 0
+    assert "memory peak 128.0M" in str(entry["MESSAGE"])
+    explained = device.run("journalctl", "--no-pager", "-x", f"WEFT_APP_ID={EATER}").stdout
+    assert f"Subject: App {EATER} has ended (session {session['session_id']})" in explained
+    # The kernel's own account names the group that it chose from.
+    kernel = "\n".join(str(entry["MESSAGE"]) for entry in device.journal("_TRANSPORT=kernel"))
+    assert f"/{UNIT}/session-{session['session_id']}-{EATER}" in kernel
+
+    assert show(device, "MainPID") == daemon
+    assert show(device, "ActiveState") == "active"
+    assert weftctl(device, "status", str(other))["state"] == "running"
+    assert not Group(device, session["session_id"], EATER).is_there
+
+
+def test_a_session_has_no_more_processes_than_it_may(device: Machine) -> None:
+    use_runtime(device, FORKER)
+    configure(device, 'tasks_max = "20"\n')
+    number = launch(device, TICKER)
+    session = Group(device, number, TICKER)
+    eventually(lambda: session.read("pids.current") == "20" and session.keys("pids.events")["max"] > 0)
+    said = device.journal(f"WEFT_SESSION_ID={number}", "WEFT_STREAM=stdout")
+    assert "Resource temporarily unavailable after 19" in [entry["MESSAGE"] for entry in said]
+    # The daemon lives, and others can still have processes of their own.
+    assert show(device, "ActiveState") == "active"
+    launch(device, TICKER)
+    weftctl(device, "stop", str(number))
+    assert not session.is_there
+
+
+def test_a_busy_session_gets_its_share_of_the_processor(device: Machine) -> None:
+    def used_of_wall(session: Group) -> float:
+        """The processors that a session has used on average, over at least five seconds."""
+        samples: list[tuple[float, int]] = []
+
+        def enough() -> bool:
+            uptime = float(device.sh("cut -d' ' -f1 /proc/uptime"))
+            samples.append((uptime, session.keys("cpu.stat")["usage_usec"]))
+            return samples[-1][0] - samples[0][0] > 5
+
+        eventually(enough)
+        (begin, used_before), *_, (end, used) = samples
+        return (used - used_before) / 1e6 / (end - begin)
+
+    configure(device, 'cpu_quota = "50%"\n')
+    number = launch(device, BUSY)
+    limited = Group(device, number, BUSY)
+    assert 0.2 < used_of_wall(limited) < 0.65
+    assert limited.keys("cpu.stat")["nr_throttled"] > 0
+    weftctl(device, "stop", str(number))
+    # The same app with the usual limit: more than a thread can use.
+    configure(device, "")
+    assert used_of_wall(Group(device, launch(device, BUSY), BUSY)) > 0.7
+
+
+def test_the_end_of_a_session_is_the_end_of_all_of_it(device: Machine) -> None:
+    use_runtime(device, BREEDER)
+    number = launch(device, TICKER)
+    session = Group(device, number, TICKER)
+    eventually(lambda: len(session.read("cgroup.procs").split()) == 3)
+    weftctl(device, "stop", str(number))
+    eventually(lambda: Group(device).leaves == {"supervisor"})
+    assert device.run("pgrep", "--exact", "sleep", check=False).stdout == ""
+
+
+def test_no_group_is_left_of_sessions_that_have_ended(device: Machine) -> None:
+    numbers = [launch(device, app_id) for app_id in (TICKER, BUSY, TICKER)]
+    assert len(Group(device).leaves) == 1 + len(numbers)
+    for number in numbers:
+        weftctl(device, "stop", str(number))
+    eventually(lambda: Group(device).leaves == {"supervisor"})
+
+
+def test_a_service_that_takes_too_much_memory_ends_as_systemd_says(device: Machine) -> None:
+    service, neighbour = f"weft-app@{EATER}.service", f"weft-app@{TICKER}.service"
+    device.write(f"/run/systemd/system/{service}.d/test.conf", "[Service]\nMemoryMax=128M\nRestart=no\n")
+    device.run("systemctl", "daemon-reload")
+    device.run("systemctl", "start", neighbour)
+    device.run("systemctl", "start", service)  # it is ready before it takes any memory
+    eventually(lambda: show(device, "ActiveState", service) == "failed")
+    assert show(device, "Result", service) == "oom-kill"
+    assert show(device, "ActiveState", neighbour) == "active"
+    assert show(device, "ActiveState") == "active"
+    said = [str(entry["MESSAGE"]) for entry in device.journal(f"UNIT={service}")]
+    assert f"{service}: Failed with result 'oom-kill'." in said
+    device.run("systemctl", "stop", neighbour)
