@@ -19,6 +19,8 @@ _PREFIX = "session-"
 
 CONTROLLERS = ("cpu", "memory", "pids")
 _CPU_PERIOD_USEC = 100_000
+_OPTIONAL = frozenset({"memory.swap.max"})
+"""Not there in a kernel without swap."""
 
 
 class Limits(NamedTuple):
@@ -104,7 +106,8 @@ class SessionGroups:
         group.path.mkdir()
         try:
             for name, value in self._files(limits).items():
-                _write(group.path / name, value)
+                if name not in _OPTIONAL or (group.path / name).exists():
+                    _write(group.path / name, value)
         except OSError:
             group.remove()
             raise
@@ -128,6 +131,8 @@ class SessionGroups:
         quota = limits.cpu_quota
         files = {
             "memory.max": _or_max(limits.memory_max),
+            # An app that is too large is ended and told so, instead of wearing out the device's storage.
+            "memory.swap.max": "0",
             # An app of which a part is gone is of no use: end all of it, with one reason.
             "memory.oom.group": "1",
             "cpu.max": f"{_or_max(None if quota is None else quota * _CPU_PERIOD_USEC // 100)} {_CPU_PERIOD_USEC}",
