@@ -16,7 +16,7 @@ from tests.system.package import CODE, add_app, complaints, launch, processes, s
 
 BUSY = "org.example.busy"
 MANY = 10
-RESTARTS = 5
+RESTARTS = 3
 GRACE_S = 5  # stop_grace: whoever needs it has not ended when asked to
 SAVED = "/var/lib/weft/appd/last-session.json"
 
@@ -96,9 +96,8 @@ def check_that_all_are_new(container: Container, before: list[int]) -> None:
 def test_no_client_is_refused_while_the_daemon_restarts(device: Container) -> None:
     with device.popen("python3", "-I", "-c", CLIENT, stdin=PIPE) as client:
         for _ in range(RESTARTS):
-            device.run(
-                "systemctl", "reset-failed", UNIT, check=False
-            )  # more starts than its limit in a minute
+            # More starts than its limit in a minute.
+            device.run("systemctl", "reset-failed", UNIT, check=False)
             device.run("systemctl", "restart", UNIT)
             device.run("weftctl", "launch", "--wait", HELLO)
         printed, complaint = client.communicate("enough\n", timeout=60)

@@ -8,7 +8,17 @@ import pytest
 from tests.deb import built_deb
 from tests.system.appd import TICKER, UNIT, eventually, show
 from tests.system.container import Container
-from tests.system.package import PACKAGE, apt, complaints, install, launch, processes, service, sessions
+from tests.system.package import (
+    PACKAGE,
+    apt,
+    complaints,
+    install,
+    launch,
+    processes,
+    service,
+    sessions,
+    until_running,
+)
 
 CONFIG = "/etc/weft/appd.toml"
 EDIT = "max_sessions = 3"
@@ -126,7 +136,8 @@ def test_a_removal_keeps_what_the_next_installation_needs(device: Container) -> 
     assert device.run("tail", "--lines=1", CONFIG).stdout == f"{EDIT}\n"
     assert device.run("cat", "/var/lib/weft/data/mine").stdout == "kept\n"
     device.run("stat", f"/var/lib/private/weft-apps/{TICKER}")
-    launch(device, TICKER)
+    # And what ran when the package was removed runs again.
+    until_running(device, *[TICKER] * 3)
 
 
 def test_a_purge_leaves_nothing_but_the_user(device: Container, files: set[str]) -> None:
