@@ -135,15 +135,6 @@ def test_an_upgrade_starts_a_daemon_that_had_ended_and_none_that_is_disabled(mac
     assert machine.run("systemctl", "is-enabled", "weft-appd.service", check=False).stdout == "disabled\n"
 
 
-def test_an_upgrade_does_not_touch_services_of_apps(machine: Container) -> None:
-    unit = f"weft-app@{TICKER}.service"
-    machine.run("systemctl", "start", unit)
-    before = _show(machine, "MainPID", "InvocationID", unit=unit)
-    machine.run("dpkg", "--install", LATER)
-    assert _show(machine, "MainPID", "InvocationID", unit=unit) == before
-    assert machine.run("systemctl", "is-active", unit).stdout == "active\n"
-
-
 def test_removal_ends_everything_and_keeps_state_and_purge_leaves_the_user_only(machine: Container) -> None:
     machine.run("systemctl", "enable", "--now", f"weft-app@{TICKER}.service")
     machine.run("systemctl", "enable", "weft-appd-ws.socket")
@@ -170,14 +161,6 @@ def test_removal_ends_everything_and_keeps_state_and_purge_leaves_the_user_only(
     assert purged.stderr == ""
     assert machine.run(*FIND).stdout == ""
     assert machine.run("getent", "passwd", "weft").stdout.startswith("weft:")
-
-
-def test_a_package_that_was_removed_comes_back_as_it_was(machine: Container) -> None:
-    machine.run("sh", "-c", "echo 'max_sessions = 7' >/etc/weft/appd.toml")
-    assert machine.run("dpkg", "--remove", "weft-runtime").stderr == ""
-    machine.run("dpkg", "--install", INSIDE)
-    assert machine.run("systemctl", "is-active", "weft-appd.service").stdout == "active\n"
-    assert machine.run("cat", "/etc/weft/appd.toml").stdout == "max_sessions = 7\n"
 
 
 def _later(deb: Deb) -> str:

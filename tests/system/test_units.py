@@ -9,7 +9,7 @@ import pytest
 
 from tests.command.guests import CREATE, OPENED, TEXT, guest, leave_on_error, path_open, put
 from tests.packages import APP_ID, manifest
-from tests.system.appd import APPD, CRASH, HELLO, TICKER, UNIT, eventually, show
+from tests.system.appd import APPD, TICKER, UNIT, eventually, show
 from tests.system.conftest import LAUNCHER
 from tests.system.container import Container
 from tests.unit.test_units import THRESHOLDS
@@ -39,65 +39,6 @@ WRITER = guest(
     + "(loop $forever (br $forever))"
 )
 
-# Runs in place of the runtime: prints what came of each attempt, "done" or the name of an error.
-PROBE = """\
-#!/usr/bin/python3 -I
-import ctypes, errno, json, os, shutil, socket, subprocess, sys
-from pathlib import Path
-
-def connect(path):
-    socket.socket(socket.AF_UNIX, socket.SOCK_STREAM).connect(path)
-
-def unshare():
-    if ctypes.CDLL(None, use_errno=True).unshare(0x10000000):
-        raise OSError(ctypes.get_errno(), "unshare")
-
-def execute(directory):
-    program = shutil.copy("/usr/bin/true", directory)
-    subprocess.run([program], check=True)
-
-attempts = {
-    "read /etc/shadow": lambda: open("/etc/shadow"),
-    "list /home": lambda: os.listdir("/home"),
-    "list /root": lambda: os.listdir("/root"),
-    "be root": lambda: os.setuid(0),
-    "have a network": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
-    "have a netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
-    "talk to the bus": lambda: connect("/run/dbus/system_bus_socket"),
-    "talk to systemd": lambda: connect("/run/systemd/private"),
-    "make a namespace": unshare,
-    "execute in /tmp": lambda: execute("/tmp"),
-    "write to data": lambda: Path(DATA, "file").write_text("x"),
-    "execute in data": lambda: execute(DATA),
-}
-for path in PROTECTED:
-    attempts[f"write to {path}"] = lambda path=path: Path(path, "x").write_text("x")
-
-def outcome(attempt):
-    try:
-        attempt()
-    except OSError as error:
-        return errno.errorcode[error.errno]
-    return "done"
-
-result = {what: outcome(attempt) for what, attempt in attempts.items()}
-result["processes"] = len([name for name in os.listdir("/proc") if name.isdigit()])
-result["interfaces"] = [line.split(":")[0].strip() for line in open("/proc/self/net/dev") if ":" in line]
-print(json.dumps(result))
-"""
-PROTECTED = (
-    "/etc", "/etc/weft", "/usr", STORE, "/run", "/run/weft", "/run/systemd/system", "/var", "/var/lib/weft",
-    "/var/lib/weft/apps", "/var/cache/weft", "/var/cache/weft/system", "/opt", "/srv",
-)  # fmt: skip
-REFUSED = ("EROFS", "EACCES")  # by a read-only mount or by the owner, whichever the kernel asks first
-HELD = {
-    "read /etc/shadow": "EACCES", "list /home": "EACCES", "list /root": "EACCES",
-    "be root": "EPERM", "have a network": "EAFNOSUPPORT",
-    "have a netlink": "EAFNOSUPPORT", "talk to the bus": "EACCES", "talk to systemd": "EACCES",
-    "make a namespace": "EPERM", "execute in /tmp": "EACCES", "write to data": "done",
-    "execute in data": "EACCES", "interfaces": ["lo"],
-}  # fmt: skip
-
 
 def service(app_id: str) -> str:
     return f"weft-app@{app_id}.service"
@@ -109,7 +50,6 @@ def installed(container: Container) -> None:
     for name, text in {"weft-appd": APPD, "weft-runtime-wasmtime": LAUNCHER, "weftctl": CONTROL}.items():
         container.write(f"/usr/bin/{name}", text, 0o755)
     container.run("sh", "-ec", INSTALL)
-    container.run("useradd", "--create-home", "bob")
     install(container, APP_ID, WRITER, "fs:rw:app-data")
 
 
@@ -120,15 +60,6 @@ def install(container: Container, app_id: str, module: bytes, *capabilities: str
     container.write(f"{package}/wapp.toml", toml)
     container.write(f"{package}/app.base64", base64.b64encode(module).decode())
     container.run("sh", "-c", f"base64 -d <{package}/app.base64 >{package}/app.wasm")
-
-
-@pytest.fixture
-def app(container: Container) -> Iterator[str]:
-    """The service of an app that stays up."""
-    unit = service(TICKER)
-    container.run("systemctl", "start", unit)
-    yield unit
-    container.run("systemctl", "stop", unit)
 
 
 @pytest.fixture
@@ -183,51 +114,6 @@ def test_directories_belong_to_who_writes_there(container: Container) -> None:
     assert found == [f"{path} {owner}" for path, owner in owners.items()]
 
 
-def write_probe(container: Container, data: str) -> None:
-    text = PROBE.replace("DATA", repr(data)).replace("PROTECTED", repr(PROTECTED))
-    container.write("/usr/local/bin/probe", text, 0o755)
-
-
-def result_of_probe(container: Container, *matches: str) -> dict[str, object]:
-    """What the probe has printed to the journal."""
-
-    def printed() -> bool:
-        texts = [str(entry["MESSAGE"]) for entry in container.journal(*matches)]
-        found.extend(text for text in texts if text.startswith("{"))
-        return bool(found)
-
-    found: list[str] = []
-    eventually(printed)
-    result: dict[str, object] = json.loads(found[-1])
-    written = {path: result.pop(f"write to {path}") for path in PROTECTED}
-    assert [path for path, outcome in written.items() if outcome not in REFUSED] == []
-    return result
-
-
-def test_the_sandbox_of_a_session_holds(container: Container, drop_in: list[str]) -> None:
-    drop_in.append(f"/run/systemd/system/{UNIT}.d/probe.conf")
-    write_probe(container, "/var/lib/weft/data")
-    container.write(drop_in[0], "[Service]\nEnvironment=WEFT_RUNTIME_BIN=/usr/local/bin/probe\n")
-    restart(container)
-    container.run("weftctl", "launch", "--no-wait", HELLO)
-    result = result_of_probe(container, f"WEFT_APP_ID={HELLO}", "WEFT_EVENT=output")
-    # Sessions are of the same user as the daemon, and see it and each other.
-    assert result.pop("processes") == 2
-    assert result == HELD
-
-
-def test_the_sandbox_of_a_service_holds(container: Container, drop_in: list[str]) -> None:
-    unit = service(HELLO)
-    drop_in.append(f"/run/systemd/system/{unit}.d/probe.conf")
-    write_probe(container, f"/var/lib/weft-apps/{HELLO}")
-    container.write(drop_in[0], "[Service]\nType=oneshot\nExecStart=\nExecStart=/usr/local/bin/probe\n")
-    container.run("systemctl", "daemon-reload")
-    container.run("systemctl", "start", unit)
-    result = result_of_probe(container, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout")
-    assert result.pop("processes") == 1
-    assert result == HELD
-
-
 def test_the_daemon_may_only_write_to_its_own_control_group(container: Container) -> None:
     group = f"/sys/fs/cgroup{show(container, 'ControlGroup')}"
     pid = launch(container, TICKER)
@@ -238,27 +124,6 @@ def test_the_daemon_may_only_write_to_its_own_control_group(container: Container
     container.run(*inside, *weft, "mkdir", f"{group}/below")
     container.run(*inside, *weft, "rmdir", f"{group}/below")
     assert container.run(*inside, *weft, "mkdir", f"{group}/../beside", check=False).returncode
-
-
-def test_who_asked_is_known_by_its_own_number(container: Container) -> None:
-    uid = container.run("id", "--user", "bob").stdout.strip()
-    denied = container.run("weftctl", "launch", TICKER, user="bob", check=False)
-    assert denied.returncode == 177
-    container.run("usermod", "--append", "--groups=weft", "bob")
-    container.run("weftctl", "launch", TICKER, user="bob")
-    launched = container.journal("WEFT_EVENT=session-launched", f"WEFT_APP_ID={TICKER}")
-    assert str(launched[-1]["MESSAGE"]).startswith(f"launched by uid {uid} ")
-    container.run("weftctl", "stop", TICKER)
-
-
-def test_reload_works_as_the_units_own_user(container: Container) -> None:
-    pid, daemon = launch(container, TICKER), show(container, "MainPID")
-    container.run("systemctl", "reload", UNIT)
-    assert show(container, "MainPID") == daemon
-    assert container.run("test", "-d", f"/proc/{pid}", check=False).returncode == 0
-    (reloaded,) = container.journal("WEFT_EVENT=reloaded")
-    assert reloaded["MESSAGE"] == "reloaded, 1 sessions live on"
-    container.run("weftctl", "stop", TICKER)
 
 
 def test_the_websocket_is_there_when_it_is_enabled(container: Container) -> None:
@@ -281,24 +146,6 @@ def test_the_websocket_is_there_when_it_is_enabled(container: Container) -> None
     assert container.run("python3", "-c", connect, check=False).returncode
 
 
-def test_an_app_is_a_service(container: Container, app: str) -> None:
-    assert show(container, "ActiveState", app) == "active"
-    assert show(container, "StatusText", app) == "the app is running"
-    assert show(container, "ControlGroup", app) == f"/weft.slice/weft-apps.slice/{app}"
-    found = container.journal(f"_SYSTEMD_INVOCATION_ID={show(container, 'InvocationID', app)}")
-    own = [entry for entry in found if entry["SYSLOG_IDENTIFIER"] == "weft-runtime"]
-    assert [entry["WEFT_EVENT"] for entry in own] == ["starting", "loaded", "ready"]
-    assert not [entry for entry in found if "WEFT_SESSION_ID" in entry or entry["WEFT_APP_ID"] != TICKER]
-    output = [entry for entry in found if entry["SYSLOG_IDENTIFIER"] == TICKER]
-    assert output[0]["MESSAGE"] == "READY"
-
-
-def test_a_service_that_is_stopped_has_not_failed(container: Container, app: str) -> None:
-    container.run("systemctl", "stop", app)
-    assert show(container, "ActiveState", app) == "inactive"
-    assert show(container, "Result", app) == "success"
-
-
 def test_the_data_of_a_service_is_its_state_directory(container: Container) -> None:
     unit = service(APP_ID)
     container.run("systemctl", "start", unit)
@@ -307,16 +154,6 @@ def test_the_data_of_a_service_is_its_state_directory(container: Container) -> N
     container.run("systemctl", "stop", unit)
     container.run("systemctl", "clean", "--what=state", unit)
     assert container.run("test", "-e", path, check=False).returncode
-
-
-def test_an_app_that_crashes_is_restarted_until_the_limit(container: Container) -> None:
-    unit = service(CRASH)
-    container.run("systemctl", "start", unit)
-    eventually(lambda: show(container, "ActiveState", unit) == "failed")
-    assert show(container, "ExecMainStatus", unit) == "134"
-    assert show(container, "NRestarts", unit) == "5"
-    assert len(container.journal(f"_SYSTEMD_UNIT={unit}", "WEFT_EVENT=trapped")) == 5
-    container.run("systemctl", "reset-failed", unit)
 
 
 @pytest.mark.parametrize(
@@ -358,16 +195,6 @@ def test_without_executable_memory_only_the_interpreter_runs(
         (failure, _) = container.journal("WEFT_EVENT=failed", f"WEFT_APP_ID={TICKER}")
         assert "WEFT_ENGINE=pulley does without" in str(failure["MESSAGE"])
         container.run("systemctl", "reset-failed", unit)
-
-
-def test_the_daemon_stops_cleanly_with_sessions(container: Container) -> None:
-    restart(container)
-    pids = [launch(container, TICKER) for _ in range(3)]
-    container.run("systemctl", "stop", UNIT)
-    assert show(container, "ActiveState") == "inactive"
-    assert show(container, "Result") == "success"
-    for pid in pids:
-        assert container.run("test", "-d", f"/proc/{pid}", check=False).returncode
 
 
 def test_nothing_unexpected_was_logged(container: Container) -> None:
