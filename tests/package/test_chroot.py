@@ -18,6 +18,11 @@ getent passwd weft
 root:755" ]
 weft-runtime-wasmtime org.weft.examples.hello 1
 dpkg --install /opt/weft-runtime.deb
+# As dpkg --force-script-chrootless does it from outside of another root: that one's files are meant, not ours.
+mkdir -p /tmp/other/etc/weft
+DPKG_ROOT=/tmp/other sh -e /var/lib/dpkg/info/weft-runtime.postrm purge
+[ -e /etc/weft/appd.toml ]
+[ ! -e /tmp/other/etc/weft ]
 dpkg --remove weft-runtime
 dpkg --purge weft-runtime
 [ -z "$(find / -xdev -name '*weft*' -not -path '/opt/*')" ]
