@@ -74,7 +74,9 @@ def service(scene: Scene) -> Finding:
     if state == "inactive":
         return Finding(Verdict.WRONG, f"{UNIT} is inactive", "systemctl enable --now weft-appd")
     text = f"{UNIT} is {state} (result: {scene.unit.get('Result')}, {restarts})"
-    advice = "see 'journalctl -u weft-appd', then 'systemctl restart weft-appd'"
+    # After too many failures in a row systemd refuses even to restart it.
+    apply = "'systemctl reset-failed weft-appd' and 'systemctl restart weft-appd'"
+    advice = f"see 'journalctl -u weft-appd', then {apply}"
     return Finding(Verdict.WRONG, text, advice)
 
 
