@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.appd.conftest import Make
-from tests.appd.harness import FAKE_RUNTIME, Appd
+from tests.appd.harness import FAKE_RUNTIME, Appd, eventually
 from tests.packages import APP_ID
 from weft_runtime.protocol import Error, ErrorCode, LaunchApp, Subscribe
 
@@ -46,7 +46,13 @@ def pid_of(appd: Appd, session: int) -> int:
 
 
 def arguments(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    """The command line, which is empty for a moment in the middle of execve(2)."""
+
+    def read() -> list[str]:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+
+    eventually(lambda: bool(read()), "the program is executed")
+    return read()
 
 
 def status(pid: int, name: str) -> str:
