@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a person or a script gets to see: results on standard output, everything else on standard error.
+
+Every text passes through `escape.printable` here: none that came from a package can move the cursor or forge a
+line.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from weft_runtime.errors import from_os_error
+from weft_runtime.escape import printable
+
+PROGRAM = "weft-pack"
+
+LINE_MAX = 64 * 1024
+"""Characters of one line: more than all that is put into one, since values are cut where they are quoted."""
+
+_RED = "31"
+
+
+class Screen:
+    """Standard output and standard error; progress and colour only where a person sees them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        # Without a standard error Python has none either, and print does nothing.
+        self._on_terminal = (
+            sys.stderr is not None and sys.stderr.isatty() and environ.get("TERM", "dumb") != "dumb"
+        )
+        self._has_colour = self._on_terminal and not environ.get("NO_COLOR")
+
+    def line(self, text: str) -> None:
+        """Print a result."""
+        _write(printable(text, LINE_MAX))
+
+    def json(self, value: object) -> None:
+        """Print a result for a script; all but ASCII is escaped, so it is as safe as the rest."""
+        _write(json.dumps(value))
+
+    def note(self, text: str) -> None:
+        """Tell a person something that is no result."""
+        self.problem(f"{PROGRAM}: {text}", in_red=False)
+
+    def error(self, text: str) -> None:
+        """Tell why it failed."""
+        self.problem(f"{PROGRAM}: {text}")
+
+    def problem(self, text: str, *, in_red: bool = True) -> None:
+        """Tell what is wrong with a package, as a line that begins with the place."""
+        text = printable(text, LINE_MAX)
+        _write_error(f"\x1b[{_RED}m{text}\x1b[0m\n" if in_red and self._has_colour else f"{text}\n")
+
+    @contextmanager
+    def progress(self, text: str) -> Iterator[None]:
+        """Show that something long is under way, on a terminal, until it is done."""
+        if self._on_terminal:
+            _write_error(f"{printable(text)}...")
+        try:
+            yield
+        finally:
+            if self._on_terminal:
+                _write_error("\r\x1b[K")  # back to the first column, and clear the line
+
+
+def _write(text: str) -> None:
+    """Raises BrokenPipeError where nobody reads it any more, else WeftError."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise from_os_error("write the results", error) from None
+
+
+def _write_error(text: str) -> None:
+    """As for a log: that nobody reads it must not end the program."""
+    try:
+        print(text, end="", file=sys.stderr, flush=True)
+    except OSError:
+        pass
