@@ -43,6 +43,13 @@ class Grants(NamedTuple):
         return f"capabilities that this release does not serve: {', '.join(self.unserved)}"
 
 
+def is_known(capability: str) -> bool:
+    """Whether the package format has it, served here or not."""
+    if capability in _APP_DATA or capability in _DOCUMENTS or capability in _UNSERVED:
+        return True
+    return capability.startswith(_FETCH) and len(capability) > len(_FETCH)
+
+
 def resolve(capabilities: Iterable[str], data: Callable[[], Path], home: Path | None) -> Grants:
     """Say what `capabilities` grant an app; `data` finds or makes its data directory if that is among them.
 
@@ -50,7 +57,7 @@ def resolve(capabilities: Iterable[str], data: Callable[[], Path], home: Path | 
     """
     wanted = tuple(dict.fromkeys(capabilities))
     for capability in wanted:
-        if not _is_known(capability):
+        if not is_known(capability):
             raise WeftError(Problem.NOT_PERMITTED, f"unknown capability {quote(capability)}")
     directories = []
     # Writing includes reading: who asks for both gets one directory.
@@ -79,9 +86,3 @@ def data_directory(data_root: Path | None, app_id: AppId) -> Path:
     except OSError as error:
         raise from_os_error(f"make the data directory {quote(str(directory))}", error) from None
     return directory
-
-
-def _is_known(capability: str) -> bool:
-    if capability in _APP_DATA or capability in _DOCUMENTS or capability in _UNSERVED:
-        return True
-    return capability.startswith(_FETCH) and len(capability) > len(_FETCH)

@@ -20,7 +20,7 @@ number, to hours for a manifest of the largest size."""
 
 # Each alternative takes what it can, closed or not: nothing is tried again from the next place, so that the
 # time stays linear in any file. (The search holds the interpreter's lock: no signal ends it.)
-_STRING_OR_COMMENT = re.compile(
+STRING_OR_COMMENT = re.compile(
     r'''"""(?:[^"\\]|\\.|"(?!""))*+(?:"{3,5})?|"(?:[^"\\\n]|\\.)*+"?|#[^\n]*+'''
     r"""|'''(?:[^']|'(?!''))*+(?:'{3,5})?|'[^'\n]*+'?""",
     re.DOTALL,
@@ -62,20 +62,7 @@ def parse(data: bytes, source: str) -> Manifest:
 
     Raises WeftError: MANIFEST_INVALID naming file, key and what was expected, or LIMIT_EXCEEDED.
     """
-    if len(data) > limits.MANIFEST.value:
-        raise limits.exceeded(limits.MANIFEST, f"{printable(source)} has over {limits.MANIFEST.value} bytes")
-    try:
-        text = data.decode()
-        if _LONG_KEY.search(_STRING_OR_COMMENT.sub("s", text)):
-            raise _invalid(source, f"has a key of over {KEY_PARTS_MAX} parts")
-        values = tomllib.loads(text)
-    except UnicodeDecodeError as error:
-        raise _invalid(source, f"is not UTF-8 at byte {error.start}") from None
-    except RecursionError:
-        raise _invalid(source, "is nested too deeply") from None
-    except ValueError as error:  # TOMLDecodeError, and what int() and datetime say of absurd literals
-        raise _invalid(source, f"is not TOML: {error}") from None
-    top = Table(values, source, Problem.MANIFEST_INVALID)
+    top = Table(load(data, source), source, Problem.MANIFEST_INVALID)
     package, runtime, ui = top.table("package"), top.table("runtime"), top.table("ui")
     try:
         package_id = AppId.parse(package.string("id"))
@@ -96,6 +83,23 @@ def parse(data: bytes, source: str) -> Manifest:
         env=env,
         ui_entry=ui.string("entry"),
     )
+
+
+def load(data: bytes, source: str) -> dict[str, object]:
+    """The tables of a `wapp.toml` as they are. Raises WeftError for what is no TOML, or more than is borne."""
+    if len(data) > limits.MANIFEST.value:
+        raise limits.exceeded(limits.MANIFEST, f"{printable(source)} has over {limits.MANIFEST.value} bytes")
+    try:
+        text = data.decode()
+        if _LONG_KEY.search(STRING_OR_COMMENT.sub("s", text)):
+            raise _invalid(source, f"has a key of over {KEY_PARTS_MAX} parts")
+        return tomllib.loads(text)
+    except UnicodeDecodeError as error:
+        raise _invalid(source, f"is not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise _invalid(source, "is nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, and what int() and datetime say of absurd literals
+        raise _invalid(source, f"is not TOML: {error}") from None
 
 
 def _check_guest_strings(runtime: Table, args: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> None:

@@ -129,11 +129,48 @@ def _open_module(directory: Path, name: str, source: Path) -> int:
         raise WeftError(Problem.MODULE_INVALID, f"{path} {error}") from None
     except OSError as error:
         raise from_os_error(f"open {quote(str(directory / name))}", error) from None
+    return _of_bearable_size(fd, path)
+
+
+def open_module(path: str) -> int:
+    """Open a module that is in no package.
+
+    Raises WeftError: MODULE_NOT_FOUND, MODULE_INVALID or LIMIT_EXCEEDED for what is no regular file or too large,
+    NOT_PERMITTED or OS_ERROR for what the system refused.
+    """
+    shown = printable(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except FileNotFoundError:
+        raise WeftError(Problem.MODULE_NOT_FOUND, f"{shown} does not exist") from None
+    except OSError as error:
+        raise from_os_error(f"open {quote(path)}", error) from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise WeftError(Problem.MODULE_INVALID, f"{shown} is not a regular file")
+    return _of_bearable_size(fd, shown)
+
+
+def _of_bearable_size(fd: int, path: str) -> int:
     size = os.fstat(fd).st_size
     if size > limits.MODULE.value:
         os.close(fd)
         raise limits.exceeded(limits.MODULE, f"{path} has {size} bytes")
     return fd
+
+
+class WrongPath(Exception):
+    """A path that names no file of the package; the text completes "PATH ..."."""
+
+
+def open_file(directory: Path, name: str) -> int:
+    """Open the regular file `name` of the package in `directory` for reading. Raises WrongPath or OSError."""
+    try:
+        return _open_inside(directory, name)
+    except FileNotFoundError:
+        raise WrongPath("does not exist") from None
+    except (_Outside, _NotRegular) as error:
+        raise WrongPath(str(error)) from None
 
 
 class _Outside(Exception):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of weft_runtime.runtime.binary: what a file is by its first bytes."""
+"""Tests of weft_runtime.binary: what a file is by its first bytes."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft_runtime.runtime.binary import HEADER_SIZE, MAGIC, Kind, kind_of
+from weft_runtime.binary import HEADER_SIZE, MAGIC, Kind, kind_of
 
 CORE_MODULE = "a WebAssembly module"
 COMPONENT = "a WebAssembly component"

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of weft_runtime.runtime.imports: what a program is told by what it imports."""
+"""Tests of weft_runtime.imports: what a program is told by what it imports."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft_runtime.runtime.imports import diagnose
+from weft_runtime.imports import diagnose
 
 WASI = [("wasi_snapshot_preview1", "fd_write"), ("wasi_snapshot_preview1", "proc_exit")]
 EMSCRIPTEN = "it was built by Emscripten for JavaScript: build it with -sSTANDALONE_WASM"

@@ -1,43 +1,155 @@
 # SPDX-License-Identifier: Apache-2.0
 """`weft-pack check`: all that can be known of a package before it runs."""
 
-from collections.abc import Mapping
+import os
+import stat
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime.errors import Problem, WeftError
-from weft_runtime.manifest import Manifest
+from weft_runtime import limits, store
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import printable, quote
+from weft_runtime.manifest import FILE_NAME, Manifest
+from weft_runtime.pack import schema
+from weft_runtime.pack.findings import Finding
+from weft_runtime.pack.judge import judge
 from weft_runtime.pack.screen import Screen
+from weft_runtime.store import WrongPath
 
+FINDINGS_MAX = 1000
+"""Lines that are shown: more than anyone reads, and a hostile module can have a million."""
 
-class Finding(NamedTuple):
-    """One thing that is wrong with a package; `str` makes the line of text."""
-
-    file: str
-    """Its path in the package."""
-    line: int | None
-    offset: int | None
-    """In bytes, of a module."""
-    message: str
-
-    def __str__(self) -> str:
-        place = f":{self.line}" if self.line is not None else ""
-        if self.offset is not None:
-            place = f":{self.offset:#x}"
-        return f"{self.file}{place}: {self.message}"
+_NO_ENGINE = "the engine is not installed: the code of the module was not validated"
 
 
 class Checked(NamedTuple):
-    """What came of a check: the manifest is None only where it could not be read at all."""
+    """What came of a check."""
 
     manifest: Manifest | None
+    """None where a launch would refuse it: then there are findings."""
     findings: tuple[Finding, ...]
+    note: str | None = None
+    """What was not looked at."""
 
 
 def check(directory: Path, environ: Mapping[str, str], screen: Screen) -> Checked:
     """Find all that is wrong with the package in `directory`. Raises WeftError where it cannot be looked at."""
-    raise WeftError(Problem.INTERNAL_ERROR, "not written yet")
+    expect_directory(directory)
+    try:
+        data = read_manifest(directory)
+    except WrongPath as error:
+        return Checked(None, (Finding(FILE_NAME, str(error)), *_misplaced(directory)))
+    contents = schema.check(data)
+    found, note = [*contents.findings], None
+    for key, name in (("entry", contents.ui_entry), ("module", contents.module)):
+        if name is None:
+            continue
+        try:
+            file = open(_open(directory, name), "rb")
+        except WrongPath as error:
+            table = "ui" if key == "entry" else "runtime"
+            message = f"{table}.{key} {quote(name)} {error}"
+            found.append(Finding(FILE_NAME, message, contents.lines.of(table, key)))
+            continue
+        with file:
+            if key == "module":
+                with screen.progress(f"checking {name}"):
+                    verdict = judge(file.fileno(), name, contents.ready, environ)
+                found += verdict.findings
+                note = None if verdict.by_engine or verdict.findings else _NO_ENGINE
+    found.sort(key=lambda finding: (finding.file != FILE_NAME, finding.line or 0))
+    return Checked(contents.manifest, (*found, *_misplaced(directory)), note)
 
 
 def show(screen: Screen, environ: Mapping[str, str], directory: Path, *, as_json: bool) -> int:
-    raise WeftError(Problem.INTERNAL_ERROR, "not written yet")
+    """Print OK, or whatever is wrong; returns the exit status."""
+    done = check(directory, environ, screen)
+    if as_json:
+        screen.json([finding._asdict() for finding in done.findings])
+    else:
+        tell(screen, done.findings)
+        if not done.findings:
+            screen.line("OK")
+    if done.note is not None:
+        screen.note(done.note)
+    return 1 if done.findings else 0
+
+
+def tell(screen: Screen, findings: tuple[Finding, ...]) -> None:
+    """Show what is wrong, a line each."""
+    for finding in findings[:FINDINGS_MAX]:
+        screen.problem(str(finding))
+    if len(findings) > FINDINGS_MAX:
+        screen.problem(f"... and {len(findings) - FINDINGS_MAX} more")
+
+
+def expect_directory(directory: Path) -> None:
+    """Raises WeftError unless there is one that can be looked into."""
+    try:
+        os.scandir(directory).close()
+    except FileNotFoundError:
+        raise WeftError(Problem.PACKAGE_NOT_FOUND, f"{quote(str(directory))} does not exist") from None
+    except NotADirectoryError:
+        raise WeftError(Problem.PACKAGE_NOT_FOUND, f"{quote(str(directory))} is no directory") from None
+    except OSError as error:
+        raise from_os_error(f"open {quote(str(directory))}", error) from None
+
+
+def read_manifest(directory: Path) -> bytes:
+    """The bytes of the manifest, and one more than the limit at most. Raises WrongPath or WeftError."""
+    with open(_open(directory, FILE_NAME), "rb") as file:
+        return file.read(limits.MANIFEST.value + 1)
+
+
+def _open(directory: Path, name: str) -> int:
+    try:
+        return store.open_file(directory, name)
+    except OSError as error:
+        raise from_os_error(f"open {quote(str(directory / name))}", error) from None
+
+
+def _misplaced(directory: Path) -> Iterator[Finding]:
+    """What a package may not hold: links that lead out of it, special files, names that cannot be signed."""
+    base = os.path.realpath(directory)
+    for root, directories, files in os.walk(base, onerror=_raise):
+        directories.sort()
+        for name in sorted([*directories, *files]):
+            path = Path(root, name)
+            complaint = _name_complaint(name) or _file_complaint(base, path)
+            if complaint is not None:
+                yield Finding(printable(str(path.relative_to(base))), complaint)
+
+
+def _raise(error: OSError) -> None:
+    raise from_os_error(f"look into {quote(str(error.filename))}", error) from None
+
+
+def _name_complaint(name: str) -> str | None:
+    if "\t" in name or "\n" in name:
+        return "has a tab or a line break in its name, which a signature cannot cover"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8, which a signature cannot cover"
+    return None
+
+
+def _file_complaint(base: str, path: Path) -> str | None:
+    mode = path.lstat().st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return None
+    if not stat.S_ISLNK(mode):
+        return "is neither a file nor a directory nor a link"
+    target = str(path.readlink())
+    if target.startswith("/"):
+        return f"is a link to {quote(target)}: expected a relative one, which stays inside the package"
+    try:
+        real = os.path.realpath(path, strict=True)
+    except FileNotFoundError:
+        return f"is a link to {quote(target)}, which does not exist"
+    except (OSError, RecursionError):
+        return f"is a link to {quote(target)}, which cannot be followed"
+    if not f"{real}/".startswith(f"{base.rstrip('/')}/"):
+        return f"is a link to {quote(target)}, which is outside of the package"
+    return None

@@ -31,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     screen = Screen(os.environ)
     arguments = sys.argv[1:] if argv is None else argv
     try:
-        return _run(build_parser().parse_args(_without_rest(arguments)), screen, os.environ, _rest(arguments))
+        return _run(
+            build_parser().parse_args(_without_rest(arguments)), screen, os.environ, _rest(arguments)
+        )
     except WeftError as error:
         screen.error(str(error))
         if error.problem is Problem.USAGE:
@@ -77,14 +79,14 @@ def build_parser() -> argparse.ArgumentParser:
     _add_directory(sub)
     sub.add_argument("args", metavar="-- ARGS", nargs="*", help="options for weft-runtime")
     sub = command("install", "check a package and put it where apps are started from")
-    sub.add_argument(
-        "source", metavar="PATH", help="directory or archive; with --rollback the id of an app"
-    )
+    sub.add_argument("source", metavar="PATH", help="directory or archive; with --rollback the id of an app")
     sub.add_argument(
         "--user", action="store_true", help="for yourself, where the system's daemon does not look"
     )
     sub.add_argument("--force", action="store_true", help="even in place of a newer version")
-    sub.add_argument("--rollback", action="store_true", help="go back to the version before the last upgrade")
+    sub.add_argument(
+        "--rollback", action="store_true", help="go back to the version before the last upgrade"
+    )
     sub = command("uninstall", "remove an installed app; its data stays")
     sub.add_argument("app", metavar="APP", type=checked(AppId.parse), help="app id, as 'list' shows it")
     sub.add_argument("--user", action="store_true", help="from your own store")

@@ -30,3 +30,7 @@ class Runner(Protocol):
     def run(self, app: App) -> Outcome:
         """Run `app` to its end. Raises WeftError."""
         ...
+
+    def check(self, path: str, kind: EngineKind, ending: Ending) -> None:
+        """Find out whether the module at `path` could be run, and run none of it. Raises WeftError."""
+        ...

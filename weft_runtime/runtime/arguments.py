@@ -42,10 +42,14 @@ class VersionRequested(Exception):
     """--version was given: what it prints needs the engine, which parsing does not."""
 
 
+class CheckRequested(Exception):
+    """--check-module was given; the path is the argument."""
+
+
 def parse(argv: Sequence[str], program: str) -> Arguments:
     """Parse the arguments after the program's name.
 
-    Raises WeftError(USAGE), HelpRequested or VersionRequested.
+    Raises WeftError(USAGE), HelpRequested, VersionRequested or CheckRequested.
     """
     # Not as an optional argument: argparse would then accept no option between the two.
     service = "--service" in argv
@@ -106,6 +110,10 @@ def build_parser(program: str, *, service: bool = False) -> argparse.ArgumentPar
         type=checked(Level.parse),
         help="log this and worse: debug, info, warning, ...",
     )
+    add(
+        "--check-module", metavar="FILE", action=_CheckAction,
+        help="say whether FILE could be run, without running any of it, and exit",
+    )  # fmt: skip
     add("--version", action=_VersionAction, nargs=0, help="name the version and the engine, and exit")
     add("--help", action=_HelpAction, nargs=0, help="show this text and exit")
     return parser
@@ -114,6 +122,11 @@ def build_parser(program: str, *, service: bool = False) -> argparse.ArgumentPar
 class _HelpAction(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         raise HelpRequested(parser.format_help())
+
+
+class _CheckAction(argparse.Action):
+    def __call__(self, parser: object, namespace: object, values: object, option: object = None) -> NoReturn:
+        raise CheckRequested(values)
 
 
 class _VersionAction(argparse.Action):

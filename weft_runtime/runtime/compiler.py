@@ -11,8 +11,8 @@ from typing import NoReturn
 import wasmtime
 
 from weft_runtime import limits
+from weft_runtime.binary import without_costly_names
 from weft_runtime.errors import Problem, WeftError, from_os_error
-from weft_runtime.runtime.binary import without_costly_names
 from weft_runtime.runtime.engine import Engine, one_line
 
 _PR_SET_PDEATHSIG = 1

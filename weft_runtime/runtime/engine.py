@@ -9,10 +9,9 @@ from typing import NamedTuple
 
 import wasmtime
 
-from weft_runtime import limits
+from weft_runtime import imports, limits
 from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
 from weft_runtime.escape import printable, quote
-from weft_runtime.runtime import imports
 from weft_runtime.runtime.arguments import Preopen
 from weft_runtime.settings import EngineKind
 
@@ -39,6 +38,10 @@ _PULLEY_TARGET = "pulley64"
 
 # The name under which the exports are looked up; its linker holds nothing else.
 _APP = "app"
+
+
+Linked = wasmtime.InstancePre
+"""A module whose imports are resolved."""
 
 
 class GuestExit(Exception):
@@ -122,7 +125,7 @@ class Guest:
         self._store.set_wasi(_wasi_config(setup))
         self._exports = wasmtime.Linker(engine.engine)
 
-    def link(self, module: wasmtime.Module) -> wasmtime.InstancePre:
+    def link(self, module: wasmtime.Module) -> Linked:
         """Resolve the imports. Raises WeftError(MODULE_INVALID) naming the one that is not WASI's."""
         try:
             return self._linker.instantiate_pre(module)
@@ -133,7 +136,7 @@ class Guest:
             message = f"{printable(what)}: {one_line(why)}" if what else printable(why)
             raise WeftError(Problem.MODULE_INVALID, message, imports.diagnose(names)) from None
 
-    def instantiate(self, linked: wasmtime.InstancePre) -> None:
+    def instantiate(self, linked: Linked) -> None:
         """Make the instance, which runs its start section. Raises WeftError, GuestExit or GuestTrap."""
         with _translated_errors():
             instance = linked.instantiate(self._store)

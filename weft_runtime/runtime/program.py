@@ -48,6 +48,9 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
         _print_and_leave(str(request))
+    except arguments.CheckRequested as request:
+        _find_runner(needs_engine=True).check(str(request), environment.engine, ending)
+        _print_and_leave("")
     except arguments.VersionRequested:
         engine = _find_runner(needs_engine=False).engine_name()
         _print_and_leave(f"{program} {__version__} ({engine})\n")

@@ -4,6 +4,8 @@
 import os
 import time
 
+from weft_runtime import store
+from weft_runtime.binary import HEADER_SIZE, Kind, has_start_section, kind_of
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level
@@ -11,10 +13,9 @@ from weft_runtime.manifest import ReadyMode
 from weft_runtime.runtime import engine
 from weft_runtime.runtime.app import App
 from weft_runtime.runtime.arguments import Preopen
-from weft_runtime.runtime.binary import HEADER_SIZE, Kind, kind_of
 from weft_runtime.runtime.compiler import Compilation
-from weft_runtime.runtime.ending import Outcome, exited, trapped
-from weft_runtime.runtime.engine import Engine, Entry, Guest, GuestExit, GuestSetup, GuestTrap
+from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
+from weft_runtime.runtime.engine import Engine, Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked
 from weft_runtime.runtime.tap import StdoutTap
 from weft_runtime.settings import EngineKind
 
@@ -41,22 +42,35 @@ def run(app: App) -> Outcome:
         return trapped(where, error.kind, error.cause, error.backtrace)
 
 
+def check(path: str, kind: EngineKind, ending: Ending) -> None:
+    """Do with the module at `path` all that a run does before the app's first instruction.
+
+    Raises WeftError for whatever would keep it from running.
+    """
+    source = printable(path)
+    ending.phase = "checking a module"
+    fd = store.open_module(path)
+    _check_kind(fd, source)
+    guest, linked, _ = _prepare(fd, source, kind, GuestSetup((), (), ()), None, ending)
+    with open(fd, "rb", closefd=False) as file:
+        if has_start_section(file.read()):
+            return
+    try:
+        guest.instantiate(linked)
+    except GuestTrap as error:
+        message = f"{source} has data or element segments that do not fit: {error.cause}"
+        raise WeftError(Problem.MODULE_INVALID, message) from None
+
+
 def _run(app: App) -> Outcome:
     manifest, ending = app.package.manifest, app.ending
     source = printable(str(app.package.module))
     _check_kind(app.package.module_fd, source)
     _check_preopens(app.preopens)
 
-    ending.phase = "compiling"
     begun = time.monotonic()
-    machine = Engine(app.engine)
-    compilation = Compilation(machine, app.package.module_fd, source)
-    guest = Guest(machine, GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens))
-    module = compilation.result()
-    ending.phase = "checking its exports"
-    start, ready = engine.entries(module, START, WEFT_READY)
-    mode = _ready_mode(manifest.ready, start, ready, source)
-    linked = guest.link(module)
+    setup = GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens)
+    guest, linked, mode = _prepare(app.package.module_fd, source, app.engine, setup, manifest.ready, ending)
     milliseconds = round((time.monotonic() - begun) * 1000)
     target = "" if app.engine is EngineKind.NATIVE else f" for {app.engine}"
     ending.log.entry(Level.INFO, f"compiled {source}{target} in {milliseconds} ms", Event.LOADED)
@@ -83,6 +97,26 @@ def _run(app: App) -> Outcome:
     except GuestExit as error:
         return exited(error.status, error.note)
     return exited(0)
+
+
+def _prepare(
+    module_fd: int,
+    source: str,
+    kind: EngineKind,
+    setup: GuestSetup,
+    ready_mode: ReadyMode | None,
+    ending: Ending,
+) -> tuple[Guest, Linked, ReadyMode]:
+    """Compile and link, and make certain of the exports."""
+    ending.phase = "compiling"
+    machine = Engine(kind)
+    compilation = Compilation(machine, module_fd, source)
+    guest = Guest(machine, setup)
+    module = compilation.result()
+    ending.phase = "checking its exports"
+    start, ready = engine.entries(module, START, WEFT_READY)
+    mode = _ready_mode(ready_mode, start, ready, source)
+    return guest, guest.link(module), mode
 
 
 def _check_kind(module_fd: int, source: str) -> None:

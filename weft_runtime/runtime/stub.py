@@ -3,12 +3,13 @@
 
 import os
 
+from weft_runtime.binary import MAGIC
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event
 from weft_runtime.runtime.app import App
-from weft_runtime.runtime.binary import MAGIC
-from weft_runtime.runtime.ending import Outcome, exited
+from weft_runtime.runtime.ending import Ending, Outcome, exited
+from weft_runtime.settings import EngineKind
 
 
 def engine_name() -> str:
@@ -24,3 +25,8 @@ def run(app: App) -> Outcome:
     app.ending.log.warning("this is the stub: no Wasm code ran, for want of the engine", Event.STUB)
     app.readiness.announce()
     return exited(0)
+
+
+def check(path: str, kind: EngineKind, ending: Ending) -> None:
+    """Raises WeftError(ENGINE_MISSING): only the engine can tell."""
+    raise WeftError(Problem.ENGINE_MISSING, f"{printable(path)} cannot be checked without the engine")

@@ -48,6 +48,7 @@ NAME_MAX = 200
 """Bytes of a function's name that could be a mangled one. The engine demangles names when it prints a backtrace,
 and demangled C++ doubles with every dozen bytes: one of 341 bytes took 5 GB."""
 
+_START_SECTION = 8
 _NAME_SECTION = b"\x04name"
 _RUST_LENGTH = re.compile(rb"[0-9]{1,4}")
 _MANGLED = re.compile(rb"[A-Za-z0-9_.$]{%d,}" % (NAME_MAX + 1))
@@ -69,6 +70,17 @@ def without_costly_names(module: bytes) -> bytes:
                 continue
         start = end
     return module
+
+
+def has_start_section(module: bytes) -> bool:
+    """Whether instantiating `module`, a valid one, runs code of its own."""
+    start = HEADER_SIZE
+    while start < len(module):
+        if module[start] == _START_SECTION:
+            return True
+        size, body = _leb128(module, start + 1)
+        start = body + size
+    return False
 
 
 def _is_rust_name(name: bytes) -> bool:

@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`weft-pack info`: what the manifest of a package says."""
+
+from pathlib import Path
+
+from weft_runtime import manifest
+from weft_runtime.errors import Problem, WeftError
+from weft_runtime.escape import quote
+from weft_runtime.pack.check import expect_directory, read_manifest
+from weft_runtime.pack.screen import Screen
+from weft_runtime.store import WrongPath
+
+
+def show(screen: Screen, directory: Path, *, as_json: bool) -> int:
+    """Print the manifest; returns the exit status. Raises WeftError where it is invalid."""
+    expect_directory(directory)
+    try:
+        data = read_manifest(directory)
+    except WrongPath as error:
+        message = f"{quote(str(directory / manifest.FILE_NAME))} {error}"
+        raise WeftError(Problem.PACKAGE_NOT_FOUND, message) from None
+    values = manifest.parse(data, manifest.FILE_NAME)
+    if as_json:
+        screen.json({**values._asdict(), "env": dict(values.env)})
+        return 0
+    lines = [("id", values.id), ("name", values.name), ("version", values.version)]
+    lines += [("desc", values.description)] if values.description is not None else []
+    lines += [("author", values.author)] if values.author is not None else []
+    lines += [("module", values.module), ("ui", values.ui_entry)]
+    lines += [("cap", capability) for capability in values.capabilities]
+    for label, value in lines:
+        screen.line(f"{label + ':':<9}{value}")
+    return 0
