@@ -46,16 +46,16 @@ def check(directory: Path, environ: Mapping[str, str], screen: Screen) -> Checke
         if name is None:
             continue
         try:
-            file = open(_open(directory, name), "rb")
+            fd = _open(directory, name)
         except WrongPath as error:
             table = "ui" if key == "entry" else "runtime"
             message = f"{table}.{key} {quote(name)} {error}"
             found.append(Finding(FILE_NAME, message, contents.lines.of(table, key)))
             continue
-        with file:
+        with open(fd, "rb"):
             if key == "module":
                 with screen.progress(f"checking {name}"):
-                    verdict = judge(file.fileno(), name, contents.ready, environ)
+                    verdict = judge(fd, name, contents.ready, environ)
                 found += verdict.findings
                 note = None if verdict.by_engine or verdict.findings else _NO_ENGINE
     found.sort(key=lambda finding: (finding.file != FILE_NAME, finding.line or 0))
