@@ -29,11 +29,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     screen = Screen(os.environ)
-    arguments = sys.argv[1:] if argv is None else argv
+    arguments, rest = _split(sys.argv[1:] if argv is None else argv)
     try:
-        return _run(
-            build_parser().parse_args(_without_rest(arguments)), screen, os.environ, _rest(arguments)
-        )
+        return _run(build_parser().parse_args(arguments), screen, os.environ, rest)
     except WeftError as error:
         screen.error(str(error))
         if error.problem is Problem.USAGE:
@@ -77,7 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     sub = command("run", "run an app from its directory, without installing it")
     _add_directory(sub)
-    sub.add_argument("args", metavar="-- ARGS", nargs="*", help="options for weft-runtime")
+    sub.usage = f"{PROGRAM} run [-h] DIR [-- ARGS]"
+    sub.epilog = "ARGS are options for weft-runtime, such as --preopen or --log-level."
     sub = command("install", "check a package and put it where apps are started from")
     sub.add_argument("source", metavar="PATH", help="directory or archive; with --rollback the id of an app")
     sub.add_argument(
@@ -176,13 +175,12 @@ def _add_out(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="D", type=Path, default=Path(), help="where to (default: here)")
 
 
-def _without_rest(arguments: Sequence[str]) -> Sequence[str]:
-    """The arguments before a `--`: argparse would look for positional ones behind it."""
-    return arguments[: arguments.index("--")] if "--" in arguments else arguments
-
-
-def _rest(arguments: Sequence[str]) -> Sequence[str]:
-    return arguments[arguments.index("--") + 1 :] if "--" in arguments else ()
+def _split(arguments: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """What is for us, and what `run` hands on: argparse would look for arguments of its own behind a `--`."""
+    if arguments[:1] == ["run"] and "--" in arguments:
+        at = arguments.index("--")
+        return arguments[:at], arguments[at + 1 :]
+    return arguments, ()
 
 
 if __name__ == "__main__":
