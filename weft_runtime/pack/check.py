@@ -58,7 +58,7 @@ def check(directory: Path, environ: Mapping[str, str], screen: Screen) -> Checke
                     verdict = judge(fd, name, contents.ready, environ)
                 found += verdict.findings
                 note = None if verdict.by_engine or verdict.findings else _NO_ENGINE
-    found.sort(key=lambda finding: (finding.file != FILE_NAME, finding.line or 0))
+    found.sort(key=lambda finding: (finding.file != FILE_NAME, finding.line or finding.offset or 0))
     return Checked(contents.manifest, (*found, *_misplaced(directory)), note)
 
 

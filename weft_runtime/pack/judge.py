@@ -30,7 +30,7 @@ ENGINE_SECONDS = limits.COMPILE_SECONDS.value + 10
 
 _PLAIN = FunctionType((), ())
 _START_HINT = "a WASI command has one; a library or a reactor does not"
-_OFFSET = re.compile(r"\(at offset 0x([0-9a-f]+)\)")
+_OFFSET = re.compile(r"at offset (0x[0-9a-f]+|[0-9]+)")
 _NOT_VALID = "is not a valid module"
 
 
@@ -74,7 +74,7 @@ def judge(fd: int, name: str, ready: ReadyMode | None, environ: Mapping[str, str
     # It names the first problem only. Those of imports and exports the reader has named, all of them.
     if not found or answer.startswith(_NOT_VALID):
         match = _OFFSET.search(answer)
-        found.append(Finding(name, answer, offset=int(match[1], 16) if match else None))
+        found.append(Finding(name, answer, offset=int(match[1], 0) if match else None))
     return Verdict(tuple(found), by_engine=True)
 
 
