@@ -42,6 +42,7 @@ class Problem(StrEnum):
 
     USAGE = "usage"
     MANIFEST_INVALID = "manifest-invalid"
+    PACKAGE_INVALID = "package-invalid"
     MODULE_INVALID = "module-invalid"
     LIMIT_EXCEEDED = "limit-exceeded"
     PACKAGE_NOT_FOUND = "package-not-found"
@@ -50,12 +51,14 @@ class Problem(StrEnum):
     INTERNAL_ERROR = "internal-error"
     OS_ERROR = "os-error"
     NOT_PERMITTED = "not-permitted"
+    NOT_TRUSTED = "not-trusted"
     CONFIG_INVALID = "config-invalid"
 
 
 EXIT_STATUS_OF = {
     Problem.USAGE: ExitStatus.USAGE,
     Problem.MANIFEST_INVALID: ExitStatus.DATA,
+    Problem.PACKAGE_INVALID: ExitStatus.DATA,
     Problem.MODULE_INVALID: ExitStatus.DATA,
     Problem.LIMIT_EXCEEDED: ExitStatus.DATA,
     Problem.PACKAGE_NOT_FOUND: ExitStatus.NO_INPUT,
@@ -64,6 +67,7 @@ EXIT_STATUS_OF = {
     Problem.INTERNAL_ERROR: ExitStatus.SOFTWARE,
     Problem.OS_ERROR: ExitStatus.OS_ERROR,
     Problem.NOT_PERMITTED: ExitStatus.NO_PERMISSION,
+    Problem.NOT_TRUSTED: ExitStatus.NO_PERMISSION,
     Problem.CONFIG_INVALID: ExitStatus.CONFIG,
 }
 

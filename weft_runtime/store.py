@@ -100,6 +100,12 @@ def installed(stores: Sequence[Path]) -> dict[AppId, Manifest]:
     return found
 
 
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of the package in `directory`. Raises WeftError, MANIFEST_INVALID where there is none."""
+    source = directory / manifest.FILE_NAME
+    return manifest.parse(_read_manifest(directory, source), str(source))
+
+
 def _read_manifest(directory: Path, source: Path) -> bytes:
     try:
         fd = _open_inside(directory, manifest.FILE_NAME)

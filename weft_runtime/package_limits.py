@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every bound on a package and its archive, with its reason; docs/packaging.md shows them all."""
+
+from weft_runtime.limits import GIB, KIB, MIB, Limit
+
+ENTRIES = Limit(
+    10_000, "entries", "files, directories and links of a package",
+    "ten times what a large app with its pages and pictures has; each costs an inode and a sync",
+)  # fmt: skip
+BYTES = Limit(
+    1 * GIB, "bytes", "all files of a package together",
+    "twice the largest module; an archive of a few KiB can unpack to any size",
+)  # fmt: skip
+DEPTH = Limit(
+    32, "directories", "directories inside each other",
+    "no tree made by people is as deep, and whoever walks it keeps them all open",
+)  # fmt: skip
+PATH = Limit(
+    1024, "bytes", "a path inside a package",
+    "the store's own path comes before it, and Linux takes 4096 bytes in all",
+)  # fmt: skip
+HEADER = Limit(
+    16 * KIB, "bytes", "an extended header of an archive",
+    "it holds a path and a link's target; it is read into memory as a whole",
+)  # fmt: skip
+WINDOW = Limit(
+    8 * MIB, "bytes", "the window of the compression",
+    "memory that unpacking takes; RFC 8878 asks each decoder for as much, zstd(1) uses more only when told to",
+)  # fmt: skip
+KEY_FILE = Limit(
+    KIB, "bytes", "a file of a key or a signature",
+    "they have 64 and 128 characters, and perhaps white space around",
+)  # fmt: skip
+
+ALL = (ENTRIES, BYTES, DEPTH, PATH, HEADER, WINDOW, KEY_FILE)
