@@ -90,6 +90,16 @@ def service_settings(environ: Mapping[str, str] = os.environ) -> ServiceSettings
     return ServiceSettings(Path(state) if state else None, Path(home) if home else None)
 
 
+def cache_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """The caller's own directory for what can be made again: systemd's, or that of the user's home."""
+    if given := (_get(environ, "CACHE_DIRECTORY") or "").partition(":")[0]:
+        return Path(given)
+    cache, home = _get(environ, "XDG_CACHE_HOME"), _get(environ, "HOME")
+    if cache:
+        return Path(cache, "weft")
+    return Path(home, ".cache/weft") if home else None
+
+
 def report_descriptor(environ: Mapping[str, str] = os.environ) -> int | None:
     """Where to report the end, for a supervisor. Raises WeftError(CONFIG_INVALID) naming the variable."""
     return _descriptor(environ, "WEFT_REPORT_FD")

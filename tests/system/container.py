@@ -27,7 +27,7 @@ TOOLS = ("mmdebstrap", "systemd-nspawn", "nsenter", "unshare", "setpriv")
 RECIPE = (
     *("mmdebstrap", "--quiet", "--variant=minbase", "--dpkgopt=force-unsafe-io"),
     "--include=systemd,systemd-sysv,dbus,procps,python3,python3-systemd,python3-sdnotify,python3-msgpack",
-    "--include=python3-cryptography",
+    "--include=python3-cryptography,python3-zstandard",
     # The build machine's name and resolver do not belong in there.
     '--customize-hook=rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',
     # Empty, not "uninitialized": a new id at each boot, but no first boot with its presets.

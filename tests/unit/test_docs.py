@@ -156,6 +156,7 @@ def variables_read() -> set[str]:
     settings.log_settings(environ)
     settings.runtime_settings(environ)
     settings.service_settings(environ)
+    settings.cache_directory(environ)
     settings.report_descriptor(environ)
     assert environ.names
     return environ.names

@@ -16,15 +16,19 @@ from weft_runtime import limits, package_limits, store, tree
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
-from weft_runtime.pack.files import sync_directory
+from weft_runtime.pack.files import (
+    DIRECTORY_MODE,
+    FILE_MODE,
+    make_directory,
+    sync_directory,
+    sync_tree,
+    write_file,
+)
 from weft_runtime.pack.screen import Screen
 from weft_runtime.pack.tarball import Reader
 from weft_runtime.tree import Entry, Kind, Tree
 
 SUFFIX = ".app.tar.zst"
-
-FILE_MODE, DIRECTORY_MODE = 0o644, 0o755
-"""Of everything that is packed or installed: no package has a use for others, and the daemon's user must read it."""
 
 
 def bundle(screen: Screen, directory: Path, out: Path) -> int:
@@ -110,25 +114,6 @@ def file_app_id(archive: Path) -> AppId:
         raise WeftError(Problem.USAGE, f"{quote(archive.name)}: {error}") from None
 
 
-def sync_tree(directory: Path, files: Tree) -> None:
-    """Make the names in a tree durable; its files are already. Raises OSError."""
-    for entry in files.sorted():
-        if entry.kind is Kind.DIRECTORY:
-            sync_directory(directory / entry.path)
-    sync_directory(directory)
-
-
-def write_file(path: Path, chunks: Iterator[bytes]) -> None:
-    """Make a file of a package, durably. Raises OSError."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "wb", buffering=0) as file:
-        for data in chunks:
-            while data:
-                data = data[file.write(data) :]
-        os.fchmod(fd, FILE_MODE)
-        os.fsync(fd)
-
-
 @contextmanager
 def _opened(archive: Path) -> Iterator[Reader]:
     """Reads an archive; what the library says of a damaged one becomes ours, named after the file."""
@@ -180,8 +165,7 @@ def _make(directory: Path, entry: Entry, reader: Reader) -> None:
     path = directory / entry.path
     match entry.kind:
         case Kind.DIRECTORY:
-            path.mkdir(mode=0o700)
-            path.chmod(DIRECTORY_MODE)
+            make_directory(path)
         case Kind.FILE:
             write_file(path, reader.chunks())
         case Kind.LINK:

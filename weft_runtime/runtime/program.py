@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from weft_runtime import __version__, manifest, settings, store
+from weft_runtime import __version__, manifest, policy, settings, store
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
@@ -14,6 +14,7 @@ from weft_runtime.runtime import arguments
 from weft_runtime.runtime.app import App, Runner
 from weft_runtime.runtime.ending import Ending, Outcome, bug, failed, status_line
 from weft_runtime.runtime.readiness import Readiness
+from weft_runtime.store import Package
 
 IDENTIFIER = "weft-runtime"
 """SYSLOG_IDENTIFIER of every entry, whichever of the two programs runs."""
@@ -69,6 +70,8 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
     runner = _find_runner(needs_engine=needs_engine)
     ending.phase = "opening the package"
     package = store.open_package(options.app_id, environment.stores)
+    if policy.read() is policy.Policy.REQUIRE:
+        _demand_trust(package)
     if package.manifest.id != options.app_id:
         where = f"{printable(str(package.directory))}/{manifest.FILE_NAME}"
         log.warning(f"{where}: package.id is '{package.manifest.id}', ignoring: the directory's name counts")
@@ -84,6 +87,14 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
 
         preopens += service.preopens(package, settings.service_settings(), log)
     return runner.run(App(package, preopens, environment.engine, Readiness(log, notifier), ending))
+
+
+def _demand_trust(package: Package) -> None:
+    """Raises WeftError(NOT_TRUSTED) unless a trusted key has signed the package as it is now."""
+    from weft_runtime import trust  # noqa: PLC0415 - only where the policy asks for it
+
+    places = trust.places(settings.cache_directory())
+    trust.demand(package.directory, package.module_fd, package.manifest.module, places)
 
 
 def _find_runner(*, needs_engine: bool) -> Runner:

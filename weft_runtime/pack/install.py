@@ -1,0 +1,323 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`weft-pack install`, `uninstall` and `list`."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from weft_runtime import manifest, policy, settings, signature, store, trust
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import printable, quote
+from weft_runtime.ids import AppId
+from weft_runtime.manifest import Manifest
+from weft_runtime.pack import check, storage
+from weft_runtime.pack.files import copy_tree
+from weft_runtime.pack.screen import Screen
+from weft_runtime.pack.storage import Store
+from weft_runtime.pack.versions import is_older
+from weft_runtime.policy import Policy
+from weft_runtime.trust import Places
+
+SYSTEM_STORE = settings.SYSTEM_STORES[0]
+APPD_CONFIG = Path("/etc/weft/appd.toml")
+SYSTEM_DATA = Path("/var/lib/weft/data")
+SERVICE_DATA = (Path("/var/lib/weft-apps"), Path("/var/lib/private/weft-apps"))
+"""Where systemd keeps the state of weft-app@.service: a link, and what it leads to (DynamicUser=)."""
+
+ANSWER_TIMEOUT_S = 5.0
+"""Seconds for weft-appd to say what runs; it takes milliseconds."""
+
+
+def install(
+    screen: Screen, environ: Mapping[str, str], options: argparse.Namespace, places: Places | None = None
+) -> int:
+    """Install a package, or go back to the version before. Raises WeftError; the app is as it was then."""
+    places = places or trust.places(settings.cache_directory(environ))
+    path = target_store(environ, user=options.user)
+    rule = policy.read(places.config, owner=places.owner)
+    if options.rollback:
+        _roll_back(screen, path, options.source, rule, places)
+        return 0
+    source = Path(options.source)
+    app_id = _app_id_of(source)
+    with storage.opened(path, lambda: _say_waiting(screen, path)) as opened:
+        incomplete = opened.begin(app_id)
+        try:
+            with screen.progress(f"copying {source}"):
+                _fetch(source, incomplete)
+            # Only now: what is checked is what will be there, whoever can write to the source.
+            found = _checked(incomplete, environ, screen, source, app_id)
+            if not options.force:
+                _refuse_older(opened, found)
+            verdict = _verified(screen, incomplete, app_id, rule, places)
+            opened.put(app_id, incomplete)
+        except BaseException:
+            if incomplete.exists():
+                shutil.rmtree(incomplete, ignore_errors=True)
+            raise
+        if verdict is not None:
+            _remember(opened.live(app_id), verdict, places)
+    screen.line(f"installed {app_id} -> {path / app_id}")
+    _say_where(screen, environ, path)
+    return 0
+
+
+def uninstall(screen: Screen, environ: Mapping[str, str], options: argparse.Namespace) -> int:
+    """Remove an app, and its data where that is asked for. Raises WeftError."""
+    app_id: AppId = options.app
+    path = target_store(environ, user=options.user)
+    data = _data_of(app_id, path, environ) if options.purge else []
+    if not os.path.lexists(path / app_id) and not data:
+        raise _not_installed(app_id, path, environ)
+    if not options.force:
+        _refuse_running(screen, environ, app_id, path)
+    with storage.opened(path, lambda: _say_waiting(screen, path)) as opened:
+        opened.remove(app_id)
+        for directory in data:
+            _remove_data(directory)
+    screen.line(f"uninstalled {app_id}")
+    return 0
+
+
+def list_packages(screen: Screen, environ: Mapping[str, str], *, as_json: bool) -> int:
+    """Print what is installed, in the order of the search for it."""
+    stores = settings.stores(environ)
+    found = [
+        (app_id, values, store.find(app_id, stores)) for app_id, values in store.installed(stores).items()
+    ]
+    if as_json:
+        screen.json(
+            [
+                {"id": app_id, "name": values.name, "version": values.version, "directory": str(directory)}
+                for app_id, values, directory in found
+            ]
+        )
+        return 0
+    for app_id, values, _ in found:
+        screen.line(f"{app_id}  {values.name}  {values.version}")
+    if not found:
+        screen.line("no packages installed")
+    return 0
+
+
+def target_store(environ: Mapping[str, str], *, user: bool) -> Path:
+    """Where to install. Raises WeftError(CONFIG_INVALID) where there is no such place."""
+    override = environ.get("WEFT_APP_STORE")
+    if override is not None and not user:
+        return Path(override)
+    if os.geteuid() == 0 and not user:
+        return SYSTEM_STORE
+    home = environ.get("HOME")
+    if not home:
+        raise WeftError(Problem.CONFIG_INVALID, "there is no package store: $HOME is not set")
+    return settings.stores({"HOME": home})[0]
+
+
+def _app_id_of(source: Path) -> AppId:
+    """The app id of a package, before anything of it is believed. Raises WeftError."""
+    if source.is_dir():
+        return store.read_manifest(source).id
+    if not os.path.lexists(source):
+        raise WeftError(Problem.PACKAGE_NOT_FOUND, f"there is no {quote(str(source))}")
+    from weft_runtime.pack import archive  # noqa: PLC0415 - needs a library that directories do without
+
+    return archive.file_app_id(source)
+
+
+def _fetch(source: Path, destination: Path) -> None:
+    if source.is_dir():
+        copy_tree(source, destination)
+        return
+    from weft_runtime.pack import archive  # noqa: PLC0415
+
+    app_id, expected = archive.unpack(source, destination), archive.file_app_id(source)
+    if app_id != expected:
+        message = f"{quote(str(source))} has the top directory {quote(app_id)}: expected {quote(expected)}"
+        raise WeftError(Problem.PACKAGE_INVALID, message)
+
+
+def _checked(
+    directory: Path, environ: Mapping[str, str], screen: Screen, source: Path, app_id: AppId
+) -> Manifest:
+    """The manifest of a package in which nothing is wrong; shows what is. Raises WeftError."""
+    checked = check.check(directory, environ, screen)
+    for finding in checked.findings:
+        screen.problem(str(finding))
+    if checked.findings or checked.manifest is None:
+        count = len(checked.findings)
+        what = "one thing is" if count == 1 else f"{count} things are"
+        raise WeftError(
+            Problem.PACKAGE_INVALID, f"{quote(str(source))} is not installed: {what} wrong with it"
+        )
+    if checked.manifest.id != app_id:
+        message = (
+            f"{quote(str(source))} is the package of {quote(checked.manifest.id)}, not of {quote(app_id)}"
+        )
+        raise WeftError(Problem.PACKAGE_INVALID, message)
+    return checked.manifest
+
+
+def _refuse_older(opened: Store, new: Manifest) -> None:
+    try:
+        old = store.read_manifest(opened.live(new.id)).version
+    except WeftError:  # there is none, or a broken one, which anything is better than
+        return
+    if is_older(new.version, old):
+        message = f"version {printable(old, 64)} of {new.id} is installed, which is later than {new.version}"
+        raise WeftError(Problem.NOT_PERMITTED, message, "use --force to go back")
+
+
+class _Verified(NamedTuple):
+    """What was verified, and the name of the key, one of those that are trusted."""
+
+    content: signature.Content
+    key: str
+    keys: trust.Keys
+
+
+def _verified(
+    screen: Screen, directory: Path, app_id: AppId, rule: Policy, places: Places
+) -> _Verified | None:
+    """What the policy says of a package. Raises WeftError(NOT_TRUSTED)."""
+    if rule is Policy.OFF:
+        return None
+    keys = trust.trusted_keys(places)
+    with screen.progress(f"verifying {app_id}"):
+        content = signature.read(directory)
+        verdict = trust.judge(directory, keys, content)
+    if verdict.key is not None:
+        screen.note(f"{app_id} is signed by the trusted key {quote(verdict.key)}")
+        return _Verified(content, verdict.key, keys)
+    for complaint in keys.complaints:
+        screen.note(f"{complaint}, ignoring")
+    if rule is Policy.REQUIRE:
+        hint = f"the policy in {places.config} is '{rule}'"
+        raise WeftError(Problem.NOT_TRUSTED, f"{app_id} {verdict.reason}", hint)
+    screen.note(f"warning: {app_id} {verdict.reason}")
+    return None
+
+
+def _remember(directory: Path, verified: _Verified, places: Places) -> None:
+    trust.remember(directory, verified.content, verified.key, verified.keys, places, wait=True)
+
+
+def _roll_back(screen: Screen, path: Path, text: str, rule: Policy, places: Places) -> None:
+    try:
+        app_id = AppId.parse(text)
+    except ValueError as error:
+        raise WeftError(Problem.USAGE, str(error)) from None
+    with storage.opened(path, lambda: _say_waiting(screen, path)) as opened:
+        previous = opened.previous(app_id)
+        if not previous.is_dir() or not opened.live(app_id).is_dir():
+            message = f"there is no version of {app_id} before that in {quote(str(path))}"
+            raise WeftError(Problem.PACKAGE_NOT_FOUND, message, "an upgrade keeps one")
+        verdict = _verified(screen, previous, app_id, rule, places)
+        opened.roll_back(app_id)
+        if verdict is not None:
+            _remember(opened.live(app_id), verdict, places)
+        version = store.read_manifest(opened.live(app_id)).version
+    screen.line(f"rolled back {app_id} to {printable(version, 64)}")
+
+
+def _refuse_running(screen: Screen, environ: Mapping[str, str], app_id: AppId, path: Path) -> None:
+    """Raises WeftError(NOT_PERMITTED) where the app is known to run."""
+    hint = "end it first, or use --force: it goes on until it ends, but cannot start again"
+    sessions = _sessions_of(screen, environ, app_id)
+    if sessions:
+        numbers = ", ".join(map(str, sessions))
+        what = "session" if len(sessions) == 1 else "sessions"
+        raise WeftError(Problem.NOT_PERMITTED, f"{app_id} is running: {what} {numbers}", hint)
+    unit = f"weft-app@{app_id}.service"
+    if path == SYSTEM_STORE and Path("/run/systemd/system").is_dir():
+        command = ["systemctl", "is-active", "--quiet", unit]
+        try:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+        except OSError:
+            return
+        if done.returncode == 0:
+            raise WeftError(Problem.NOT_PERMITTED, f"{app_id} is running: {unit}", hint)
+
+
+def _sessions_of(screen: Screen, environ: Mapping[str, str], app_id: AppId) -> list[int]:
+    """The sessions of an app that live, as far as a weft-appd can be asked."""
+    from weft_runtime.client import DaemonClient, socket_path  # noqa: PLC0415 - with msgpack behind it
+    from weft_runtime.protocol import QuerySessions, Sessions, State  # noqa: PLC0415
+
+    try:
+        with DaemonClient(socket_path(environ), timeout=ANSWER_TIMEOUT_S) as daemon:
+            answer = daemon.ask(QuerySessions())
+    except WeftError as error:
+        if error.problem is Problem.NOT_PERMITTED:
+            screen.note(f"whether it runs is not known: {error}")
+        return []
+    if not isinstance(answer, Sessions):
+        return []
+    return sorted(
+        session.session_id
+        for session in answer.sessions
+        if session.app_id == app_id and session.state is not State.STOPPED
+    )
+
+
+def _data_of(app_id: AppId, path: Path, environ: Mapping[str, str]) -> list[Path]:
+    """The directories that an app's data is in."""
+    roots: list[Path] = []
+    if given := environ.get("WEFT_DATA_ROOT"):
+        roots = [Path(given)]
+    elif path == SYSTEM_STORE:
+        roots = [_configured_data() or SYSTEM_DATA, *SERVICE_DATA]
+    elif home := environ.get("HOME"):
+        roots = [Path(home, ".local/share/weft/data")]
+    return [root / app_id for root in roots if os.path.lexists(root / app_id)]
+
+
+def _configured_data() -> Path | None:
+    """The setting data_root of weft-appd. Raises WeftError where it cannot be known."""
+    try:
+        values = tomllib.loads(APPD_CONFIG.read_text())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise from_os_error(f"read {quote(str(APPD_CONFIG))}", error) from None
+    except (ValueError, RecursionError) as error:
+        message = f"{APPD_CONFIG} is not TOML: {printable(str(error))}"
+        raise WeftError(Problem.CONFIG_INVALID, message) from None
+    given = values.get("data_root")
+    return Path(given) if isinstance(given, str) and given else None
+
+
+def _remove_data(directory: Path) -> None:
+    if directory.is_symlink():
+        directory.unlink()
+    else:
+        # It belongs to the app's user, who may do anything in it meanwhile: rmtree follows no link.
+        shutil.rmtree(directory)
+
+
+def _not_installed(app_id: AppId, path: Path, environ: Mapping[str, str]) -> WeftError:
+    elsewhere = [
+        candidate
+        for candidate in settings.stores(environ)
+        if (candidate / app_id / manifest.FILE_NAME).is_file() and candidate != path
+    ]
+    hint = None
+    if elsewhere:
+        hint = f"it is in {printable(str(elsewhere[0]))}"
+        if elsewhere[0] == settings.SYSTEM_STORES[1]:
+            hint += ", which belongs to the Debian packages"
+    return WeftError(Problem.PACKAGE_NOT_FOUND, f"{app_id} is not installed in {quote(str(path))}", hint)
+
+
+def _say_waiting(screen: Screen, path: Path) -> None:
+    screen.note(f"waiting for another weft-pack that uses {path}")
+
+
+def _say_where(screen: Screen, environ: Mapping[str, str], path: Path) -> None:
+    home = environ.get("HOME")
+    if home and path == settings.stores({"HOME": home})[0]:
+        screen.note("the weft-appd of the system does not look there: root installs for it")

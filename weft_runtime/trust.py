@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which packages are trusted: those signed by a key that root has put among the trusted ones."""
+
+import hashlib
+import os
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from weft_runtime import policy, signature, tree
+from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import printable, quote
+from weft_runtime.policy import Policy
+from weft_runtime.tree import Identity, Kind, Tree
+
+KEY_SUFFIX = ".pub"
+
+SETTLED_NS = 20_000_000
+"""A file that was changed so shortly before it was read could be changed again without a trace: the kernel's
+clock for files ticks every 10 ms at the slowest."""
+
+_RECORD_MAX = 200
+
+
+class Places(NamedTuple):
+    """Where root says what it trusts, and where it is remembered what has been verified."""
+
+    config: Path = policy.CONFIG_FILE
+    keys: Sequence[Path] = (Path("/etc/weft/trusted.d"), Path("/usr/share/weft/trusted.d"))
+    """A file of one directory hides that of the same name in those after it."""
+    records: Sequence[Path] = (Path("/var/cache/weft/system/verified"),)
+    """The first one that can be written is; of each, only what is root's or the reader's own is believed."""
+    owner: int = 0
+    """Who may say what is trusted."""
+
+
+def places(own_cache: Path | None) -> Places:
+    """The system's places, and a record of the caller's own besides."""
+    system = Places()
+    if own_cache is None:
+        return system
+    return system._replace(records=(*system.records, own_cache / "verified"))
+
+
+class Keys(NamedTuple):
+    by_value: Mapping[bytes, str]
+    """The name of each trusted key, without its suffix."""
+    complaints: tuple[str, ...]
+    """Files that are none, which are passed over."""
+
+
+class Verdict(NamedTuple):
+    key: str | None
+    """The name of the trusted key that has signed the package; None if none has."""
+    reason: str
+    """Why it is not trusted; completes "PACKAGE ..."."""
+
+
+def trusted_keys(places: Places) -> Keys:
+    """All keys that are trusted. Raises WeftError where a directory cannot be read."""
+    by_value: dict[bytes, str] = {}
+    complaints = []
+    seen: set[str] = set()
+    for directory in places.keys:
+        try:
+            if complaint := policy.unsafe(directory.stat(), places.owner, is_directory=True):
+                complaints.append(f"{printable(str(directory))} {complaint}")
+                continue
+            names = sorted(path.name for path in directory.iterdir() if path.suffix == KEY_SUFFIX)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise from_os_error(f"read {quote(str(directory))}", error) from None
+        for name in names:
+            if name in seen:
+                continue
+            seen.add(name)
+            try:
+                key = _read_key(directory / name, places.owner)
+            except WeftError as error:
+                complaints.append(error.message)
+                continue
+            if key is not None:
+                by_value.setdefault(key, name.removesuffix(KEY_SUFFIX))
+    return Keys(by_value, tuple(complaints))
+
+
+def judge(directory: Path, keys: Keys, content: signature.Content | None = None) -> Verdict:
+    """Whether a trusted key has signed the package in `directory`. Raises WeftError where it cannot be read."""
+    try:
+        found = signature.read_signature(directory)
+    except WeftError as error:
+        if error.problem is not Problem.PACKAGE_INVALID:
+            raise
+        return Verdict(None, f"has no valid signature: {error.message}")
+    if found is None:
+        return Verdict(None, "is not signed")
+    if not keys.by_value:
+        return Verdict(None, "is signed, but no key is trusted here")
+    digest = (content or signature.read(directory)).digest
+    for key, name in keys.by_value.items():
+        if signature.is_valid(found, digest, key):
+            return Verdict(name, "")
+    return Verdict(None, "is not signed by a trusted key, or was changed after it was signed")
+
+
+def demand(directory: Path, module_fd: int, module: str, places: Places) -> None:
+    """Let a package pass that a trusted key has signed, and remember it.
+
+    `module_fd` is what will run: it must be the file that was verified. Raises WeftError(NOT_TRUSTED).
+    """
+    keys = trusted_keys(places)
+    name = _record_name(directory)
+    found = Tree()
+    identities: dict[str, Identity] = {}
+    for entry, place in tree.walk(directory):
+        found.add(entry)
+        if entry.kind is not Kind.DIRECTORY:
+            identities[entry.path] = Identity.of(place.status)
+    known = _recall(places, name, _fingerprint(identities))
+    if known is None or known not in keys.by_value:
+        content = signature.read(directory)
+        verdict = judge(directory, keys, content)
+        if verdict.key is None:
+            raise not_trusted(directory, verdict.reason, keys)
+        identities = content.identities
+        remember(directory, content, verdict.key, keys, places)
+    resolved = found.resolve(module)
+    if resolved is None or identities.get(resolved.path) != Identity.of(os.fstat(module_fd)):
+        raise not_trusted(directory, "was changed while it was started", keys)
+
+
+def not_trusted(directory: Path, reason: str, keys: Keys) -> WeftError:
+    """The refusal, with what may be the cause where a file of a key is wrong."""
+    hint = f"the policy in {policy.CONFIG_FILE} is '{Policy.REQUIRE}'"
+    if keys.complaints:
+        hint += f"; ignored: {'; '.join(keys.complaints)}"
+    return WeftError(Problem.NOT_TRUSTED, f"{quote(str(directory))} {reason}", hint)
+
+
+def remember(
+    directory: Path,
+    content: signature.Content,
+    key_name: str,
+    keys: Keys,
+    places: Places,
+    *,
+    wait: bool = False,
+) -> None:
+    """Spare the next launch from reading all files of a package that has just been verified.
+
+    With `wait` it waits until the files are old enough for that. Where nothing can be written, nothing is.
+    """
+    newest = max((identity.changed for identity in content.identities.values()), default=0)
+    left = newest + SETTLED_NS - time.time_ns()
+    if left > 0:
+        if not wait or left > SETTLED_NS:
+            return
+        time.sleep(left / 1e9)
+    key = next(value for value, name in keys.by_value.items() if name == key_name)
+    record = f"{key.hex()} {_fingerprint(content.identities)}\n".encode()
+    for records in places.records:
+        if _write_record(records, _record_name(directory), record):
+            return
+
+
+def _write_record(records: Path, name: str, record: bytes) -> bool:
+    """Whether it could be written; a launch goes on without."""
+    temporary = records / f".{secrets.token_hex(8)}"
+    try:
+        records.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return False
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, 0o644)
+            file.write(record)
+        temporary.replace(records / name)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _recall(places: Places, name: str, fingerprint: str) -> bytes | None:
+    """The key by which exactly these files were verified before, if that is remembered."""
+    for records in places.records:
+        try:
+            fd = os.open(records / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
+        except OSError:
+            continue
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            if all(policy.unsafe(status, owner) for owner in {places.owner, os.geteuid()}):
+                continue
+            key, _, seen = file.read(_RECORD_MAX).decode(errors="replace").strip().partition(" ")
+        if seen == fingerprint:
+            try:
+                return bytes.fromhex(key)
+            except ValueError:
+                continue
+    return None
+
+
+def _fingerprint(identities: Mapping[str, Identity]) -> str:
+    """A name for the state that files are in; directories count as far as something is in them, as when signing."""
+    lines = (f"{path}\t{' '.join(map(str, identity))}\n" for path, identity in sorted(identities.items()))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _record_name(directory: Path) -> str:
+    return hashlib.sha256(os.path.realpath(directory).encode(errors="surrogateescape")).hexdigest()
+
+
+def _read_key(path: Path, owner: int) -> bytes | None:
+    """The key in a file; None in an empty one, which hides another. Raises WeftError(CONFIG_INVALID)."""
+    try:
+        # Links are followed: /dev/null hides a key, as it masks a unit.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        raise from_os_error(f"read {quote(str(path))}", error) from None
+    status = os.fstat(fd)
+    if os.path.samestat(status, os.stat(os.devnull)) or (
+        status.st_size == 0 and not policy.unsafe(status, owner)
+    ):
+        os.close(fd)
+        return None
+    if complaint := policy.unsafe(status, owner):
+        os.close(fd)
+        raise WeftError(Problem.CONFIG_INVALID, f"{printable(str(path))} {complaint}")
+    return signature.read_hex(fd, str(path), signature.KEY_BYTES, Problem.CONFIG_INVALID)
