@@ -67,7 +67,7 @@ class Store:
         sync_directory(self.path)
         try:
             exchange(ready, live)
-        except OSError:
+        except (OSError, WeftError):
             self.discard(ready)
             raise
         sync_directory(self.path)
