@@ -97,15 +97,15 @@ def points(counts: Counter[str]) -> list[tuple[str, int]]:
 def test_an_operation_that_is_killed_leaves_one_version_or_the_other(operation: str, scene: Scene) -> None:
     counts = scene.counted(operation)
     assert counts["rename"] + counts["renameat2"] >= 1
-    after: list[Content | None] = {
-        "install": [scene.newest], "rollback": [scene.older], "uninstall": [None],
-    }[operation]  # fmt: skip
+    after: dict[str, Content | None] = {
+        "install": scene.newest, "rollback": scene.older, "uninstall": None,
+    }  # fmt: skip
     outcomes = set()
     for call, number in points(counts):
         scene.reset()
         assert scene.run(operation, kill=f"{call}:signal=KILL:when={number}") == -9, (call, number)
         live = scene.content(APP_ID)
-        assert live in (scene.old, *after), (call, number)
+        assert live in (scene.old, after[operation]), (call, number)
         # The next run, whatever it does, begins with this.
         with storage.opened(scene.store, lambda: None):
             pass

@@ -2,6 +2,7 @@
 """Tests of install, upgrade, rollback, uninstall and list on a store of their own."""
 
 import argparse
+import ctypes
 import errno
 import fcntl
 import json
@@ -389,8 +390,8 @@ def test_where_directories_cannot_be_exchanged_nothing_is_lost(
         def renameat2(self, *_: object) -> int:
             return -1
 
-    monkeypatch.setattr(storage.ctypes, "CDLL", lambda *_, **__: Libc())
-    monkeypatch.setattr(storage.ctypes, "get_errno", lambda: errno.EINVAL)
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: Libc())
+    monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EINVAL)
     assert device.refusal(Problem.OS_ERROR, device.source("1.1.0")) == (
         f"the file system of '{device.store}' cannot exchange two directories in one step"
         " [uninstall the app first: its data stays]"

@@ -4,6 +4,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -308,10 +309,10 @@ def test_what_changed_a_moment_ago_is_not_remembered(
     device.trust_key("vendor")
     device.sign("vendor")
     newest = max(identity.changed for identity in signature.read(device.package).identities.values())
-    monkeypatch.setattr(trust.time, "time_ns", lambda: newest + trust.SETTLED_NS - 1)
+    monkeypatch.setattr(time, "time_ns", lambda: newest + trust.SETTLED_NS - 1)
     device.launch()
     assert not device.records.exists()
-    monkeypatch.setattr(trust.time, "time_ns", lambda: newest + trust.SETTLED_NS)
+    monkeypatch.setattr(time, "time_ns", lambda: newest + trust.SETTLED_NS)
     device.launch()
     assert len(list(device.records.iterdir())) == 1
 
