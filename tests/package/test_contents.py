@@ -79,7 +79,7 @@ def test_the_settings_file_is_a_conffile(deb: Deb) -> None:
     shown = subprocess.run(
         ["dpkg-deb", "--info", deb.path, "conffiles"], stdout=subprocess.PIPE, text=True, check=True
     )
-    assert shown.stdout == "/etc/weft/appd.toml\n"
+    assert shown.stdout == "/etc/weft/appd.toml\n/etc/weft/pack.toml\n"
 
 
 def test_each_command_has_its_launcher_and_its_manual_page(deb: Deb) -> None:
