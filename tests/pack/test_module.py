@@ -228,9 +228,9 @@ def test_wrong_code_and_wrong_imports_are_told_together(tmp_path: Path) -> None:
     )
     done = pack("check", install(tmp_path, content))
     assert [line.partition(" ")[0] for line in done.problems] == [
-        "app.wasm:",
         "app.wasm:0x11:",
         "app.wasm:0x20:",
+        "app.wasm:",
     ]
 
 

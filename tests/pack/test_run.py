@@ -136,7 +136,7 @@ def test_a_stop_ends_the_app_and_leaves_nothing(tmp_path: Path, number: signal.S
         process.kill()
         process.wait()
     assert process.returncode == 128 + number
-    assert f"stopped by {number.name} while running _start" in err.decode()
+    assert f"stopped by {number.name} while " in err.decode()
     eventually(lambda: not any((tmp_path / "tmp").iterdir()), "nothing is left")
 
 

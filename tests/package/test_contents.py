@@ -20,7 +20,7 @@ PACKAGING = ROOT / "packaging"
 CODE = "/usr/lib/weft-runtime/"
 BUNDLED = f"{CODE}vendor/"
 UNITS = "/usr/lib/systemd/system/"
-COMMANDS = ("weft-appd", "weft-runtime", "weft-runtime-wasmtime", "weftctl")
+COMMANDS = ("weft-appd", "weft-pack", "weft-runtime", "weft-runtime-wasmtime", "weftctl")
 
 
 def test_the_versions_of_the_code_the_changelog_and_the_package_agree(deb: Deb) -> None:

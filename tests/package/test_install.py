@@ -13,7 +13,7 @@ from tests.system.container import Container, Suite
 
 TESTS = ROOT / "packaging" / "debian" / "tests"
 NAMES = re.findall(r"[\w-]+", " ".join(re.findall(r"^Tests: (.*)$", (TESTS / "control").read_text(), re.M)))
-COMMANDS = ("weft-appd", "weft-runtime", "weft-runtime-wasmtime", "weftctl")
+COMMANDS = ("weft-appd", "weft-pack", "weft-runtime", "weft-runtime-wasmtime", "weftctl")
 LATER = "/opt/later.deb"
 TICKER = "org.weft.examples.ticker"
 

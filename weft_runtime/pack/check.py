@@ -58,8 +58,14 @@ def check(directory: Path, environ: Mapping[str, str], screen: Screen) -> Checke
                     verdict = judge(fd, name, contents.ready, environ)
                 found += verdict.findings
                 note = None if verdict.by_engine or verdict.findings else _NO_ENGINE
-    found.sort(key=lambda finding: (finding.file != FILE_NAME, finding.line or finding.offset or 0))
+    found.sort(key=_place)
     return Checked(contents.manifest, (*found, *_misplaced(directory)), note)
+
+
+def _place(finding: Finding) -> tuple[bool, int, int]:
+    """For the order of the files: the manifest first; what is wrong with a module as a whole comes last."""
+    offset = limits.MODULE.value if finding.offset is None else finding.offset
+    return finding.file != FILE_NAME, finding.line or 0, offset
 
 
 def show(screen: Screen, environ: Mapping[str, str], directory: Path, *, as_json: bool) -> int:
