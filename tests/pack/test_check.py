@@ -193,6 +193,16 @@ def test_what_a_package_may_not_hold(package: Path) -> None:
     ]
 
 
+def test_what_could_not_be_signed_or_installed_does_not_pass(package: Path) -> None:
+    (package / "again").symlink_to(".")
+    assert found(package) == [".: 'again' is a link to a directory that it is in"]
+    (package / "again").unlink()
+    (package / "/".join("d" * 34)).mkdir(parents=True)
+    (problem,) = found(package)
+    assert problem.startswith(".: ")
+    assert problem.endswith("; the limit for directories inside each other is 32 directories")
+
+
 @pytest.mark.parametrize("name", ["none", "app.wasm"])
 def test_a_package_that_is_no_directory(package: Path, name: str) -> None:
     done = pack("check", package / name)

@@ -70,6 +70,24 @@ def reason_of(device: Container, session: int) -> str:
         time.sleep(POLL_S)
 
 
+@pytest.mark.parametrize("user", ["root", "weft", "alice"])
+def test_everybody_can_check_and_run_a_package(user: str, device: Container) -> None:
+    device.run("sh", "-c", "rm -rf /tmp/hello && cp -r /opt/src/examples/hello /tmp/hello")
+    env = {"HOME": "/nonexistent"}
+    done = device.run("weft-pack", "check", "/tmp/hello", user=user, env=env)
+    # Without a note: the engine was there, and was asked.
+    assert (done.stdout, done.stderr) == ("OK\n", "")
+    assert device.run("weft-pack", "info", "/tmp/hello", user=user).stdout.startswith("id:      org.weft.")
+    done = device.run("weft-pack", "run", "/tmp/hello", "--", "--log-level", "err", user=user, env=env)
+    assert done.stdout.startswith("READY\n")
+    assert done.stderr == ""
+    device.run("cp", "/bin/true", "/tmp/hello/app.wasm")
+    complaint = stderr_of(device, "weft-pack", "check", "/tmp/hello", user=user)
+    assert complaint.startswith(
+        "app.wasm:0x0: is a precompiled module (an ELF file): not accepted in a package"
+    )
+
+
 def test_root_installs_for_the_daemon_and_a_running_app_is_not_disturbed(device: Container) -> None:
     done = device.run("weft-pack", "install", SOURCE)
     assert done.stdout == f"installed {APP} -> {STORE}\n"

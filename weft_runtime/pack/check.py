@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime import limits, store
+from weft_runtime import limits, store, tree
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.manifest import FILE_NAME, Manifest
@@ -115,8 +115,21 @@ def _open(directory: Path, name: str) -> int:
         raise from_os_error(f"open {quote(str(directory / name))}", error) from None
 
 
-def _misplaced(directory: Path) -> Iterator[Finding]:
+def _misplaced(directory: Path) -> list[Finding]:
     """What a package may not hold: links that lead out of it, special files, names that cannot be signed."""
+    found = list(_misplaced_files(directory))
+    if not found:
+        # Those who sign, bundle and install it stop at the first thing, and have limits as well.
+        try:
+            tree.scan(directory).files()
+        except WeftError as error:
+            if error.problem not in (Problem.PACKAGE_INVALID, Problem.LIMIT_EXCEEDED):
+                raise
+            found.append(Finding(".", error.message))
+    return found
+
+
+def _misplaced_files(directory: Path) -> Iterator[Finding]:
     base = os.path.realpath(directory)
     for root, directories, files in os.walk(base, onerror=_raise):
         directories.sort()

@@ -146,8 +146,7 @@ def _checked(
 ) -> Manifest:
     """The manifest of a package in which nothing is wrong; shows what is. Raises WeftError."""
     checked = check.check(directory, environ, screen)
-    for finding in checked.findings:
-        screen.problem(str(finding))
+    check.tell(screen, checked.findings)
     if checked.findings or checked.manifest is None:
         count = len(checked.findings)
         what = "one thing is" if count == 1 else f"{count} things are"
