@@ -41,6 +41,7 @@ def test_a_trap_is_an_error_with_its_backtrace() -> None:
 ENDS = {
     Problem.USAGE: (Event.FAILED, 164),
     Problem.MANIFEST_INVALID: (Event.PACKAGE_INVALID, 165),
+    Problem.PACKAGE_INVALID: (Event.PACKAGE_INVALID, 165),
     Problem.MODULE_INVALID: (Event.PACKAGE_INVALID, 165),
     Problem.LIMIT_EXCEEDED: (Event.PACKAGE_INVALID, 165),
     Problem.PACKAGE_NOT_FOUND: (Event.PACKAGE_NOT_FOUND, 166),
@@ -49,6 +50,7 @@ ENDS = {
     Problem.INTERNAL_ERROR: (Event.FAILED, 170),
     Problem.OS_ERROR: (Event.FAILED, 171),
     Problem.NOT_PERMITTED: (Event.FAILED, 177),
+    Problem.NOT_TRUSTED: (Event.FAILED, 177),
     Problem.CONFIG_INVALID: (Event.FAILED, 178),
 }
 
