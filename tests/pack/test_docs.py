@@ -83,7 +83,9 @@ def test_the_page_names_the_languages() -> None:
     assert " or ".join(LANGUAGES) in entries()["new DIR --lang LANG"]
 
 
-@pytest.mark.parametrize("name", ["WEFT_APP_STORE", "HOME", "WEFT_RUNTIME_BIN", "NO_COLOR"])
+@pytest.mark.parametrize(
+    "name", ["WEFT_APP_STORE", "HOME", "WEFT_RUNTIME_BIN", "WEFT_APPD_SOCKET", "WEFT_DATA_ROOT", "NO_COLOR"]
+)
 def test_the_page_names_a_variable_that_is_read(name: str) -> None:
     code = [path.read_text() for path in (ROOT / "weft_runtime").rglob("*.py")]
     assert f".B {name}\n" in section("ENVIRONMENT")

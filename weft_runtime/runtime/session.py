@@ -53,6 +53,7 @@ def check(path: str, kind: EngineKind, ending: Ending) -> None:
     _check_kind(fd, source)
     guest, linked, _ = _prepare(fd, source, kind, GuestSetup((), (), ()), None, ending)
     with open(fd, "rb", closefd=False) as file:
+        file.seek(0)  # the compiler's child has read it, and shares the position
         if has_start_section(file.read()):
             return
     try:
