@@ -9,10 +9,12 @@ import pytest
 from tests.appd.conftest import Make
 from tests.appd.harness import Appd, eventually
 from tests.packages import APP_ID
-from weft_runtime.protocol import AppState, QuerySessions, Sessions, State, TerminateApp
+from weft_runtime import __version__
+from weft_runtime.protocol import AppState, QuerySessions, Reload, Reloaded, Sessions, State, TerminateApp
 
 OTHER_ID = "org.example.other"
 RUNNING = "ready(); wait()"
+MANY = 30
 BOTH = f'["{APP_ID}","{OTHER_ID}"]'.encode()
 
 
@@ -37,6 +39,11 @@ def apps(appd: Appd) -> list[str]:
     return [session.app_id for session in appd.sessions.values()]
 
 
+def until_apps(appd: Appd, *app_ids: str) -> None:
+    """They are started one by one, beside whatever else the daemon does."""
+    eventually(lambda: apps(appd) == [*app_ids], lambda: str(apps(appd)))
+
+
 def test_the_list_of_live_sessions_is_kept_current(appd: Appd) -> None:
     assert not saved(appd).exists()
     launch_both(appd)
@@ -58,7 +65,7 @@ def test_after_a_crash_the_sessions_are_started_again(appd: Appd) -> None:
     appd.expected_files.add("weft/restore-attempts")
     appd.start()
     assert appd.find("that ran before") == "notice: starting the 2 apps that ran before"
-    assert apps(appd) == [APP_ID, OTHER_ID]
+    until_apps(appd, APP_ID, OTHER_ID)
     appd.until_ready(1, 2)
     assert "info: launched by the last session, pid " in appd.log_text.replace(f"{APP_ID}/1: ", "").replace(
         "  ", " "
@@ -73,7 +80,7 @@ def test_after_a_stop_the_sessions_are_started_again_however_often(appd: Appd) -
         appd.stop()
         assert saved(appd).read_bytes() == BOTH
         appd.start()
-        assert apps(appd) == [APP_ID, OTHER_ID]
+        until_apps(appd, APP_ID, OTHER_ID)
     for session in (1, 2):
         appd.control.ask(TerminateApp(session))
     appd.stop()
@@ -93,13 +100,37 @@ def test_a_session_of_the_last_moment_is_on_the_list_too(start: Make) -> None:
     assert saved(appd).read_bytes() == f'["{OTHER_ID}","{APP_ID}"]'.encode()
 
 
+def until_restoring(appd: Appd, count: int) -> list[str]:
+    """A daemon that has so many apps to start again, and has just begun."""
+    appd.install(RUNNING)
+    expected = [APP_ID] * count
+    appd.stop()
+    saved(appd).write_text(json.dumps(expected))
+    appd.start()
+    eventually(lambda: appd.has("launched by the last session", 1), "the first is launched")
+    return expected
+
+
+def test_a_stop_while_apps_are_started_again_forgets_none(appd: Appd) -> None:
+    expected = until_restoring(appd, MANY)
+    appd.stop()
+    assert json.loads(saved(appd).read_bytes()) == expected
+
+
+def test_a_reload_while_apps_are_started_again_forgets_none(appd: Appd) -> None:
+    expected = until_restoring(appd, MANY)
+    assert appd.control.ask(Reload()) == Reloaded(__version__)
+    until_apps(appd, *expected)
+    appd.until_ready(*appd.sessions)
+
+
 def test_three_short_lives_are_enough(appd: Appd) -> None:
     launch_both(appd)
     until_saved(appd, BOTH)
     for _ in range(3):
         appd.kill()
         appd.start()
-        assert apps(appd) == [APP_ID, OTHER_ID]
+        until_apps(appd, APP_ID, OTHER_ID)
         until_saved(appd, BOTH)
     appd.kill()
     refused = saved(appd).with_name("last-session.refused.json")
@@ -119,7 +150,7 @@ def test_three_short_lives_are_enough(appd: Appd) -> None:
     until_saved(appd, BOTH)
     appd.kill()
     appd.start()
-    assert apps(appd) == [APP_ID, OTHER_ID]
+    until_apps(appd, APP_ID, OTHER_ID)
 
 
 def test_a_daemon_that_is_not_to_restore_lets_the_list_alone(start: Make) -> None:
@@ -134,7 +165,7 @@ def test_a_daemon_that_is_not_to_restore_lets_the_list_alone(start: Make) -> Non
     appd.kill()
     appd.environ["WEFT_RESTORE"] = "yes"
     appd.start()
-    assert apps(appd) == [APP_ID, OTHER_ID]
+    until_apps(appd, APP_ID, OTHER_ID)
 
 
 def test_an_app_that_cannot_be_started_keeps_no_other_from_it(appd: Appd) -> None:
@@ -143,7 +174,7 @@ def test_an_app_that_cannot_be_started_keeps_no_other_from_it(appd: Appd) -> Non
     appd.kill()
     (appd.store / APP_ID / "wapp.toml").unlink()
     appd.start()
-    assert apps(appd) == [OTHER_ID]
+    until_apps(appd, OTHER_ID)
     assert appd.find("refused").startswith(
         f"warning: launch of {APP_ID} for the last session refused: package"
     )

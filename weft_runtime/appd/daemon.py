@@ -74,6 +74,8 @@ class Daemon:
         self._change_timer: asyncio.TimerHandle | None = None
         self._saving: asyncio.Task[None] | None = None
         self._saved: list[str] | None = None
+        self._to_restore: list[str] = []
+        """Apps of the last session that are still to be started."""
         self._checker: int | None = None
         self._own_socket: Path | None = None
         self._control: ControlServer
@@ -109,9 +111,10 @@ class Daemon:
         await self._serve()
         self._ping_watchdog()
         if state is None:
-            self._restore_last_session()
+            self._take_last_session()
         else:
             self._finish_reload()
+        await self._restore()
         await self._stopping.wait()
         await self._shut_down()
 
@@ -197,7 +200,7 @@ class Daemon:
         count = len(self._supervisor.live)
         self._log.entry(Level.INFO, f"stopping, {count} sessions to end", Event.DAEMON_STOPPING)
         self._notifier.send("STOPPING=1")
-        self._save([session.app_id for session in self._supervisor.live])
+        self._save(self._apps_to_save())
         self._control.stop()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.stop_grace + 0.5):
@@ -223,7 +226,7 @@ class Daemon:
 
     # Sessions of the run before
 
-    def _restore_last_session(self) -> None:
+    def _take_last_session(self) -> None:
         if not self._settings.restore:
             return
         try:
@@ -237,10 +240,16 @@ class Daemon:
         if not app_ids:
             return
         self._log.notice(f"starting the {len(app_ids)} apps that ran before")
-        for app_id in app_ids:
-            with contextlib.suppress(Refused):  # it has been logged
-                self._dispatcher.acknowledge(self._supervisor.launch(app_id, "the last session"))
+        self._to_restore = [*app_ids]
         asyncio.get_running_loop().call_later(STABLE_S, self._survived)
+
+    async def _restore(self) -> None:
+        """Start the apps one by one: on a busy device all take longer than a client or the watchdog waits."""
+        while self._to_restore and not self._stopping.is_set():
+            with contextlib.suppress(Refused):  # it has been logged
+                session = self._supervisor.launch(self._to_restore.pop(0), "the last session")
+                self._dispatcher.acknowledge(session)
+            await asyncio.sleep(0)
 
     def _survived(self) -> None:
         with contextlib.suppress(OSError):
@@ -256,13 +265,16 @@ class Daemon:
     def _tell_change(self) -> None:
         self._change_timer = None
         self._notifier.send(self._status())
-        app_ids = [session.app_id for session in self._supervisor.live]
+        app_ids = self._apps_to_save()
         if app_ids == self._saved:
             return
         if self._saving is None or self._saving.done():
             self._saving = asyncio.create_task(asyncio.to_thread(self._save, app_ids))
         else:
             self._changed()  # the disk is slow: again when it is done
+
+    def _apps_to_save(self) -> list[str]:
+        return [*(session.app_id for session in self._supervisor.live), *self._to_restore]
 
     def _save(self, app_ids: list[str]) -> None:
         try:
@@ -388,6 +400,7 @@ class Daemon:
             "websocket": self._websocket.listener.fileno() if self._websocket else None,
             "own_socket": None if self._own_socket is None else str(self._own_socket),
             "since": self._since,
+            "to_restore": self._to_restore,
         }
         descriptors = [listener.fileno() for listener in listeners]
         descriptors += [client["fd"] for client in clients]
@@ -396,6 +409,7 @@ class Daemon:
     def _take_over(self, state: Mapping[str, Any]) -> None:
         """Go on with what the process image before this one had."""
         self._since = state.get("since", self._since)
+        self._to_restore = state.get("to_restore", [])
         self._own_socket = None if state["own_socket"] is None else Path(state["own_socket"])
         self._control = ControlServer(
             _inherited(state["control"]), self._settings, self._dispatcher, self._log
