@@ -71,6 +71,7 @@ def test_all_that_is_wrong_is_named_at_once(place: Appd) -> None:
         log_lines = 1.5
         log_level = "loud"
         colour = "blue"
+        data_root = "/srv\\u0000"
         idle_timeout = 2026-01-01
         [table]
         """,
@@ -82,6 +83,7 @@ def test_all_that_is_wrong_is_named_at_once(place: Appd) -> None:
         f"{place.config}: log_lines is '1.5': expected a whole number",
         f"{place.config}: log_level is 'loud'",
         f"{place.config}: colour is no setting",
+        f"{place.config}: data_root is '/srv\\x00': expected a path",
         f"{place.config}: idle_timeout is a date or time: expected ",
         f"{place.config}: table is a table: expected ",
         "$WEFT_READY_TIMEOUT is '0': expected a number of seconds from 0.1 to 86400",

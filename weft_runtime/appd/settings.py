@@ -25,6 +25,9 @@ def _text(value: str) -> str:
 
 
 def _path(value: str) -> Path | None:
+    """Raises ValueError for what TOML can write and the kernel cannot name."""
+    if "\0" in value:
+        raise ValueError("expected a path")
     return Path(value) if value else None
 
 
