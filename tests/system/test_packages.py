@@ -35,11 +35,10 @@ def device(suite: Suite) -> Iterator[Container]:
 @pytest.fixture(autouse=True)
 def as_new(device: Container) -> None:
     """Nothing is installed, nothing trusted, and the policy is the default."""
-    device.run("systemctl", "stop", "weft-appd.service", "weft-appd.socket")
+    device.run("weftctl", "stop", APP, check=False)
     device.run("sh", "-c", "rm -rf /var/lib/weft/apps/* /var/lib/weft/apps/.[!.]* /var/cache/weft/system/*")
     device.run("rm", "-rf", TRUSTED, f"{SOURCE}/signature.sig", "/home/alice/.local")
     device.run("cp", "/opt/src/infra/pack.toml", "/etc/weft/pack.toml")
-    device.run("systemctl", "start", "weft-appd.socket")
 
 
 def require_signatures(device: Container) -> None:
@@ -100,7 +99,7 @@ def test_root_installs_for_the_daemon_and_a_running_app_is_not_disturbed(device:
     device.run("weft-pack", "uninstall", APP, "--force")
     assert "running" in device.run("weftctl", "list").stdout
     device.run("weftctl", "stop", APP)
-    assert device.run("weft-pack", "list").stdout == "no packages installed\n"
+    assert device.run("ls", "-A", "/var/lib/weft/apps").stdout in ("", ".lock\n")
 
 
 def test_a_user_installs_for_itself(device: Container) -> None:
@@ -110,7 +109,7 @@ def test_a_user_installs_for_itself(device: Container) -> None:
     done = device.run("weft-pack", "install", "/home/alice/source", user="alice", env=env)
     assert done.stdout == f"installed {APP} -> /home/alice/.local/share/weft/apps/{APP}\n"
     assert "the weft-appd of the system does not look there" in done.stderr
-    assert device.run("weft-pack", "list").stdout == "no packages installed\n"
+    assert device.run("ls", "-A", "/var/lib/weft/apps").stdout in ("", ".lock\n")
     device.run("rm", "-rf", "/home/alice/source")
 
 
@@ -124,7 +123,7 @@ def test_nobody_else_can_replace_what_root_trusts(user: str, device: Container) 
         assert done.returncode == 1
         assert "cannot write to the package store '/var/lib/weft/apps': Permission denied" in done.stderr
     for command in (
-        ("touch", f"{STORE}/app.wasm"), ("mv", STORE, "/tmp"), ("cat", "/var/lib/weft/apps/.lock"),
+        ("touch", f"{STORE}/app.wasm"), ("mv", STORE, f"{STORE}.x"), ("cat", "/var/lib/weft/apps/.lock"),
         ("touch", "/etc/weft/trusted.d/mine.pub"), ("touch", "/etc/weft/pack.toml"),
         ("touch", "/var/cache/weft/system/verified"),
     ):  # fmt: skip
