@@ -166,11 +166,29 @@ def remember(
             return
 
 
+def forget(directory: Path, places: Places) -> None:
+    """Remove what is remembered of a package that is gone, as far as that is allowed."""
+    for records in places.records:
+        try:
+            (records / _record_name(directory)).unlink()
+        except OSError:
+            continue
+
+
+def _make_readable(directory: Path) -> None:
+    """Make a directory if it is not there, for everybody to read whatever the umask. Raises OSError."""
+    try:
+        directory.mkdir(parents=True)
+    except FileExistsError:
+        return
+    directory.chmod(0o755)
+
+
 def _write_record(records: Path, name: str, record: bytes) -> bool:
     """Whether it could be written; a launch goes on without."""
     temporary = records / f".{secrets.token_hex(8)}"
     try:
-        records.mkdir(mode=0o755, parents=True, exist_ok=True)
+        _make_readable(records)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
     except OSError:
         return False

@@ -24,7 +24,7 @@ def main() -> int:
     places = Places(Path("/nonexistent"), [], [], os.geteuid())
     if operation == "uninstall":
         options = argparse.Namespace(app=AppId.parse(source), user=False, force=False, purge=False)
-        return install.uninstall(Screen({}), environ, options)
+        return install.uninstall(Screen({}), environ, options, places)
     options = argparse.Namespace(source=source, user=False, force=False, rollback=operation == "rollback")
     return install.install(Screen({}), environ, options, places)
 

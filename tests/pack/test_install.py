@@ -50,7 +50,7 @@ class Device:
 
     def uninstall(self, *, force: bool = False, purge: bool = False, **environ: str) -> None:
         options = argparse.Namespace(app=APP, user=False, force=force, purge=purge)
-        assert install.uninstall(SCREEN, {**self.environ, **environ}, options) == 0
+        assert install.uninstall(SCREEN, {**self.environ, **environ}, options, self.places) == 0
 
     def refusal(self, problem: Problem, source: Path | str, *, rollback: bool = False) -> str:
         """What install says; the store must be as it was, but for its lock."""

@@ -317,6 +317,21 @@ def test_what_changed_a_moment_ago_is_not_remembered(
     assert len(list(device.records.iterdir())) == 1
 
 
+def test_what_is_remembered_can_be_read_by_all_and_forgotten(device: Device) -> None:
+    device.trust_key("vendor")
+    device.sign("vendor")
+    old = os.umask(0o077)
+    try:
+        device.settle()
+    finally:
+        os.umask(old)
+    (record,) = device.records.iterdir()
+    assert (device.records.stat().st_mode & 0o777, record.stat().st_mode & 0o777) == (0o755, 0o644)
+    trust.forget(device.package, device.places)
+    trust.forget(device.package, device.places)
+    assert list(device.records.iterdir()) == []
+
+
 def test_where_nothing_can_be_remembered_it_starts_all_the_same(device: Device) -> None:
     device.trust_key("vendor")
     device.sign("vendor")

@@ -67,8 +67,11 @@ def install(
     return 0
 
 
-def uninstall(screen: Screen, environ: Mapping[str, str], options: argparse.Namespace) -> int:
+def uninstall(
+    screen: Screen, environ: Mapping[str, str], options: argparse.Namespace, places: Places | None = None
+) -> int:
     """Remove an app, and its data where that is asked for. Raises WeftError."""
+    places = places or trust.places(settings.cache_directory(environ))
     app_id: AppId = options.app
     path = target_store(environ, user=options.user)
     data = _data_of(app_id, path, environ) if options.purge else []
@@ -78,6 +81,7 @@ def uninstall(screen: Screen, environ: Mapping[str, str], options: argparse.Name
         _refuse_running(screen, environ, app_id, path)
     with storage.opened(path, lambda: _say_waiting(screen, path)) as opened:
         opened.remove(app_id)
+        trust.forget(path / app_id, places)
         for directory in data:
             _remove_data(directory)
     screen.line(f"uninstalled {app_id}")
