@@ -119,4 +119,4 @@ def _how_to_get_in(path: Path) -> str:
         group = path.group()
     except (OSError, KeyError):
         group = "weft"
-    return f"become a member: 'adduser USER {group}' as root, then log in again"
+    return f"become a member: 'usermod -aG {group} USER' as root, then log in again"

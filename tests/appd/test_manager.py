@@ -122,7 +122,7 @@ def test_the_watchdog_is_pinged_twice_as_often_as_asked_and_after_a_reload_too(
         begun = time.monotonic()
         for _ in range(4):
             hear_until(manager, "WATCHDOG=1")
-        assert 1.5 < time.monotonic() - begun < 4  # 4 times within 2 s on an idle machine
+        assert 1.5 < time.monotonic() - begun < 8  # 4 times within 2 s on an idle machine
         if "reloaded" not in appd.log_text:
             assert appd.control.ask(Reload()) == Reloaded(__version__)
 

@@ -116,7 +116,9 @@ def test_all_that_is_wrong_is_named_at_once(place: Appd) -> None:
         ("WEFT_MEMORY_MAX", "max"),
         ("WEFT_CPU_QUOTA", "200"),
         ("WEFT_CPU_QUOTA", "0%"),
+        ("WEFT_MEMORY_MAX", "512"),
         ("WEFT_TASKS_MAX", "-1"),
+        ("WEFT_TASKS_MAX", "5000000"),
     ],
 )
 def test_a_value_of_the_environment_is_checked(place: Appd, variable: str, value: str) -> None:

@@ -379,7 +379,7 @@ def test_no_permission(appd: Device, powerless: Sequence[str]) -> None:
     assert done.status == 177
     assert re.fullmatch(
         rf"weftctl: permission denied on '{appd.socket}'"
-        r" \[become a member: 'adduser USER \w+' as root, then log in again\]\n",
+        r" \[become a member: 'usermod -aG \w+ USER' as root, then log in again\]\n",
         done.stderr,
     )
 

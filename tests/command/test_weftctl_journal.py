@@ -184,7 +184,7 @@ def test_the_journal_of_the_system_is_not_for_everybody(journaled: Device, power
     for file in journal_files(journaled):
         file.chmod(0)
     expected = (
-        "permission denied on the journal of the system [become a member: 'adduser USER systemd-journal'"
+        "permission denied on the journal of the system [become a member: 'usermod -aG systemd-journal USER'"
     )
     done = journaled.ctl("logs", APP_ID, wrapper=powerless)
     assert (done.status, done.stdout) == (177, "")

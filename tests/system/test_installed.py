@@ -103,7 +103,7 @@ def test_everybody_else_is_told_why_not(device: Container) -> None:
         denied = device.run("weftctl", *command, user="bob", check=False)
         assert denied.returncode == 177
         assert denied.stdout == ""
-        hint = "become a member: 'adduser USER weft' as root, then log in again"
+        hint = "become a member: 'usermod -aG weft USER' as root, then log in again"
         assert denied.stderr == f"weftctl: permission denied on '{SOCKET}' [{hint}]\n"
     assert len(device.journal("WEFT_EVENT=session-launched")) == before
 

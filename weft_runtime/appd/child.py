@@ -50,7 +50,7 @@ _PASSED = (
 # Enters a control group before it becomes the program, so that all of that counts there. It is a process
 # of its own because entering may take the kernel 20 ms, for which the daemon must not wait; posix_spawn(3)
 # can do it only since glibc 2.39.
-_ENTER = ("/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"')
+_ENTER = ("/bin/sh", "-c", 'echo $$ >"$1" && shift && exec "$@"', "weft-appd")
 
 
 class Child(NamedTuple):

@@ -42,6 +42,12 @@ CHECK_TIMEOUT_S = 30.0
 STRAYS_TIMEOUT_S = 0.3
 """Seconds for what the last sessions have left to be gone once it is killed."""
 
+RESTORED_A_CPU = 2
+"""Apps of the last session that may be starting at a time, for each CPU: with all at once none would be ready in
+time on a device with many of them."""
+
+RESTORE_POLL_S = 0.05
+
 PORT_FILE = "appd.wsport"
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -245,7 +251,11 @@ class Daemon:
 
     async def _restore(self) -> None:
         """Start the apps one by one: on a busy device all take longer than a client or the watchdog waits."""
+        at_once = RESTORED_A_CPU * (os.cpu_count() or 1)
         while self._to_restore and not self._stopping.is_set():
+            if sum(session.ready_at is None for session in self._supervisor.live) >= at_once:
+                await asyncio.sleep(RESTORE_POLL_S)
+                continue
             with contextlib.suppress(Refused):  # it has been logged
                 session = self._supervisor.launch(self._to_restore.pop(0), "the last session")
                 self._dispatcher.acknowledge(session)

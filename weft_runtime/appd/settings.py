@@ -18,6 +18,8 @@ from weft_runtime.journal import Level
 CONFIG_FILE = Path("/etc/weft/appd.toml")
 RUNTIME_PROGRAM = "weft-runtime-wasmtime"
 WS_PORT_OFF = -1
+TASKS_LIMIT = 4 * 1024 * 1024
+"""What the kernel takes for pids.max at most (PID_MAX_LIMIT of 64-bit machines)."""
 
 
 def _text(value: str) -> str:
@@ -50,11 +52,20 @@ def _or_infinity(parse: Callable[[str], int]) -> Callable[[str], int | None]:
     return lambda value: None if value == "infinity" else parse(value)
 
 
+def _tasks(value: str) -> int:
+    if _count(value) > TASKS_LIMIT:
+        raise ValueError(f"expected a whole number from 1 to {TASKS_LIMIT}, or 'infinity'")
+    return int(value)
+
+
 def _size(value: str) -> int:
     match = re.fullmatch(r"([1-9][0-9]{0,14})([KMGT]?)", value)
     if not match:
         raise ValueError("expected a number of bytes such as 512M, or 'infinity'")
-    return int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+    size = int(match[1]) << 10 * " KMGT".index(match[2] or " ")
+    if size < 1 << 20:
+        raise ValueError("expected 1M or more: less is a mistake of units")
+    return size
 
 
 def _percent(value: str) -> int:
@@ -144,7 +155,7 @@ class Settings:
         "CPU time of one session, of one CPU, or 'infinity'",
     )
     tasks_max: int | None = _setting(
-        "WEFT_TASKS_MAX", _or_infinity(_count), "64", "processes and threads of one session, or 'infinity'"
+        "WEFT_TASKS_MAX", _or_infinity(_tasks), "64", "processes and threads of one session, or 'infinity'"
     )
     log_lines: int = _setting(
         "WEFT_LOG_LINES", _count, "1000", "lines of one session that are logged in each log_interval"

@@ -153,7 +153,11 @@ class Supervisor:
             child = processes.spawn(argv, environment, group)
         except OSError as error:
             if group is not None:
-                group.remove()
+                # The process may have been there for a moment.
+                group.kill()
+                self._emptying.append(group)
+                self.remove_groups()
+                self._next_id += 1  # the group may still be there
             message = f"cannot start {printable(argv[0])}: {error.strerror}"
             raise Refused(ErrorCode.SPAWN_FAILED, message) from None
         session = Session.launched(

@@ -102,7 +102,7 @@ def group(scene: Scene) -> Finding:
         return Finding(Verdict.OK, f"you are a member of {name}")
     if user in entry.gr_mem:
         return Finding(Verdict.WRONG, f"you became a member of {name} after your login", "log in again")
-    advice = f"'adduser {user} {entry.gr_name}' as root, then log in again"
+    advice = f"'usermod -aG {entry.gr_name} {user}' as root, then log in again"
     return Finding(Verdict.WRONG, f"you are not a member of {name}", advice)
 
 

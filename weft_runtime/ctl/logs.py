@@ -84,7 +84,7 @@ def denied(*, of_system: bool, directories: Sequence[Path] = JOURNAL_DIRECTORIES
     if not there:
         message = "there is no journal on this machine"
         return WeftError(Problem.OS_ERROR, message, "see 'systemctl status systemd-journald'")
-    hint = f"become a member: 'adduser USER {JOURNAL_GROUP}' as root, then log in again"
+    hint = f"become a member: 'usermod -aG {JOURNAL_GROUP} USER' as root, then log in again"
     return WeftError(Problem.NOT_PERMITTED, "permission denied on the journal of the system", hint)
 
 
