@@ -108,7 +108,18 @@ class Appd:
         assert self.process.poll() is None, self.log_text
         if self._idle is None:
             assert not (self.runtime / "weft/last-session.json").exists()
-            self._idle = len(descriptors(self.process.pid))
+            self._idle = self._steady_descriptors()
+
+    def _steady_descriptors(self) -> int:
+        """How many there are when what a start opens for a moment is closed."""
+        counts: list[int] = []
+
+        def are_steady() -> bool:
+            counts.append(len(descriptors(self.process.pid)))
+            return len(counts) >= 5 and len(set(counts[-5:])) == 1
+
+        eventually(are_steady, "the daemon has started")
+        return counts[-1]
 
     def run(self, *options: str, settings: Mapping[str, str] = {}) -> Finished:
         """Run the program to its end: it has another errand than to serve, or cannot."""
