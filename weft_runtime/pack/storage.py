@@ -54,9 +54,11 @@ class Store:
     def put(self, app_id: AppId, complete: Path) -> None:
         """Make the version in `complete`, whose files are durable, the app's; the one that was there is kept.
 
-        Raises WeftError or OSError; the app's is the old one then, or the new one where that is said.
+        Raises WeftError or OSError: before the two have changed places nothing has happened then, and after that
+        the next run does what is left.
         """
         complete.chmod(DIRECTORY_MODE)
+        sync_directory(complete)
         live = self.live(app_id)
         if not os.path.lexists(live):
             complete.rename(live)
