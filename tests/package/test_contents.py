@@ -32,7 +32,8 @@ def test_the_versions_of_the_code_the_changelog_and_the_package_agree(deb: Deb) 
 
 def test_it_depends_on_debians_libraries_and_on_no_certain_python(deb: Deb) -> None:
     depends = {dependency.split()[0] for dependency in deb.field("Depends").split(", ")}
-    libraries = {"python3-systemd", "python3-sdnotify", "python3-msgpack", "python3-cryptography"}
+    python = ("systemd", "sdnotify", "msgpack", "cryptography", "zstandard")
+    libraries = {f"python3-{name}" for name in python}
     assert depends == {"libc6", "libgcc-s1", "python3:any", "systemd", *libraries}
     assert "<<" not in deb.field("Depends")
 
