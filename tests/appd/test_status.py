@@ -28,7 +28,11 @@ def test_who_it_is_and_what_it_has(start: Make) -> None:
     assert (found.live, found.starting, found.clients) == (0, 0, 1)
     limits = dict(found.limits)
     assert (limits["max_sessions"], limits["ready_timeout"], limits["stop_grace"]) == ("77", "25", "1")
-    assert (limits["memory_max"], limits["cpu_quota"], limits["tasks_max"]) == ("1048576", "200%", "infinity")
+    assert (limits["memory_max"], limits["cpu_quota"], limits["tasks_max"]) == (
+        "1048576",
+        "200%",
+        "infinity",
+    )
     assert LimitInfo("max_connections", "256") in found.limits
     appd.run_app("ready(); wait()")
     appd.install("wait()")
