@@ -48,7 +48,7 @@ _PASSED = (
 
 
 # Enters a control group before it becomes the program, so that all of that counts there. It is a process
-# of its own because entering may take the kernel 20 ms, for which the daemon must not wait; posix_spawn(3)
+# of its own because entering can wait for the kernel (RCU), for which the daemon must not; posix_spawn(3)
 # can do it only since glibc 2.39.
 _ENTER = ("/bin/sh", "-c", 'echo $$ >"$1" && shift && exec "$@"', "weft-appd")
 
