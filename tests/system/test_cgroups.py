@@ -3,6 +3,8 @@
 
 from pathlib import PurePosixPath
 
+import pytest
+
 from tests.system.appd import CONFIG, TICKER, UNIT, ask, entries, eventually, launch, show, until_state
 from tests.system.container import Container
 
@@ -69,6 +71,23 @@ def test_the_end_of_a_session_is_the_end_of_all_in_its_group(service: Container)
     ask(service, {"type": "TERMINATE_APP", "session_id": session})
     eventually(lambda: groups(service) == {"supervisor"})
     assert service.run("pgrep", "sleep", check=False).stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("#!/nonexistent/python3\n", "No such file or directory"), ("true\n", "Exec format error")],
+    ids=["no interpreter", "no program"],
+)
+def test_a_runtime_that_cannot_be_executed_is_a_refused_launch(
+    service: Container, text: str, reason: str
+) -> None:
+    service.write("/usr/local/bin/broken", text, 0o755)
+    service.write(CONFIG, 'runtime_bin = "/usr/local/bin/broken"\n')
+    service.run("systemctl", "reload", UNIT)
+    (answer,) = ask(service, {"type": "LAUNCH_APP", "app_id": TICKER, "surface_id": 0})
+    assert answer["type"] == "ERROR"
+    assert answer["message"] == f"cannot start /usr/local/bin/broken: {reason}"
+    eventually(lambda: groups(service) == {"supervisor"})
 
 
 def test_a_reload_keeps_the_groups(service: Container) -> None:

@@ -2,6 +2,7 @@
 """The process of a session: how it is started, signalled, and what it leaves behind."""
 
 import contextlib
+import errno
 import json
 import os
 import resource  # noqa: F401 - os.wait4 imports it at its first call, and could not without a free descriptor
@@ -53,6 +54,10 @@ _PASSED = (
 _ENTER = ("/bin/sh", "-c", 'echo $$ >"$1" && shift && exec "$@"', "weft-appd")
 
 
+_FIRST_LINE_MAX = 256
+"""Bytes of a script's first line that the kernel reads (execve(2))."""
+
+
 class Child(NamedTuple):
     """A running process and the descriptors that belong to it. All are non-blocking and closed on exec."""
 
@@ -92,6 +97,7 @@ def spawn(argv: list[str], env: Mapping[str, str], group: SessionGroup | None = 
     Raises OSError.
     """
     if group is not None:
+        _check_executable(argv[0])
         argv = [*_ENTER, os.fspath(group.procs), *argv]
     opened: list[int] = []
     try:
@@ -135,6 +141,23 @@ def spawn(argv: list[str], env: Mapping[str, str], group: SessionGroup | None = 
         for fd in (stdout, stderr, report):
             os.close(fd)
         raise
+
+
+def _check_executable(program: str) -> None:
+    """Raises the OSError of execve(2) for a script without its interpreter, or what is no program at all.
+
+    Behind _ENTER it would be too late: the launch would be acknowledged, and the shell run a file of any text.
+    """
+    try:
+        with open(program, "rb") as file:
+            first_line = file.readline(_FIRST_LINE_MAX)
+    except PermissionError:
+        return  # what may not be read may be executed all the same
+    if first_line.startswith(b"#!"):
+        interpreter, *_ = first_line.removeprefix(b"#!").split() or [b""]
+        os.close(os.open(interpreter, os.O_PATH | os.O_CLOEXEC))
+    elif not first_line.startswith(b"\x7fELF"):
+        raise OSError(errno.ENOEXEC, os.strerror(errno.ENOEXEC))
 
 
 def terminate(child: Child) -> None:
