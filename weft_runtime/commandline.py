@@ -2,10 +2,12 @@
 """What the command lines of all our programs have in common."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from weft_runtime.errors import Problem, WeftError
+from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
 
 Parsed = TypeVar("Parsed")
@@ -41,3 +43,23 @@ def checked(parse_text: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
             raise argparse.ArgumentTypeError(str(error)) from None
 
     return parse_argument
+
+
+def write_result(text: str) -> None:
+    """Print a line of results. Raises BrokenPipeError where nobody reads it any more, else WeftError."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        # Python would try again at its end, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise from_os_error("write the results", error) from None
+
+
+def write_note(text: str, end: str = "\n") -> None:
+    """Print to standard error. As for a log: that nobody reads it must not end the program."""
+    try:
+        print(text, end=end, file=sys.stderr, flush=True)
+    except OSError:
+        pass

@@ -253,7 +253,7 @@ class Daemon:
         """Start the apps one by one: on a busy device all take longer than a client or the watchdog waits."""
         at_once = RESTORED_A_CPU * (os.cpu_count() or 1)
         while self._to_restore and not self._stopping.is_set():
-            if sum(session.ready_at is None for session in self._supervisor.live) >= at_once:
+            if self._supervisor.starting >= at_once:
                 await asyncio.sleep(RESTORE_POLL_S)
                 continue
             with contextlib.suppress(Refused):  # it has been logged
@@ -294,11 +294,8 @@ class Daemon:
             self._log.warning(f"cannot save the list of running apps, ignoring: {error}")
 
     def _status(self) -> str:
-        live = self._supervisor.live
-        starting = sum(session.ready_at is None for session in live)
-        return (
-            f"STATUS={len(live)} sessions, {starting} of them starting, {len(self._control.clients)} clients"
-        )
+        live, starting = len(self._supervisor.live), self._supervisor.starting
+        return f"STATUS={live} sessions, {starting} of them starting, {len(self._control.clients)} clients"
 
     def _describe(self) -> DaemonStatus:
         return status.describe(

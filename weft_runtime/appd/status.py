@@ -28,15 +28,15 @@ def describe(
         runtime = os.fspath(find_runtime(settings))
     except WeftError as error:
         problem = str(error)
-    live, groups = supervisor.live, supervisor.groups
+    groups = supervisor.groups
     return DaemonStatus(
         version=__version__,
         pid=os.getpid(),
         since=since,
         runtime=runtime,
         runtime_problem=problem,
-        live=len(live),
-        starting=sum(session.ready_at is None for session in live),
+        live=len(supervisor.live),
+        starting=supervisor.starting,
         clients=clients,
         log="journal" if log_to_journal else "stderr",
         limits=tuple(_limits(settings)),

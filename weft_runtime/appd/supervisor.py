@@ -115,6 +115,11 @@ class Supervisor:
         return [live.session for live in self._live.values()]
 
     @property
+    def starting(self) -> int:
+        """How many of the live ones have not said READY."""
+        return sum(live.session.ready_at is None for live in self._live.values())
+
+    @property
     def stopped(self) -> list[Session]:
         return list(self._stopped.values())
 

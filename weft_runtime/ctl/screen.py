@@ -6,7 +6,6 @@ line.
 """
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -15,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from weft_runtime.errors import from_os_error
+from weft_runtime.commandline import write_note, write_result
 from weft_runtime.escape import printable
 
 PROGRAM = "weftctl"
@@ -62,22 +61,22 @@ class Screen:
         if not lines:
             return
         widths = [max(_width(cell.text) for cell in column) for column in zip(*lines, strict=True)]
-        _write("\n".join(self._line(line, widths, cut=cut) for line in lines))
+        write_result("\n".join(self._line(line, widths, cut=cut) for line in lines))
 
     def row(self, cells: Sequence[str | Cell], widths: Sequence[int]) -> None:
         """Print one line of a table that has no end; `widths` are those that its columns have at least."""
-        _write(self._line([_cell(value) for value in cells], widths))
+        write_result(self._line([_cell(value) for value in cells], widths))
 
     def line(self, text: str, limit: int = LINE_MAX) -> None:
-        _write(printable(text, limit))
+        write_result(printable(text, limit))
 
     def error_line(self, text: str, limit: int = LINE_MAX) -> None:
         """What an app wrote to its standard error."""
-        _write_error(printable(text, limit))
+        write_note(printable(text, limit))
 
     def json(self, value: object) -> None:
         """Print `value` on a line; all but ASCII is escaped, so it is as safe as the rest."""
-        _write(json.dumps(value))
+        write_result(json.dumps(value))
 
     def event(self, name: str, session_id: int, app_id: str, **details: object) -> None:
         """Print something that has just happened to a session as JSON."""
@@ -86,7 +85,7 @@ class Screen:
 
     def note(self, text: str) -> None:
         """Tell a person something that is no result."""
-        _write_error(f"{PROGRAM}: {printable(text, LINE_MAX)}")
+        write_note(f"{PROGRAM}: {printable(text, LINE_MAX)}")
 
     def _line(self, cells: Sequence[Cell], widths: Sequence[int], *, cut: bool = False) -> str:
         parts, used = [], 0
@@ -104,26 +103,6 @@ class Screen:
         if not self._has_colour or colour is Colour.PLAIN or not text:
             return text
         return f"\x1b[{colour}m{text}\x1b[0m"
-
-
-def _write(text: str) -> None:
-    """Raises BrokenPipeError where nobody reads it any more, else WeftError."""
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        # Python would try again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise from_os_error("write the results", error) from None
-
-
-def _write_error(text: str) -> None:
-    """As for a log: that nobody reads it must not end the program."""
-    try:
-        print(text, file=sys.stderr, flush=True)
-    except OSError:
-        pass
 
 
 def _cell(value: str | Cell) -> Cell:

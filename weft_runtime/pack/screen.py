@@ -6,12 +6,11 @@ line.
 """
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-from weft_runtime.errors import from_os_error
+from weft_runtime.commandline import write_note, write_result
 from weft_runtime.escape import printable
 
 PROGRAM = "weft-pack"
@@ -34,11 +33,11 @@ class Screen:
 
     def line(self, text: str) -> None:
         """Print a result."""
-        _write(printable(text, LINE_MAX))
+        write_result(printable(text, LINE_MAX))
 
     def json(self, value: object) -> None:
         """Print a result for a script; all but ASCII is escaped, so it is as safe as the rest."""
-        _write(json.dumps(value))
+        write_result(json.dumps(value))
 
     def note(self, text: str) -> None:
         """Tell a person something that is no result."""
@@ -51,35 +50,15 @@ class Screen:
     def problem(self, text: str, *, in_red: bool = True) -> None:
         """Tell what is wrong with a package, as a line that begins with the place."""
         text = printable(text, LINE_MAX)
-        _write_error(f"\x1b[{_RED}m{text}\x1b[0m\n" if in_red and self._has_colour else f"{text}\n")
+        write_note(f"\x1b[{_RED}m{text}\x1b[0m" if in_red and self._has_colour else text)
 
     @contextmanager
     def progress(self, text: str) -> Iterator[None]:
         """Show that something long is under way, on a terminal, until it is done."""
         if self._on_terminal:
-            _write_error(f"{printable(text)}...")
+            write_note(f"{printable(text)}...", end="")
         try:
             yield
         finally:
             if self._on_terminal:
-                _write_error("\r\x1b[K")  # back to the first column, and clear the line
-
-
-def _write(text: str) -> None:
-    """Raises BrokenPipeError where nobody reads it any more, else WeftError."""
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        # Python would try again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
-        if isinstance(error, BrokenPipeError):
-            raise
-        raise from_os_error("write the results", error) from None
-
-
-def _write_error(text: str) -> None:
-    """As for a log: that nobody reads it must not end the program."""
-    try:
-        print(text, end="", file=sys.stderr, flush=True)
-    except OSError:
-        pass
+                write_note("\r\x1b[K", end="")  # back to the first column, and clear the line
