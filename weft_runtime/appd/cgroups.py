@@ -15,7 +15,7 @@ _SUPERVISOR = "supervisor"
 """The daemon's own leaf: processes may be in leaves only."""
 
 _PREFIX = "session-"
-"""Of every session's group. It also keeps an app id from being taken for a file of the kernel's."""
+"""Of every session's group."""
 
 CONTROLLERS = ("cpu", "memory", "pids")
 _CPU_PERIOD_USEC = 100_000
@@ -100,9 +100,9 @@ class SessionGroups:
         for name in self.controllers:
             _write(base / "cgroup.subtree_control", f"+{name}")
 
-    def make(self, session_id: int, app_id: str, limits: Limits) -> SessionGroup:
+    def make(self, session_id: int, limits: Limits) -> SessionGroup:
         """Make the group of a new session. Raises OSError."""
-        group = self._group(session_id, app_id)
+        group = self._group(session_id)
         group.path.mkdir()
         try:
             for name, value in self._files(limits).items():
@@ -113,9 +113,9 @@ class SessionGroups:
             raise
         return group
 
-    def find(self, session_id: int, app_id: str) -> SessionGroup | None:
+    def find(self, session_id: int) -> SessionGroup | None:
         """The group that `make` of an earlier process image has made for a session."""
-        group = self._group(session_id, app_id)
+        group = self._group(session_id)
         return group if group.path.is_dir() else None
 
     def others(self, known: Collection[SessionGroup]) -> list[SessionGroup]:
@@ -124,8 +124,9 @@ class SessionGroups:
             SessionGroup(path) for path in self._base.glob(f"{_PREFIX}*") if SessionGroup(path) not in known
         ]
 
-    def _group(self, session_id: int, app_id: str) -> SessionGroup:
-        return SessionGroup(self._base / f"{_PREFIX}{session_id}-{app_id}")
+    def _group(self, session_id: int) -> SessionGroup:
+        # Without the app's id: a process may wait in there before it is known which app it will run.
+        return SessionGroup(self._base / f"{_PREFIX}{session_id}")
 
     def _files(self, limits: Limits) -> dict[str, str]:
         quota = limits.cpu_quota

@@ -7,14 +7,15 @@ import json
 import os
 import resource  # noqa: F401 - os.wait4 imports it at its first call, and could not without a free descriptor
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.decode import Table
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
+from weft_runtime.fork_protocol import Descriptors
 
 REPORT_FD = 3
 """Where the child finds the descriptor for its report: the first after the standard streams."""
@@ -91,24 +92,19 @@ def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environ.items() if name not in _OURS}
 
 
-def spawn(argv: list[str], env: Mapping[str, str], group: SessionGroup | None = None) -> Child:
+def spawn(
+    argv: list[str], env: Mapping[str, str], group: SessionGroup | None = None, *, third: int | None = None
+) -> Child:
     """Start `argv` in a process group of its own, and in `group`, its streams connected to pipes.
 
-    Raises OSError.
+    Its descriptor 3 is for the report, or `third`. Raises OSError.
     """
     if group is not None:
         _check_executable(argv[0])
         argv = [*_ENTER, os.fspath(group.procs), *argv]
-    opened: list[int] = []
-    try:
-        null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        opened.append(null)
-        ends = []
-        for _ in range(3):
-            ours, theirs = os.pipe()
-            opened += [ours, theirs]
-            ends.append((ours, theirs))
-        (stdout, child_out), (stderr, child_err), (report, child_report) = ends
+    with _Pipes(3) as pipes:
+        null = pipes.open_null()
+        stdout, stderr, report = pipes.theirs
         pid = os.posix_spawn(
             argv[0],
             argv,
@@ -116,31 +112,83 @@ def spawn(argv: list[str], env: Mapping[str, str], group: SessionGroup | None = 
             # Every other descriptor of ours is closed on exec.
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, null, 0),
-                (os.POSIX_SPAWN_DUP2, child_out, 1),
-                (os.POSIX_SPAWN_DUP2, child_err, 2),
-                (os.POSIX_SPAWN_DUP2, child_report, REPORT_FD),
+                (os.POSIX_SPAWN_DUP2, stdout, 1),
+                (os.POSIX_SPAWN_DUP2, stderr, 2),
+                (os.POSIX_SPAWN_DUP2, report if third is None else third, REPORT_FD),
             ],
             setpgroup=0,
             setsigmask=[],
             setsigdef=_SIGNALS,
         )
-    except OSError:
-        for fd in opened:
+        # What the fork server forks inherits it from there.
+        _raise_oom_score(pid)
+        return _adopted(pid, pipes)
+
+
+def forked(fork: Callable[[Descriptors], int]) -> tuple[Child, int]:
+    """The same by a fork server: `fork` has it make a child of ours with these descriptors, and returns its number.
+
+    With the child comes the descriptor for its order. Raises what `fork` raises, and OSError.
+    """
+    with _Pipes(3) as pipes:
+        read_order, order = pipes.open_pipe()
+        pid = fork(Descriptors(read_order, *pipes.theirs))
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # as the child does itself: whoever comes first
+        child = _adopted(pid, pipes)
+        os.set_blocking(order, False)
+        pipes.keep(order)
+        return child, order
+
+
+class _Pipes:
+    """The pipes of a process that is about to start; whatever is not kept is closed in the end."""
+
+    def __init__(self, count: int) -> None:
+        """Raises OSError."""
+        self._open: set[int] = set()
+        try:
+            pairs = [self.open_pipe() for _ in range(count)]
+        except OSError:
+            self.__exit__()
+            raise
+        self.ours = [ours for ours, _ in pairs]
+        self.theirs = [theirs for _, theirs in pairs]
+
+    def open_pipe(self) -> tuple[int, int]:
+        """The end to read from, and the one to write to."""
+        ends = os.pipe()
+        self._open.update(ends)
+        return ends
+
+    def open_null(self) -> int:
+        fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._open.add(fd)
+        return fd
+
+    def keep(self, *fds: int) -> None:
+        self._open.difference_update(fds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._open:
             os.close(fd)
-        raise
-    for fd in (null, child_out, child_err, child_report):
-        os.close(fd)
-    for fd in (stdout, stderr, report):
-        os.set_blocking(fd, False)
-    _raise_oom_score(pid)
+
+
+def _adopted(pid: int, pipes: _Pipes) -> Child:
+    """The process `pid`, which has just been started with `pipes`. Raises OSError, and then it is gone again."""
     try:
-        return Child(pid, os.pidfd_open(pid), stdout, stderr, report)
+        child = Child(pid, os.pidfd_open(pid), *pipes.ours)
     except OSError:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        for fd in (stdout, stderr, report):
-            os.close(fd)
         raise
+    for fd in pipes.ours:
+        os.set_blocking(fd, False)
+    pipes.keep(*pipes.ours)
+    return child
 
 
 def _check_executable(program: str) -> None:

@@ -116,6 +116,7 @@ class Daemon:
         handover.unblock_signals()
         await self._serve()
         self._ping_watchdog()
+        self._supervisor.start_fork_server()
         if state is None:
             self._take_last_session()
         else:
@@ -208,6 +209,7 @@ class Daemon:
         self._notifier.send("STOPPING=1")
         self._save(self._apps_to_save())
         self._control.stop()
+        self._supervisor.close_fork_server()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.stop_grace + 0.5):
                 await self._supervisor.stop_all("the daemon is stopping")
@@ -366,11 +368,14 @@ class Daemon:
                     await asyncio.sleep(0)
                 if self._stopping.is_set():
                     return
+                # The next image starts one of its own: of the program and with the settings that are there now.
+                self._supervisor.close_fork_server()
                 self._execute()
             finally:
                 handover.unblock_signals()
         except (WeftError, OSError) as error:
             message = f"reload refused, going on as before: {error}"
+            self._supervisor.start_fork_server()
         if self._websocket is not None:
             await self._websocket.start()
         self._log.entry(Level.ERR, message, Event.RELOAD_FAILED, WEFT_REASON=message)

@@ -164,6 +164,9 @@ class Settings:
     log_level: Level = _setting(
         "WEFT_LOG_LEVEL", _level, "info", "log this and whatever is worse: debug, info, notice, warning, err"
     )
+    fork_server: bool = _setting(
+        "WEFT_FORK_SERVER", _boolean, "true", "start apps by a fork of the runtime where it offers that"
+    )
     restore: bool = _setting(
         "WEFT_RESTORE", _boolean, "true", "start the apps again that ran when the daemon last ended"
     )

@@ -7,12 +7,14 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from weft_runtime import capabilities, store
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
+from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
@@ -109,6 +111,10 @@ class Supervisor:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a session has begun, is ready or has ended."""
         self.closing = False
+        self._spares = Spares(
+            processes.environment(self._environ, log_to_journal=log.is_native), log,
+            lambda: self._next_id, self._make_group, self._remove_group,
+        )  # fmt: skip
 
     @property
     def live(self) -> list[Session]:
@@ -152,19 +158,7 @@ class Supervisor:
             )
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
         argv, notice = self._command(app_id, self._next_id)
-        environment = processes.environment(self._environ, log_to_journal=self._log.is_native)
-        group = self._make_group(self._next_id, app_id)
-        try:
-            child = processes.spawn(argv, environment, group)
-        except OSError as error:
-            if group is not None:
-                # The process may have been there for a moment.
-                group.kill()
-                self._emptying.append(group)
-                self.remove_groups()
-                self._next_id += 1  # the group may still be there
-            message = f"cannot start {printable(argv[0])}: {error.strerror}"
-            raise Refused(ErrorCode.SPAWN_FAILED, message) from None
+        child, group = self._fork(argv) or self._execute(argv)
         session = Session.launched(
             self._next_id, app_id, child.pid,
             wall=time.time(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
@@ -182,6 +176,16 @@ class Supervisor:
         live = self._live[session.id]
         self._act(live, session.stop(why, kill_deadline=self._kill_deadline(), expected=expected))
 
+    def start_fork_server(self) -> None:
+        """Have processes ready for the next sessions, where the runtime offers that."""
+        if self._settings.fork_server:
+            with contextlib.suppress(WeftError):  # the first launch says so
+                self._spares.start(find_runtime(self._settings))
+
+    def close_fork_server(self) -> None:
+        """End it and the processes that wait; sessions live on."""
+        self._spares.close()
+
     async def stop_all(self, why: str) -> None:
         """End every session, all at the same time, and wait until the last is gone."""
         self.closing = True
@@ -192,7 +196,8 @@ class Supervisor:
 
     @property
     def pids(self) -> Iterator[int]:
-        """The process numbers that belong to sessions, and so are no strays."""
+        """The process numbers that belong to sessions, or will, and so are no strays."""
+        yield from self._spares.pids
         for live in self._live.values():
             yield live.child.pid
             if live.shell_pid is not None:
@@ -247,7 +252,7 @@ class Supervisor:
                 os.set_inheritable(fd, False)
             # Not reaped by anybody since, so the number is still this process's.
             child = Child(session.pid, os.pidfd_open(session.pid), *item["fds"])
-            group = self.groups.find(session.id, session.app_id) if self.groups else None
+            group = self.groups.find(session.id) if self.groups else None
             live = self._adopt(session, child, group, item["open"])
             live.output.restore(item["output"])
             live.shell_pid = item["shell"]
@@ -283,16 +288,54 @@ class Supervisor:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
         return argv, grants.notice
 
-    def _make_group(self, number: int, app_id: AppId) -> SessionGroup | None:
-        """The control group of a new session, where there are any. Raises Refused."""
-        if self.groups is None:
+    def _fork(self, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
+        """The next session's process by the fork server, if there is one."""
+        if not self._settings.fork_server:
             return None
-        limits = Limits(self._settings.memory_max, self._settings.cpu_quota, self._settings.tasks_max)
+        spare = self._spares.take(Path(argv[0]), self._next_id)
+        if spare is None:
+            return None
+        if spare.begin(argv[1:]):
+            return spare.child, spare.group
+        self._spares.discard(spare)
+        return None
+
+    def _execute(self, argv: list[str]) -> tuple[Child, SessionGroup | None]:
+        """The next session's process by executing the runtime. Raises Refused."""
+        group = None
         try:
-            return self.groups.make(number, app_id, limits)
+            while True:
+                try:
+                    group = self._make_group(self._next_id)
+                    break
+                except FileExistsError:  # that of a process which is still on its way out
+                    self._next_id += 1
         except OSError as error:
             message = f"cannot make the session's control group: {error.strerror}"
             raise Refused(ErrorCode.SPAWN_FAILED, message) from None
+        argv = [argv[0], argv[1], str(self._next_id), *argv[3:]]
+        environment = processes.environment(self._environ, log_to_journal=self._log.is_native)
+        try:
+            return processes.spawn(argv, environment, group), group
+        except OSError as error:
+            if group is not None:
+                # The process may have been there for a moment.
+                group.kill()
+                self._remove_group(group)
+                self._next_id += 1  # the group may still be there
+            message = f"cannot start {printable(argv[0])}: {error.strerror}"
+            raise Refused(ErrorCode.SPAWN_FAILED, message) from None
+
+    def _make_group(self, number: int) -> SessionGroup | None:
+        """The control group of a new session, where there are any. Raises OSError."""
+        if self.groups is None:
+            return None
+        limits = Limits(self._settings.memory_max, self._settings.cpu_quota, self._settings.tasks_max)
+        return self.groups.make(number, limits)
+
+    def _remove_group(self, group: SessionGroup) -> None:
+        self._emptying.append(group)
+        self.remove_groups()
 
     def _adopt(
         self,

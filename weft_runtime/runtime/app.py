@@ -27,6 +27,10 @@ class Runner(Protocol):
         """The engine and its version, for --version."""
         ...
 
+    def prepare(self, kind: EngineKind) -> None:
+        """Make what does not depend on the app, for all forks of this process. Raises WeftError."""
+        ...
+
     def run(self, app: App) -> Outcome:
         """Run `app` to its end. Raises WeftError."""
         ...

@@ -114,6 +114,10 @@ def build_parser(program: str, *, service: bool = False) -> argparse.ArgumentPar
         "--check-module", metavar="FILE", action=_CheckAction,
         help="say whether FILE could be run, without running any of it, and exit",
     )  # fmt: skip
+    add(
+        "--fork-server", action=_ForkServerAction, nargs=0,
+        help="fork sessions for the weft-appd that has started this; it must be the only argument",
+    )  # fmt: skip
     add("--version", action=_VersionAction, nargs=0, help="name the version and the engine, and exit")
     add("--help", action=_HelpAction, nargs=0, help="show this text and exit")
     return parser
@@ -127,6 +131,11 @@ class _HelpAction(argparse.Action):
 class _CheckAction(argparse.Action):
     def __call__(self, parser: object, namespace: object, values: object, option: object = None) -> NoReturn:
         raise CheckRequested(values)
+
+
+class _ForkServerAction(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        parser.error("--fork-server must be the only argument")
 
 
 class _VersionAction(argparse.Action):

@@ -5,6 +5,7 @@ import re
 import resource
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import wasmtime
@@ -97,6 +98,15 @@ class Engine:
         if kind is EngineKind.PULLEY:
             config.target = _PULLEY_TARGET
         self.engine = wasmtime.Engine(config)
+        self.linker = wasmtime.Linker(self.engine)
+        """What every guest may import: WASI."""
+        self.linker.define_wasi()
+
+
+@cache
+def machine(kind: EngineKind) -> Engine:
+    """The engine of this process, made once: by a fork server for all its forks. Raises as Engine() does."""
+    return Engine(kind)
 
 
 def version() -> str:
@@ -111,8 +121,7 @@ class Guest:
 
     def __init__(self, engine: Engine, setup: GuestSetup) -> None:
         """Raises WeftError(OS_ERROR) for a preopened directory that the engine cannot open."""
-        self._linker = wasmtime.Linker(engine.engine)
-        self._linker.define_wasi()
+        self._linker = engine.linker
         self._store = wasmtime.Store(engine.engine)
         # Tables and memories each have their own bound; the engine's memory bound leaves tables alone.
         self._store.set_limits(

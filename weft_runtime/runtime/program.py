@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from typing import NoReturn
 
-from weft_runtime import __version__, manifest, policy, settings, store
+from weft_runtime import __version__, fork_protocol, manifest, policy, settings, store
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
@@ -28,6 +28,10 @@ def run(program: str, argv: Sequence[str], *, needs_engine: bool) -> NoReturn:
     """Do all that `program` does and end the process. The one place that turns exceptions into an end."""
     ending = Ending(Log(stderr_sink(IDENTIFIER, with_priority=False)))
     try:
+        if [*argv] == [fork_protocol.OPTION]:
+            from weft_runtime.runtime import forkserver  # noqa: PLC0415 - needs what no other run does
+
+            forkserver.serve(program, needs_engine=needs_engine)
         ending.watch_signals()
         outcome = _run(program, argv, ending, needs_engine=needs_engine)
     except WeftError as error:
@@ -50,10 +54,10 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
     except arguments.HelpRequested as request:
         _print_and_leave(str(request))
     except arguments.CheckRequested as request:
-        _find_runner(needs_engine=True).check(str(request), environment.engine, ending)
+        find_runner(needs_engine=True).check(str(request), environment.engine, ending)
         _print_and_leave("")
     except arguments.VersionRequested:
-        engine = _find_runner(needs_engine=False).engine_name()
+        engine = find_runner(needs_engine=False).engine_name()
         _print_and_leave(f"{program} {__version__} ({engine})\n")
     if options.log_level is not None:
         log.level = options.log_level
@@ -67,7 +71,7 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
     if not stdout_open:
         raise WeftError(Problem.OS_ERROR, "standard output is closed: READY could not be told")
     ending.phase = "loading the engine"
-    runner = _find_runner(needs_engine=needs_engine)
+    runner = find_runner(needs_engine=needs_engine)
     ending.phase = "opening the package"
     package = store.open_package(options.app_id, environment.stores)
     if policy.read() is policy.Policy.REQUIRE:
@@ -97,7 +101,7 @@ def _demand_trust(package: Package) -> None:
     trust.demand(package.directory, package.module_fd, package.manifest.module, places)
 
 
-def _find_runner(*, needs_engine: bool) -> Runner:
+def find_runner(*, needs_engine: bool) -> Runner:
     """The module that runs apps: on the engine where it is installed, else the stub, if that will do."""
     try:
         from weft_runtime.runtime import session  # noqa: PLC0415 - imports the engine

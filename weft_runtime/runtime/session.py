@@ -15,7 +15,7 @@ from weft_runtime.runtime.app import App
 from weft_runtime.runtime.arguments import Preopen
 from weft_runtime.runtime.compiler import Compilation
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
-from weft_runtime.runtime.engine import Engine, Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked
+from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked
 from weft_runtime.runtime.tap import StdoutTap
 from weft_runtime.settings import EngineKind
 
@@ -27,6 +27,11 @@ START_SECTION = "its start section"
 def engine_name() -> str:
     """The engine and its version, for --version."""
     return engine.version()
+
+
+def prepare(kind: EngineKind) -> None:
+    """Make what does not depend on the app. Raises WeftError."""
+    engine.machine(kind)
 
 
 def run(app: App) -> Outcome:
@@ -110,7 +115,7 @@ def _prepare(
 ) -> tuple[Guest, Linked, ReadyMode]:
     """Compile and link, and make certain of the exports."""
     ending.phase = "compiling"
-    machine = Engine(kind)
+    machine = engine.machine(kind)
     compilation = Compilation(machine, module_fd, source)
     guest = Guest(machine, setup)
     module = compilation.result()

@@ -17,6 +17,10 @@ def engine_name() -> str:
     return "stub: no engine"
 
 
+def prepare(kind: EngineKind) -> None:
+    """Nothing."""
+
+
 def run(app: App) -> Outcome:
     """Check the module's magic, say READY and succeed. Raises WeftError(MODULE_INVALID)."""
     if os.pread(app.package.module_fd, len(MAGIC), 0) != MAGIC:

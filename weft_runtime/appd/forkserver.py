@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fork server and the spare processes that it has forked: what makes a launch fast, and may be missing.
+
+Whatever goes wrong here costs a launch nothing but time: the supervisor executes the runtime instead.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from weft_runtime import fork_protocol
+from weft_runtime.appd import child as processes
+from weft_runtime.appd.cgroups import SessionGroup
+from weft_runtime.appd.child import Child
+from weft_runtime.escape import printable
+from weft_runtime.fork_protocol import ProtocolError
+from weft_runtime.journal import Level, Log
+from weft_runtime.tree import Identity
+
+HELLO_TIMEOUT_S = 30.0
+"""Seconds until a program that does not say hello is taken for one that cannot; ours needs a tenth of one."""
+
+ANSWER_TIMEOUT_S = 1.0
+"""Seconds for a fork, for which the daemon waits; it takes a millisecond."""
+
+RESTART_MIN_S, RESTART_MAX_S = 1.0, 60.0
+"""Seconds until a fork server that has ended is started again, doubled each time."""
+
+SPARES = 2
+"""Processes that wait for a session. With one, a second launch right after the first would have to wait for a fork and
+for the kernel to let it into its control group; with more, each costs a device some 2 MiB."""
+
+REFILL_DELAY_S = 0.02
+"""Seconds from a launch until the spare is replaced: what has just been launched is to be ready first."""
+
+
+class Spare(NamedTuple):
+    """A process that waits for its order, in its control group."""
+
+    number: int
+    """Of the session that it can become."""
+    child: Child
+    order: int
+    group: SessionGroup | None
+
+    def begin(self, arguments: Sequence[str]) -> bool:
+        """Let it run; False if it cannot any more."""
+        data = fork_protocol.order(arguments)
+        try:
+            return os.write(self.order, data) == len(data)
+        except OSError:  # it has ended, or the order is longer than a pipe takes
+            return False
+        finally:
+            os.close(self.order)
+
+
+class ForkServer:
+    """One fork server, from its start until it ends or is closed."""
+
+    def __init__(self, program: Path, environment: Mapping[str, str], on_hello: Callable[[], None]) -> None:
+        """Start it. `on_hello` is called once it can fork. Raises OSError."""
+        self.program = program
+        self.has_said_hello = False
+        self._on_hello = on_hello
+        self._identities: dict[str, Identity | None] = {}
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                command = [os.fspath(program), fork_protocol.OPTION]
+                self.child = processes.spawn(command, environment, third=theirs.fileno())
+            except OSError:
+                self._socket.close()
+                raise
+        self._socket.settimeout(ANSWER_TIMEOUT_S)
+        asyncio.get_running_loop().add_reader(self._socket, self._hello)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the program's files are those that it was started from."""
+        return all(identity == _identity(path) for path, identity in self._identities.items())
+
+    def fork(self, group: SessionGroup | None) -> tuple[Child, int]:
+        """A process in `group`, or on its way there, and where to write its order. Raises ProtocolError or OSError."""
+        procs = "" if group is None else os.fspath(group.procs)
+        return processes.forked(lambda descriptors: fork_protocol.request(self._socket, procs, descriptors))
+
+    def close(self) -> str:
+        """End it, if it has not ended; what it has to say."""
+        asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
+        result = processes.reap(self.child)
+        text = processes.read_text(self.child.stderr)
+        processes.close(self.child)
+        how = f"by {result.signal}" if result.signal else f"with status {result.status}"
+        return f"it ended {how}{text and ': '}{text}"
+
+    def _hello(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
+        try:
+            files = fork_protocol.parse_hello(self._socket.recv(fork_protocol.MESSAGE_MAX))
+        except (ProtocolError, OSError):
+            # It is ended as one that says nothing: its end says so, and why.
+            processes.kill_group(self.child)
+            return
+        self._identities = {path: _identity(path) for path in (*files, os.fspath(self.program))}
+        self.has_said_hello = True
+        self._on_hello()
+
+
+class Spares:
+    """The processes that wait for sessions, and the fork server that they come from."""
+
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        log: Log,
+        next_number: Callable[[], int],
+        make_group: Callable[[int], SessionGroup | None],
+        remove_group: Callable[[SessionGroup], None],
+    ) -> None:
+        """`make_group` may raise OSError; `remove_group` is told what is not needed any more."""
+        self._environment = environment
+        self._log = log
+        self._next_number = next_number
+        self._make_group = make_group
+        self._remove_group = remove_group
+        self._server: ForkServer | None = None
+        self._waiting: deque[Spare] = deque()
+        self._timer: asyncio.TimerHandle | None = None
+        """Of a hello that is due, of the next start, or of the next refill."""
+        self._delay = RESTART_MIN_S
+        self._cannot: Path | None = None
+        """A program that is no fork server."""
+
+    @property
+    def pids(self) -> Iterator[int]:
+        """The process numbers that belong here."""
+        if self._server is not None:
+            yield self._server.child.pid
+        for spare in self._waiting:
+            yield spare.child.pid
+
+    def start(self, program: Path) -> None:
+        """Start the fork server of `program`, unless it has one already or none at all."""
+        if self._server is not None or program == self._cannot:
+            return
+        loop = asyncio.get_running_loop()
+        try:
+            self._server = server = ForkServer(program, self._environment, self._said_hello)
+        except OSError as error:
+            self._log.warning(f"cannot start the fork server, trying again: {error.strerror}")
+            self._restart_later(program)
+            return
+        loop.add_reader(server.child.pidfd, self._ended)
+        self._plan(HELLO_TIMEOUT_S, processes.kill_group, server.child)
+
+    def take(self, program: Path, number: int) -> Spare | None:
+        """A process for session `number` of `program`; None if it has to be executed."""
+        server = self._server
+        if server is None or not server.has_said_hello:
+            return None
+        if server.program != program or not server.is_current:
+            self._log.entry(
+                Level.INFO, f"{printable(str(program))} has changed: starting its fork server anew"
+            )
+            self.close()
+            self.start(program)
+            return None
+        while self._waiting:
+            spare = self._waiting.popleft()
+            asyncio.get_running_loop().remove_reader(spare.child.pidfd)
+            if spare.number == number:
+                self._refill_later()
+                return spare
+            self._discard(spare)
+        self._refill_later()
+        return self._fork(number)
+
+    def discard(self, spare: Spare) -> None:
+        """End a spare that was taken and could not begin; its order is closed."""
+        self._end(spare)
+
+    def close(self) -> None:
+        """End the fork server and whatever waits; a program is given another chance."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._drop_waiting()
+        if self._server is not None:
+            self._take_down(self._server)
+        self._cannot = None
+
+    def _said_hello(self) -> None:
+        assert self._server is not None
+        self._log.debug(
+            f"fork server of {printable(str(self._server.program))}, pid {self._server.child.pid}"
+        )
+        self._plan(0, self._refill)
+
+    def _ended(self) -> None:
+        """The fork server is gone. What it has forked is ours, and stays."""
+        server = self._server
+        assert server is not None
+        text = self._take_down(server)
+        program = printable(str(server.program))
+        if not server.has_said_hello:
+            self._cannot = server.program
+            self._log.debug(f"{program} is no fork server, and is executed for each session: {text}")
+            return
+        self._log.warning(f"the fork server of {program} is gone, starting another: {text}")
+        self._restart_later(server.program)
+
+    def _take_down(self, server: ForkServer) -> str:
+        asyncio.get_running_loop().remove_reader(server.child.pidfd)
+        self._server = None
+        return server.close()
+
+    def _restart_later(self, program: Path) -> None:
+        self._plan(self._delay, self.start, program)
+        self._delay = min(2 * self._delay, RESTART_MAX_S)
+
+    def _refill_later(self) -> None:
+        if self._timer is None:
+            self._plan(REFILL_DELAY_S, self._refill)
+
+    def _refill(self) -> None:
+        self._timer = None
+        if self._server is None or len(self._waiting) >= SPARES:
+            return
+        spare = self._fork(self._next_number() + len(self._waiting))
+        if spare is not None:
+            asyncio.get_running_loop().add_reader(spare.child.pidfd, self._spare_ended, spare)
+            self._waiting.append(spare)
+            # One at a time: whoever else waits for the loop comes between.
+            self._plan(0, self._refill)
+
+    def _fork(self, number: int) -> Spare | None:
+        """A process for session `number`; None if that is not possible now."""
+        assert self._server is not None
+        group = None
+        try:
+            group = self._make_group(number)
+            spare = Spare(number, *self._server.fork(group), group)
+        except FileExistsError:
+            return None  # that of a process which is still on its way out
+        except (ProtocolError, OSError) as error:
+            if group is not None:
+                self._remove_group(group)
+            self._log.warning(f"cannot fork a session, executing the runtime instead: {error}")
+            # Whatever is wrong with it, the next one may be better. Its end is noticed as any other.
+            processes.kill_group(self._server.child)
+            return None
+        self._delay = RESTART_MIN_S
+        return spare
+
+    def _spare_ended(self, spare: Spare) -> None:
+        """Killed from outside, or it could not enter its group."""
+        asyncio.get_running_loop().remove_reader(spare.child.pidfd)
+        self._waiting.remove(spare)
+        text = processes.read_text(spare.child.stderr)
+        self._log.warning(f"a process that waited for session {spare.number} is gone{text and ': '}{text}")
+        self._discard(spare)
+        # The others are for the sessions after that one.
+        self._drop_waiting()
+        self._restart_refill()
+
+    def _restart_refill(self) -> None:
+        if self._timer is None:
+            self._plan(self._delay, self._refill)
+            self._delay = min(2 * self._delay, RESTART_MAX_S)
+
+    def _drop_waiting(self) -> None:
+        while self._waiting:
+            spare = self._waiting.pop()
+            asyncio.get_running_loop().remove_reader(spare.child.pidfd)
+            self._discard(spare)
+
+    def _discard(self, spare: Spare) -> None:
+        os.close(spare.order)
+        self._end(spare)
+
+    def _end(self, spare: Spare) -> None:
+        if spare.group is not None:
+            spare.group.kill()
+        processes.reap(spare.child)
+        processes.close(spare.child)
+        if spare.group is not None:
+            self._remove_group(spare.group)
+
+    def _plan(self, seconds: float, what: Callable[..., None], *arguments: object) -> None:
+        """The one thing to do next; it takes the place of what was planned."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+        def do() -> None:
+            self._timer = None
+            what(*arguments)
+
+        self._timer = asyncio.get_running_loop().call_later(seconds, do)
+
+
+def _identity(path: str) -> Identity | None:
+    with contextlib.suppress(OSError):
+        return Identity.of(os.stat(path))
+    return None
