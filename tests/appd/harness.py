@@ -20,6 +20,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests import packages
 from tests.appd.client import Control
 from tests.packages import APP_ID
+from weft_runtime.appd.forkserver import SPARES
 from weft_runtime.protocol import (
     LaunchAck,
     LaunchApp,
@@ -39,6 +40,8 @@ WAIT_SECONDS = 30  # for what takes a fraction of a second on an idle machine
 POLL_SECONDS = 0.01
 SLACK_SECONDS = 4  # what a busy machine may add to a time that is promised
 DESCRIPTORS_A_SESSION = 4  # its process, its two streams, its report
+HELPERS = 1 + SPARES
+DESCRIPTORS_A_HELPER = 5  # the same, and the socket of the fork server or the order of a spare process
 
 _LOG_LINE = re.compile(r"weft-appd\[\d+\]:(?: .*?(?:/(\d+))?:)?? (debug|info|notice|warning|err|crit): (.*)")
 
@@ -75,6 +78,7 @@ class Appd:
             "WEFT_APPD_WS_PORT": "off",
             "WEFT_STOP_GRACE": "1",
             "WEFT_LOG": "stderr",
+            "WEFT_FORK_SERVER": os.environ.get("WEFT_FORK_SERVER", "true"),
         } | dict(settings)
         self.expected_errors: list[str] = []
         """Parts of the lines at level `err` that a test provokes; any other fails it."""
@@ -111,11 +115,14 @@ class Appd:
             self._idle = self._steady_descriptors()
 
     def _steady_descriptors(self) -> int:
-        """How many there are when what a start opens for a moment is closed."""
+        """How many there are when what a start opens for a moment is closed, without those of the fork server."""
         counts: list[int] = []
 
         def are_steady() -> bool:
-            counts.append(len(descriptors(self.process.pid)))
+            helpers = len(self.helpers)
+            if children(self.process.pid) and helpers < HELPERS:
+                counts.clear()  # a fork server is starting, or a runtime that is none is still to be collected
+            counts.append(len(descriptors(self.process.pid)) - DESCRIPTORS_A_HELPER * helpers)
             return len(counts) >= 5 and len(set(counts[-5:])) == 1
 
         eventually(are_steady, "the daemon has started")
@@ -133,12 +140,14 @@ class Appd:
     def kill(self) -> None:
         """End the daemon as a bug or a lack of memory does. Its sessions are ours then, and end too."""
         self.disconnect()
-        sessions = children(self.process.pid)
+        sessions = self.children
         self.process.kill()
         self.process.wait()
         for pid in sessions:
             os.killpg(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+        # The fork server and what waits end by themselves.
+        eventually(lambda: not kill_orphans(), "nothing is left of the daemon")
 
     def stop(self) -> float:
         """Ask the daemon to end as systemd does; how many seconds it took."""
@@ -172,12 +181,16 @@ class Appd:
         self._check_log()
 
     def check_descriptors(self) -> None:
-        """Assert that what the daemon holds open is what an idle one does, and four for each session."""
+        """Assert that what the daemon holds open is what an idle one does, and what each child needs."""
         assert self._idle is not None
         idle, pid = self._idle, self.process.pid
+
+        def as_expected() -> bool:
+            children = DESCRIPTORS_A_SESSION * len(self.children) + DESCRIPTORS_A_HELPER * len(self.helpers)
+            return len(descriptors(pid)) == idle + children
+
         eventually(
-            lambda: len(descriptors(pid)) == idle + DESCRIPTORS_A_SESSION * len(self.children),
-            lambda: f"descriptors are closed: {idle} when idle, now {descriptors(pid)}",
+            as_expected, lambda: f"descriptors are closed: {idle} when idle, now {descriptors(pid)}"
         )
 
     def _check_log(self) -> None:
@@ -221,7 +234,16 @@ class Appd:
 
     @property
     def children(self) -> list[int]:
-        """Its children that are processes, not zombies."""
+        """Its children that are processes, not zombies, and belong to sessions."""
+        return [pid for pid in self._processes if not is_helper(pid)]
+
+    @property
+    def helpers(self) -> list[int]:
+        """Those that belong to no session: the fork server, and the processes that wait."""
+        return [pid for pid in self._processes if is_helper(pid)]
+
+    @property
+    def _processes(self) -> list[int]:
         return [pid for pid in children(self.process.pid) if state_of(pid) not in "ZX"]
 
     # Its clients
@@ -329,6 +351,14 @@ def state_of(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]
     except (FileNotFoundError, ProcessLookupError):
         return "X"
+
+
+def is_helper(pid: int) -> bool:
+    """Whether a child of the daemon is its fork server, or a process that waits for a session."""
+    with contextlib.suppress(OSError):
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+        return arguments[-1] in (b"--fork-server", b"(spare)")
+    return False
 
 
 def is_gone(pid: int) -> bool:

@@ -77,7 +77,10 @@ class ForkServer:
                 self._socket.close()
                 raise
         self._socket.settimeout(ANSWER_TIMEOUT_S)
-        asyncio.get_running_loop().add_reader(self._socket, self._hello)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(self._socket, self._hello)
+        # A program that takes the option for an app and says READY need not be waited for.
+        loop.add_reader(self.child.stdout, self._is_none)
 
     @property
     def is_current(self) -> bool:
@@ -91,7 +94,7 @@ class ForkServer:
 
     def close(self) -> str:
         """End it, if it has not ended; what it has to say."""
-        asyncio.get_running_loop().remove_reader(self._socket)
+        self._expect_nothing()
         self._socket.close()
         result = processes.reap(self.child)
         text = processes.read_text(self.child.stderr)
@@ -99,14 +102,21 @@ class ForkServer:
         how = f"by {result.signal}" if result.signal else f"with status {result.status}"
         return f"it ended {how}{text and ': '}{text}"
 
+    def _expect_nothing(self) -> None:
+        for readable in (self._socket, self.child.stdout):
+            asyncio.get_running_loop().remove_reader(readable)
+
+    def _is_none(self) -> None:
+        self._expect_nothing()
+        processes.kill_group(self.child)
+
     def _hello(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._socket)
         try:
             files = fork_protocol.parse_hello(self._socket.recv(fork_protocol.MESSAGE_MAX))
         except (ProtocolError, OSError):
-            # It is ended as one that says nothing: its end says so, and why.
-            processes.kill_group(self.child)
+            self._is_none()
             return
+        self._expect_nothing()
         self._identities = {path: _identity(path) for path in (*files, os.fspath(self.program))}
         self.has_said_hello = True
         self._on_hello()
@@ -210,7 +220,9 @@ class Spares:
         program = printable(str(server.program))
         if not server.has_said_hello:
             self._cannot = server.program
-            self._log.debug(f"{program} is no fork server, and is executed for each session: {text}")
+            self._log.entry(
+                Level.INFO, f"{program} offers no fork server, each session executes it: {text}"
+            )
             return
         self._log.warning(f"the fork server of {program} is gone, starting another: {text}")
         self._restart_later(server.program)
