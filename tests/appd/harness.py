@@ -189,9 +189,7 @@ class Appd:
             children = DESCRIPTORS_A_SESSION * len(self.children) + DESCRIPTORS_A_HELPER * len(self.helpers)
             return len(descriptors(pid)) == idle + children
 
-        eventually(
-            as_expected, lambda: f"descriptors are closed: {idle} when idle, now {descriptors(pid)}"
-        )
+        eventually(as_expected, lambda: f"descriptors are closed: {idle} when idle, now {descriptors(pid)}")
 
     def _check_log(self) -> None:
         for line in self.log_text.splitlines():

@@ -10,6 +10,7 @@ from typing import Any
 from tests.command.guests import FOREVER
 from tests.packages import install as package
 from tests.packages import wat
+from tests.system.test_cgroups import WAITING
 from tests.vm.machine import Machine
 
 UNIT = "weft-appd.service"
@@ -99,7 +100,7 @@ class Group:
     def __init__(self, machine: Machine, session: int | None = None, app_id: str = "") -> None:
         self._machine = machine
         unit = f"/sys/fs/cgroup{show(machine, 'ControlGroup')}"
-        self.path = unit if session is None else f"{unit}/session-{session}-{app_id}"
+        self.path = unit if session is None else f"{unit}/session-{session}"
 
     @property
     def is_there(self) -> bool:
@@ -107,9 +108,13 @@ class Group:
 
     @property
     def leaves(self) -> set[str]:
-        """The daemon's and its sessions'. Where systemd runs the command of a reload, .control, is not of them."""
+        """The daemon's and its sessions'. Where systemd runs the command of a reload, .control, is not of them.
+
+        Nor are those in which a process waits for a session, or for compilers.
+        """
         found = self._machine.sh(f"cd {self.path} && find . -mindepth 1 -type d -printf '%P\\n'").split()
-        return set(found) - {".control"}
+        waiting = self._machine.run("sh", "-c", WAITING, "sh", self.path, check=False).stdout.split()
+        return set(found) - {".control", "compiler", *waiting}
 
     def read(self, name: str) -> str:
         return self._machine.sh(f"cat {self.path}/{name}").strip()

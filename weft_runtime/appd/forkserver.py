@@ -220,9 +220,7 @@ class Spares:
         program = printable(str(server.program))
         if not server.has_said_hello:
             self._cannot = server.program
-            self._log.entry(
-                Level.INFO, f"{program} offers no fork server, each session executes it: {text}"
-            )
+            self._log.entry(Level.INFO, f"{program} offers no fork server, each session executes it: {text}")
             return
         self._log.warning(f"the fork server of {program} is gone, starting another: {text}")
         self._restart_later(server.program)
