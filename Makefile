@@ -32,11 +32,12 @@ deb: $(READY)
 	packaging/fetch
 	packaging/build-deb all
 
-## make test      all tests: unit, command, package, system (the last two as root)
+## make test      all tests: unit, command, package, system (the last two as root); the daemon's with and without fork server
 test: $(READY)
 	tools/test-packages
 	packaging/fetch
 	$(VENV)/bin/pytest
+	WEFT_FORK_SERVER=false $(VENV)/bin/pytest tests/appd tests/system
 
 ## make test-vm   what needs a kernel of its own: limits of memory, CPU and tasks (as root, takes minutes)
 test-vm: $(READY)

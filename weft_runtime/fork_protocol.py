@@ -73,6 +73,8 @@ def receive(supervisor: "socket") -> tuple[str, Descriptors | None]:
     from socket import recv_fds  # noqa: PLC0415
 
     data, fds, _, _ = recv_fds(supervisor, MESSAGE_MAX, len(Descriptors._fields))
+    for fd in fds:
+        os.set_inheritable(fd, False)  # Python 3.11 overlooks the flag for that
     if len(fds) != len(Descriptors._fields):
         return "", None
     return data.decode(errors="surrogateescape").strip(), Descriptors(*fds)

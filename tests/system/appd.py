@@ -2,6 +2,7 @@
 """weft-appd as a service of a container: its programs, its unit, and questions to it."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -85,6 +86,13 @@ def install(container: Container) -> None:
     container.run("cp", catalog, "/usr/lib/systemd/catalog/")
     container.run("journalctl", "--update-catalog")
     container.run("systemctl", "daemon-reload")
+
+
+def set_fork_server(container: Container) -> None:
+    """Have the daemon work as this run of the tests is told to: with a fork server or without."""
+    if setting := os.environ.get("WEFT_FORK_SERVER"):
+        drop_in = f"/run/systemd/system/{UNIT}.d/fork-server.conf"
+        container.write(drop_in, f"[Service]\nEnvironment=WEFT_FORK_SERVER={setting}\n")
 
 
 def ask(container: Container, *requests: Request) -> list[dict[str, Any]]:

@@ -63,6 +63,7 @@ def booted(suite: Suite) -> Iterator[Container]:
     }
     with Container(suite, binds=binds) as container:
         container.write("/usr/local/bin/weft-runtime-wasmtime", LAUNCHER, 0o755)
+        appd.set_fork_server(container)
         yield container
 
 

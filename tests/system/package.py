@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.deb import CACHE
 from tests.packages import manifest
-from tests.system.appd import eventually
+from tests.system.appd import eventually, set_fork_server
 from tests.system.container import Container, Suite
 
 PACKAGE = "weft-runtime"
@@ -28,6 +28,7 @@ def booted(suite: Suite) -> Iterator[Container]:
     CACHE.mkdir(parents=True, exist_ok=True)
     binds = {CACHE: _DEBS, Path(__file__).resolve().parents[2] / "examples": _EXAMPLES}
     with Container(suite, binds=binds) as container:
+        set_fork_server(container)
         yield container
 
 

@@ -140,6 +140,8 @@ class Spares:
         self._make_group = make_group
         self._remove_group = remove_group
         self._server: ForkServer | None = None
+        self._origin: ForkServer | None = None
+        """The last one that could fork, even if it has ended: the one that what waits comes from."""
         self._waiting: deque[Spare] = deque()
         self._timer: asyncio.TimerHandle | None = None
         """Of a hello that is due, of the next start, or of the next refill."""
@@ -171,10 +173,9 @@ class Spares:
 
     def take(self, program: Path, number: int) -> Spare | None:
         """A process for session `number` of `program`; None if it has to be executed."""
-        server = self._server
-        if server is None or not server.has_said_hello:
+        if self._origin is None:
             return None
-        if server.program != program or not server.is_current:
+        if self._origin.program != program or not self._origin.is_current:
             self._log.entry(
                 Level.INFO, f"{printable(str(program))} has changed: starting its fork server anew"
             )
@@ -185,9 +186,12 @@ class Spares:
             spare = self._waiting.popleft()
             asyncio.get_running_loop().remove_reader(spare.child.pidfd)
             if spare.number == number:
-                self._refill_later()
+                if self._server is self._origin:
+                    self._refill_later()
                 return spare
             self._discard(spare)
+        if self._server is not self._origin:  # it has ended, or another one is still starting
+            return None
         self._refill_later()
         return self._fork(number)
 
@@ -203,10 +207,11 @@ class Spares:
         self._drop_waiting()
         if self._server is not None:
             self._take_down(self._server)
-        self._cannot = None
+        self._origin = self._cannot = None
 
     def _said_hello(self) -> None:
         assert self._server is not None
+        self._origin = self._server
         self._log.debug(
             f"fork server of {printable(str(self._server.program))}, pid {self._server.child.pid}"
         )

@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sessions that are forks: the same as executed ones in every way, and never lost with the fork server."""
+
+import contextlib
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests import packages
+from tests.appd.conftest import Make
+from tests.appd.harness import HELPERS, REAL_RUNTIME, Appd, eventually, is_gone, state_of
+from tests.appd.test_real_runtime import SLEEPING
+from tests.packages import wat
+from weft_runtime.protocol import AppState, State, TerminateApp
+
+LAUNCHES = 500 if os.environ.get("WEFT_SOAK") == "1" else 20
+
+# Writes 32 letters that WASI's random numbers choose.
+RANDOM = wat(
+    '(import "wasi_snapshot_preview1" "random_get" (func $random (param i32 i32) (result i32)))'
+    '(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))'
+    '(memory (export "memory") 1) (data (i32.const 0) "\\10\\00\\00\\00\\21\\00\\00\\00") (data (i32.const 48) "\\0a")'
+    '(func (export "_start") (local $i i32) (drop (call $random (i32.const 16) (i32.const 32)))'
+    " (loop $next (i32.store8 (i32.add (i32.const 16) (local.get $i)) (i32.add (i32.const 97)"
+    " (i32.rem_u (i32.load8_u (i32.add (i32.const 16) (local.get $i))) (i32.const 26))))"
+    " (br_if $next (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 32))))"
+    " (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))"
+)
+
+
+@pytest.fixture
+def forking(start: Make) -> Appd:
+    """A daemon with a fork server and all the processes that wait."""
+    appd = start(WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="true")
+    packages.install(appd.store, SLEEPING)
+    until_full(appd)
+    return appd
+
+
+def until_full(appd: Appd) -> None:
+    eventually(lambda: len(appd.helpers) == HELPERS and server_of(appd) is not None, "processes wait")
+
+
+def server_of(appd: Appd) -> int | None:
+    """The fork server: the one helper whose command line says so, and which is not about to become a spare."""
+    found = [
+        pid for pid in appd.helpers if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"--fork-server\0")
+    ]
+    return found[0] if len(found) == 1 else None
+
+
+def running(appd: Appd) -> tuple[int, int]:
+    """Launch the app and wait until it is ready; its session and its process."""
+    session = appd.launch()
+    appd.until_ready(session)
+    pid = appd.sessions[session].pid
+    assert pid is not None
+    return session, pid
+
+
+def was_forked(pid: int) -> bool:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"weft-runtime-wasmtime\0")
+
+
+def traits(pid: int, appd: Appd) -> dict[str, object]:
+    """What the system says of a session's process, as far as it can be the same below another daemon."""
+    process = Path(f"/proc/{pid}")
+    status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+    stat = (process / "stat").read_text().rpartition(") ")[2].split()
+    files = {}
+    for entry in (process / "fd").iterdir():
+        # What the engine has open for itself is its own affair.
+        if int(entry.name) <= 3:
+            files[int(entry.name)] = os.fspath(entry.readlink()).partition(":")[0]
+    return {
+        "environment": (process / "environ").read_bytes().replace(os.fsencode(appd.directory), b"HERE"),
+        "directory": (process / "cwd").readlink() == appd.directory,
+        "name": (process / "comm").read_text(),
+        "is a child of the daemon": int(stat[1]) == appd.process.pid,
+        "leads its group": int(stat[2]) == pid,
+        "terminal session": int(stat[3]),
+        "nice": stat[16],
+        "files": files,
+        "limits": (process / "limits").read_text(),
+        "out of memory": (process / "oom_score_adj").read_text(),
+        "group": (process / "cgroup").read_text(),
+        **{name: status[name] for name in ("SigBlk", "SigIgn", "SigCgt", "Umask", "Uid", "Gid", "Seccomp")},
+        "threads": status["Threads"],
+    }
+
+
+def test_a_fork_is_what_an_executed_process_is(forking: Appd, start: Make) -> None:
+    plain = start(WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="false")
+    packages.install(plain.store, SLEEPING)
+    (_, forked), (_, executed) = running(forking), running(plain)
+    assert was_forked(forked)
+    assert not was_forked(executed)
+
+    def differences() -> dict[str, object]:
+        ours, theirs = traits(forked, forking), traits(executed, plain)
+        return {name: (ours[name], theirs[name]) for name in ours if ours[name] != theirs[name]}
+
+    # While one of its threads starts, all signals are blocked in a process.
+    eventually(
+        lambda: not differences(), lambda: f"a fork has what an executed process has: {differences()}"
+    )
+
+
+def test_ps_shows_the_app(forking: Appd) -> None:
+    session, pid = running(forking)
+    arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    assert arguments == [b"weft-runtime-wasmtime", packages.APP_ID.encode(), str(session).encode()]
+
+
+def test_it_is_stopped_and_waited_for_as_any_other(forking: Appd) -> None:
+    session, pid = running(forking)
+    assert forking.control.ask(TerminateApp(session)) == AppState(session, State.STOPPED)
+    assert is_gone(pid)
+    assert forking.sessions[session].signal == "SIGTERM"
+
+
+def test_two_sessions_have_different_random_numbers(forking: Appd) -> None:
+    shutil.rmtree(forking.store / packages.APP_ID)
+    packages.install(forking.store, RANDOM)
+    texts = set()
+    for _ in range(3):
+        session = forking.launch()
+        forking.until_stopped(session)
+        (text,) = (line for line in forking.messages(session) if len(line) == len("info: ") + 32)
+        texts.add(text)
+    assert len(texts) == 3
+
+
+def test_the_fork_server_has_one_thread_and_nothing_of_an_app(forking: Appd) -> None:
+    running(forking)
+    until_full(forking)
+    server = server_of(forking)
+    assert len([*Path(f"/proc/{server}/task").iterdir()]) == 1
+    assert packages.APP_ID not in Path(f"/proc/{server}/maps").read_text()
+    # Its three streams and the socket; the place of the report is the socket's.
+    assert len([*Path(f"/proc/{server}/fd").iterdir()]) <= 5
+
+
+def test_without_it_every_session_is_executed(start: Make) -> None:
+    appd = start(WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="false")
+    packages.install(appd.store, SLEEPING)
+    _, pid = running(appd)
+    assert not was_forked(pid)
+    assert appd.helpers == []
+
+
+def test_more_launches_at_once_than_processes_wait_are_all_forks(forking: Appd) -> None:
+    sessions = [forking.launch() for _ in range(3 * HELPERS)]
+    forking.until_ready(*sessions)
+    assert sessions == list(range(1, 3 * HELPERS + 1))
+    assert all(was_forked(pid) for session in forking.sessions.values() if (pid := session.pid))
+
+
+@pytest.mark.soak
+def test_killed_at_any_moment_it_takes_no_launch_with_it(forking: Appd) -> None:
+    first = running(forking)
+    for number in range(LAUNCHES):
+        server = server_of(forking)
+        session = forking.launch()
+        if server is not None:
+            # Sooner or later after the launch: before it forks, while it does, and when it has.
+            for _ in range(number % 20 * 20):
+                is_gone(server)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(server, signal.SIGKILL)
+        forking.until_ready(session)
+        forking.control.ask(TerminateApp(session))
+    assert state_of(first[1]) not in "ZX"
+    eventually(lambda: "the fork server of" in forking.log_text, "its end is told")
+    ends = forking.sessions
+    assert all(ends[session].signal == "SIGTERM" for session in ends if session != first[0])
+
+
+def test_one_that_was_killed_is_replaced(forking: Appd) -> None:
+    server = server_of(forking)
+    assert server is not None
+    os.kill(server, signal.SIGKILL)
+    assert "starting another: it ended by SIGKILL" in forking.find("the fork server of")
+    # What it has forked before waits on.
+    assert was_forked(running(forking)[1])
+    eventually(lambda: server_of(forking) not in (None, server), "there is a new one")
+    until_full(forking)
+    assert was_forked(running(forking)[1])
+
+
+def test_one_that_hangs_is_killed_and_costs_a_launch_a_moment(forking: Appd) -> None:
+    server = server_of(forking)
+    assert server is not None
+    os.kill(server, signal.SIGSTOP)
+    sessions = [forking.launch() for _ in range(HELPERS)]
+    forking.until_ready(*sessions)
+    forking.find("cannot fork a session, executing the runtime instead: timed out")
+    eventually(lambda: is_gone(server), "the one that hangs is gone")
+
+
+def test_a_process_that_waits_and_is_killed_is_replaced(forking: Appd) -> None:
+    spare = next(pid for pid in forking.helpers if pid != server_of(forking))
+    os.kill(spare, signal.SIGKILL)
+    forking.find("a process that waited for session")
+    session, pid = running(forking)
+    assert session == 1
+    assert was_forked(pid)
+
+
+def test_a_program_that_was_replaced_gets_a_new_one(make: Make, tmp_path: Path) -> None:
+    program = tmp_path / "weft-runtime-wasmtime"
+    shutil.copy2(REAL_RUNTIME, program)
+    appd = make(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
+    packages.install(appd.store, SLEEPING)
+    appd.start()
+    until_full(appd)
+    before = server_of(appd)
+    new = tmp_path / "new"
+    shutil.copy2(REAL_RUNTIME, new)
+    new.rename(program)
+    running(appd)
+    appd.find(f"{program} has changed: starting its fork server anew")
+    until_full(appd)
+    assert server_of(appd) != before
+
+
+def test_a_reload_has_a_new_one_and_the_sessions_live_on(forking: Appd) -> None:
+    session, pid = running(forking)
+    until_full(forking)
+    before = forking.helpers
+    assert forking.run("--reload").status == 0
+    assert state_of(pid) not in "ZX"
+    until_full(forking)
+    assert not set(before) & set(forking.helpers)
+    other, forked = running(forking)
+    assert (session, other) == (1, 2)
+    assert was_forked(forked)
+
+
+def test_a_refused_reload_keeps_it(forking: Appd) -> None:
+    before = forking.helpers
+    forking.expected_errors.append("reload refused")
+    forking.config.write_text("nonsense = 1\n")
+    assert forking.run("--reload").status != 0
+    until_full(forking)
+    assert forking.helpers == before
+
+
+def test_nothing_of_it_outlives_a_daemon_that_was_killed(forking: Appd) -> None:
+    helpers = forking.helpers
+    forking.kill()
+    eventually(lambda: all(map(is_gone, helpers)), "all have ended by themselves")
+    forking.start()
+
+
+# Each ends or says something else than hello; one that does neither is given up after half a minute.
+ANSWERS = ["exit 1", "echo READY; exec sleep 1000", "exec dd if=/dev/zero bs=1000 count=1 >&3"]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+def test_a_program_that_is_none_is_executed(start: Make, tmp_path: Path, answer: str) -> None:
+    program = tmp_path / "runtime"
+    program.write_text(f'#!/bin/sh\n[ "$1" = --fork-server ] && {{ {answer}; }}\nexec {REAL_RUNTIME} "$@"\n')
+    program.chmod(0o755)
+    appd = start(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
+    packages.install(appd.store, SLEEPING)
+    assert not was_forked(running(appd)[1])
+    appd.find(f"{program} offers no fork server, each session executes it")
