@@ -50,8 +50,9 @@ and demangled C++ doubles with every dozen bytes: one of 341 bytes took 5 GB."""
 
 _START_SECTION = 8
 _NAME_SECTION = b"\x04name"
-_RUST_LENGTH = re.compile(rb"[0-9]{1,4}")
-_MANGLED = re.compile(rb"[A-Za-z0-9_.$]{%d,}" % (NAME_MAX + 1))
+# Compiled where they are used, by whoever compiles a module: most launches do not.
+_RUST_LENGTH = rb"[0-9]{1,4}"
+_MANGLED = rb"[A-Za-z0-9_.$]{%d,}" % (NAME_MAX + 1)
 
 
 def without_costly_names(module: bytes) -> bytes:
@@ -64,7 +65,7 @@ def without_costly_names(module: bytes) -> bytes:
         size, body = _leb128(module, start + 1)
         end = body + size
         if module[start] == 0 and module.startswith(_NAME_SECTION, body):
-            names = _MANGLED.findall(module, body, min(end, len(module)))
+            names = re.compile(_MANGLED).findall(module, body, min(end, len(module)))
             if not all(map(_is_rust_name, names)):
                 module = module[:start] + module[end:]
                 continue
@@ -86,7 +87,8 @@ def has_start_section(module: bytes) -> bool:
 def _is_rust_name(name: bytes) -> bool:
     """Whether it is a sequence of lengths and words, as Rust has it: nothing in it can be repeated."""
     at = 3 if name.startswith(b"_ZN") else len(name)
-    while match := _RUST_LENGTH.match(name, at):
+    length = re.compile(_RUST_LENGTH)
+    while match := length.match(name, at):
         at = match.end() + int(match[0])
     return name[at:] == b"E"
 

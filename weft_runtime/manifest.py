@@ -19,13 +19,13 @@ KEY_PARTS_MAX = 16
 number, to hours for a manifest of the largest size."""
 
 # Each alternative takes what it can, closed or not: nothing is tried again from the next place, so that the
-# time stays linear in any file. (The search holds the interpreter's lock: no signal ends it.)
-STRING_OR_COMMENT = re.compile(
-    r'''"""(?:[^"\\]|\\.|"(?!""))*+(?:"{3,5})?|"(?:[^"\\\n]|\\.)*+"?|#[^\n]*+'''
-    r"""|'''(?:[^']|'(?!''))*+(?:'{3,5})?|'[^'\n]*+'?""",
-    re.DOTALL,
+# time stays linear in any file. (The search holds the interpreter's lock: no signal ends it.) Neither expression is
+# compiled until it is used: that takes 1 ms, and hardly a manifest has dots enough to need them.
+STRING_OR_COMMENT = (
+    r'''(?s)"""(?:[^"\\]|\\.|"(?!""))*+(?:"{3,5})?|"(?:[^"\\\n]|\\.)*+"?|#[^\n]*+'''
+    r"""|'''(?:[^']|'(?!''))*+(?:'{3,5})?|'[^'\n]*+'?"""
 )
-_LONG_KEY = re.compile(rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]++[ \t]*+\.[ \t]*+){{{KEY_PARTS_MAX}}}")
+_LONG_KEY = rf"(?<![A-Za-z0-9_-])(?:[A-Za-z0-9_-]++[ \t]*+\.[ \t]*+){{{KEY_PARTS_MAX}}}"
 
 
 class ReadyMode(StrEnum):
@@ -91,7 +91,7 @@ def load(data: bytes, source: str) -> dict[str, object]:
         raise limits.exceeded(limits.MANIFEST, f"{printable(source)} has over {limits.MANIFEST.value} bytes")
     try:
         text = data.decode()
-        if _LONG_KEY.search(STRING_OR_COMMENT.sub("s", text)):
+        if text.count(".") >= KEY_PARTS_MAX and re.search(_LONG_KEY, re.sub(STRING_OR_COMMENT, "s", text)):
             raise _invalid(source, f"has a key of over {KEY_PARTS_MAX} parts")
         return tomllib.loads(text)
     except UnicodeDecodeError as error:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which line of a TOML file says what: the parser does not tell."""
 
+import re
 import tomllib
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ class Lines:
     def __init__(self, text: str) -> None:
         self._found: dict[Path, int] = {}
         # What is in strings and comments stays as long as it was, but looks like nothing.
-        bare = STRING_OR_COMMENT.sub(lambda match: _blank(match[0]), text)
+        bare = re.sub(STRING_OR_COMMENT, lambda match: _blank(match[0]), text)
         table: Path = ()
         for begin, end in _statements(bare):
             line = text.count("\n", 0, begin) + 1
