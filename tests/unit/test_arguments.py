@@ -12,9 +12,10 @@ from weft_runtime.runtime.arguments import (
     HelpRequested,
     Preopen,
     VersionRequested,
-    build_parser,
     parse,
+    parse_plain,
 )
+from weft_runtime.runtime.parser import build_parser, parse_any
 
 APP = "org.example.app"
 RULE = (
@@ -257,6 +258,47 @@ def test_no_command_line_breaks_the_parser(argv: list[str]) -> None:
             assert all(isinstance(preopen, Preopen) for preopen in arguments.preopens)
             assert isinstance(arguments.ipc_socket, str | None)
             assert isinstance(arguments.log_level, Level | None)
+
+
+# Mostly right, so that the two parsers often have a result to compare.
+USUAL = st.sampled_from([["--service"], ["--sd-notify"], [APP], ["1"], ["--"]]) | st.tuples(
+    st.sampled_from(
+        ["--preopen", "--preopen-ro", "--ipc-socket", "--log-level", "--check-module", "--help"]
+    ),
+    st.sampled_from(["a::b", "a=b", " -a", "err", "ERROR", "-1", "--", "--sd-notify", ""]),
+    st.booleans(),
+).map(lambda option: [f"{option[0]}={option[1]}"] if option[2] else [option[0], option[1]])
+
+
+@given(
+    st.permutations([[APP], ["1"]]),
+    st.lists(USUAL | st.lists(ARBITRARY | PIECES, max_size=2), max_size=4),
+    st.data(),
+)
+@example([[APP], ["1"]], [["--preopen", "a::b"], ["--log-level=err"]], None)
+def test_the_plain_parser_has_no_result_but_that_of_argparse(
+    words: list[list[str]], others: list[list[str]], data: st.DataObject | None
+) -> None:
+    parts = words + others if data is None else data.draw(st.permutations(words + others))
+    argv = [word for part in parts for word in part]
+    try:
+        plain = parse_plain(argv)
+    except ValueError:
+        return
+    if plain is not None:
+        assert plain == parse_any(argv, "weft-runtime")
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [APP, "1"],
+        [APP, "1", "--preopen", "a::b", "--preopen-ro=c", "--ipc-socket", "/x", "--log-level=debug"],
+        ["--sd-notify", "--service", APP],
+    ],
+)
+def test_the_usual_command_lines_need_no_argparse(argv: list[str]) -> None:
+    assert parse_plain(argv) == parse_any(argv, "weft-runtime")
 
 
 PATHS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters=":"), min_size=1, max_size=5)

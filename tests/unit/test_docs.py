@@ -16,7 +16,7 @@ from weft_runtime import limits, manifest, settings
 from weft_runtime.errors import ExitStatus, Problem
 from weft_runtime.journal import Event, Level
 from weft_runtime.limits import Limit
-from weft_runtime.runtime import arguments
+from weft_runtime.runtime import parser
 
 MAN = ROOT / "docs/man"
 PAGES = {"weft-runtime.1", "wapp.toml.5"}
@@ -72,7 +72,7 @@ def has_word(text: str, word: str) -> bool:
 
 
 def parser_options() -> set[str]:
-    actions = arguments.build_parser("weft-runtime")._actions
+    actions = parser.build_parser("weft-runtime")._actions
     return {name for action in actions for name in action.option_strings}
 
 
@@ -83,7 +83,7 @@ def test_the_page_has_exactly_the_options_of_the_parser() -> None:
 
 def test_the_page_shows_the_value_of_each_option_that_has_one() -> None:
     shown = {tag.split()[0]: tag.split()[1:] for tag in tags(sections("weft-runtime.1")["OPTIONS"])}
-    actions = arguments.build_parser("weft-runtime")._actions
+    actions = parser.build_parser("weft-runtime")._actions
     assert shown == {
         name: [] if action.nargs == 0 else [str(action.metavar)]
         for action in actions

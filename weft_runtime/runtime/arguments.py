@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of weft-runtime."""
 
-import argparse
 from collections.abc import Sequence
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
-from weft_runtime.commandline import ArgumentParser, checked
 from weft_runtime.escape import quote
 from weft_runtime.ids import AppId, SessionId
 from weft_runtime.journal import Level
@@ -51,103 +49,65 @@ def parse(argv: Sequence[str], program: str) -> Arguments:
 
     Raises WeftError(USAGE), HelpRequested, VersionRequested or CheckRequested.
     """
-    # Not as an optional argument: argparse would then accept no option between the two.
-    service = "--service" in argv
-    options = build_parser(program, service=service).parse_args(argv)
-    return Arguments(
-        app_id=options.app_id,
-        session_id=None if service else options.session_id,
-        preopens=tuple(options.preopens),
-        ipc_socket=options.ipc_socket,
-        sd_notify=options.sd_notify,
-        log_level=options.log_level,
-    )
+    try:
+        plain = parse_plain(argv)
+    except ValueError:
+        plain = None
+    if plain is not None:
+        return plain
+    from weft_runtime.runtime.parser import parse_any  # noqa: PLC0415 - argparse costs a launch 8 ms
+
+    return parse_any(argv, program)
 
 
-def build_parser(program: str, *, service: bool = False) -> argparse.ArgumentParser:
-    """The parser; the manual page is checked against it."""
-    parser = ArgumentParser(
-        prog=program,
-        description="Run the WASI module of one installed app in this process.",
-        epilog="See weft-runtime(1) for the exit statuses, the environment and the limits.",
-        add_help=False,
-    )
-    add = parser.add_argument
-    add("app_id", metavar="app_id", type=checked(AppId.parse), help="the app, such as org.example.notes")
-    if not service:
-        add(
-            "session_id",
-            metavar="session_id",
-            type=checked(SessionId.parse),
-            help="number of this run, for the log",
-        )
-    add(
-        "--service",
-        action="store_true",
-        help="run as a service: without session_id, and with the directories that the app's capabilities grant",
-    )
-    add(
-        "--preopen", metavar="HOST[::GUEST]", dest="preopens", action="append", default=[],
-        type=checked(_writable_preopen),
-        help="let the app read and write the directory HOST, as GUEST (default: HOST); repeatable",
-    )  # fmt: skip
-    add(
-        "--preopen-ro", metavar="HOST[::GUEST]", dest="preopens", action="append",
-        type=checked(_read_only_preopen), help="the same, for reading only",
-    )  # fmt: skip
-    add(
-        "--ipc-socket",
-        metavar="PATH",
-        type=checked(_socket_path),
-        help="accepted for later use; only checked",
-    )
-    add(
-        "--sd-notify", action="store_true", help="tell the service manager too: READY=1, STATUS=, STOPPING=1"
-    )
-    add(
-        "--log-level",
-        metavar="LEVEL",
-        type=checked(Level.parse),
-        help="log this and worse: debug, info, warning, ...",
-    )
-    add(
-        "--check-module", metavar="FILE", action=_CheckAction,
-        help="say whether FILE could be run, without running any of it, and exit",
-    )  # fmt: skip
-    add(
-        "--fork-server", action=_ForkServerAction, nargs=0,
-        help="fork sessions for the weft-appd that has started this; it must be the only argument",
-    )  # fmt: skip
-    add("--version", action=_VersionAction, nargs=0, help="name the version and the engine, and exit")
-    add("--help", action=_HelpAction, nargs=0, help="show this text and exit")
-    return parser
+def parse_plain(argv: Sequence[str]) -> Arguments | None:
+    """Parse a command line without a mistake, in the usual form; None or a ValueError for any other.
+
+    What is wrong, asks for a text, or has words that begin with a dash without being options is left to
+    argparse, which says and knows more. Where this has a result, it is the same.
+    """
+    words: list[str] = []
+    preopens: list[Preopen] = []
+    ipc_socket = log_level = None
+    service = sd_notify = False
+    rest = iter(argv)
+    for word in rest:
+        if not word.startswith("-"):
+            words.append(word)
+        elif word == "--service":
+            service = True
+        elif word == "--sd-notify":
+            sd_notify = True
+        else:
+            option, equals, value = word.partition("=")
+            if not equals:
+                value = next(rest, "-")
+            if value.startswith("-"):
+                return None
+            match option:
+                case "--preopen":
+                    preopens.append(writable_preopen(value))
+                case "--preopen-ro":
+                    preopens.append(read_only_preopen(value))
+                case "--ipc-socket":
+                    ipc_socket = socket_path(value)
+                case "--log-level":
+                    log_level = Level.parse(value)
+                case _:
+                    return None
+    if len(words) != (1 if service else 2):
+        return None
+    session_id = None if service else SessionId.parse(words[1])
+    return Arguments(AppId.parse(words[0]), session_id, tuple(preopens), ipc_socket, sd_notify, log_level)
 
 
-class _HelpAction(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        raise HelpRequested(parser.format_help())
-
-
-class _CheckAction(argparse.Action):
-    def __call__(self, parser: object, namespace: object, values: object, option: object = None) -> NoReturn:
-        raise CheckRequested(values)
-
-
-class _ForkServerAction(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        parser.error("--fork-server must be the only argument")
-
-
-class _VersionAction(argparse.Action):
-    def __call__(self, *_: object) -> NoReturn:
-        raise VersionRequested
-
-
-def _writable_preopen(text: str) -> Preopen:
+def writable_preopen(text: str) -> Preopen:
+    """The value of --preopen. Raises ValueError."""
     return _preopen(text, writable=True)
 
 
-def _read_only_preopen(text: str) -> Preopen:
+def read_only_preopen(text: str) -> Preopen:
+    """The value of --preopen-ro. Raises ValueError."""
     return _preopen(text, writable=False)
 
 
@@ -163,7 +123,8 @@ def _preopen(text: str, *, writable: bool) -> Preopen:
     return Preopen(host, guest, writable)
 
 
-def _socket_path(text: str) -> str:
+def socket_path(text: str) -> str:
+    """The value of --ipc-socket. Raises ValueError."""
     size = len(text.encode(errors="surrogateescape"))
     if not 0 < size <= SOCKET_PATH_MAX:
         raise ValueError(f"{quote(text)} is not the path of a socket: expected 1 to {SOCKET_PATH_MAX} bytes")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the process ends: once, by whoever comes first, with its reason told before it is gone."""
 
+import _thread  # `threading` costs each launch 1 ms, and all that is used here is below it
 import os
 import select
 import signal
-import threading
 from collections.abc import Callable
 from signal import Signals
 from typing import NamedTuple, NoReturn
@@ -79,7 +79,7 @@ class Ending:
         """Called before the log line: tells the service manager."""
         self.drain: Callable[[float | None], None] = lambda timeout: None
         """Called first: passes on what the guest has written, for that many seconds at most."""
-        self._claim = threading.Lock()
+        self._claim = _thread.allocate_lock()
 
     def watch_signals(self) -> None:
         """End the process when a stop signal arrives, in a thread: the guest has the main one.
@@ -88,16 +88,17 @@ class Ending:
         The signals must be blocked in every thread, the engine's own included (main.py).
         """
         try:
-            threading.Thread(target=self._wait_for_signal, name="signals", daemon=True).start()
+            _thread.start_new_thread(self._wait_for_signal, ())
         except RuntimeError as error:
             raise WeftError(Problem.OS_ERROR, f"cannot start a thread: {error}") from None
 
     def finish(self, outcome: Outcome) -> NoReturn:
         """Tell `outcome` and end with it. The first caller wins; a stop that comes second hurries it."""
         if outcome.stopped_by is not None:
-            telling = threading.Thread(target=self._tell, args=(outcome, STOP_GRACE_S / 2), daemon=True)
-            telling.start()
-            telling.join(STOP_GRACE_S)
+            told = _thread.allocate_lock()
+            told.acquire()
+            _thread.start_new_thread(self._tell_and_release, (outcome, told))
+            told.acquire(timeout=STOP_GRACE_S)
             _die_by(outcome.stopped_by)
         self._tell(outcome, drain_timeout=None)
         # Not sys.exit(): tearing down the engine and the interpreter takes longer than many a guest,
@@ -109,10 +110,15 @@ class Ending:
         reason = f"stopped by {number.name} while {self.phase}"
         self.finish(Outcome(Event.STOPPED, 128 + number, reason, Level.NOTICE, stopped_by=number))
 
+    def _tell_and_release(self, outcome: Outcome, told: _thread.LockType) -> None:
+        try:
+            self._tell(outcome, STOP_GRACE_S / 2)
+        finally:
+            told.release()
+
     def _tell(self, outcome: Outcome, drain_timeout: float | None) -> None:
         self.drain(drain_timeout)
-        if not self._claim.acquire(blocking=False):
-            threading.Event().wait()  # the other thread tells, and ends the process
+        self._claim.acquire()  # for good: whoever comes second waits here until the first has ended the process
         self.last_words(outcome)
         fields = {"WEFT_EXIT_STATUS": str(outcome.exit_status), "WEFT_REASON": outcome.reason}
         if outcome.problem is not None:

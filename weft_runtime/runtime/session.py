@@ -16,7 +16,6 @@ from weft_runtime.runtime.arguments import Preopen
 from weft_runtime.runtime.compiler import Compilation
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
 from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked
-from weft_runtime.runtime.tap import StdoutTap
 from weft_runtime.settings import EngineKind
 
 START = "_start"
@@ -83,6 +82,8 @@ def _run(app: App) -> Outcome:
 
     if mode is ReadyMode.GUEST and app.readiness.mirrored:
         # The one case in which something stands between the guest and standard output.
+        from weft_runtime.runtime.tap import StdoutTap  # noqa: PLC0415 - brings in threading
+
         ending.drain = StdoutTap(app.readiness.heard).close
     ending.phase = f"running {START_SECTION}"
     guest.instantiate(linked)
