@@ -22,18 +22,20 @@ SOURCE = PACKAGING.parent
 # Below them, private to us: in dist-packages our copies would shadow what Debian has or will have.
 CODE = Path("/usr/lib/weft-runtime")
 VENDOR = CODE / "vendor"
+DEBIAN = Path("/usr/lib/python3/dist-packages")
 SBOM = Path("/usr/share/doc/weft-runtime/weft-runtime.cdx.json")
 
 PLATFORMS = {"amd64": "x86_64", "arm64": "aarch64"}
 LICENSES = {"wasmtime": "Apache-2.0 WITH LLVM-exception", "websockets": "BSD-3-Clause"}
 
 # -I: neither the working directory, nor the user's directories, nor any PYTHON* variable can put code of theirs in.
+# -S: nor what was installed by other means than the package manager; and no launch runs the .pth files of all packages.
 LAUNCHER = """\
-#!/usr/bin/python3 -I
+#!/usr/bin/python3 -IS
 # SPDX-License-Identifier: Apache-2.0
 import sys
 
-sys.path[:0] = {path}
+sys.path[:] = [{first}, *sys.path, {last}]
 
 from {module} import {function}
 
@@ -118,8 +120,8 @@ def entry_points() -> dict[str, str]:
 
 def launcher(entry: str) -> str:
     module, function = entry.split(":")
-    path = json.dumps([os.fspath(CODE), os.fspath(VENDOR)])
-    return LAUNCHER.format(path=path, module=module, function=function)
+    first = f"{json.dumps(os.fspath(CODE))}, {json.dumps(os.fspath(VENDOR))}"
+    return LAUNCHER.format(first=first, last=json.dumps(os.fspath(DEBIAN)), module=module, function=function)
 
 
 def bill_of_materials(version: str, wheels: list[Wheel], vendor: Path) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def test_each_command_has_its_launcher_and_its_manual_page(deb: Deb) -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert sorted(scripts) == sorted(COMMANDS)
     for command in COMMANDS:
-        assert deb.files[f"/usr/bin/{command}"].startswith(b"#!/usr/bin/python3 -I\n")
+        assert deb.files[f"/usr/bin/{command}"].startswith(b"#!/usr/bin/python3 -IS\n")
         assert any(re.fullmatch(rf"/usr/share/man/man\d/{command}\.\d\.gz", name) for name in deb.members)
 
 
