@@ -14,6 +14,9 @@ from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
 from weft_runtime.manifest import Manifest
 
+# O_NONBLOCK: should a FIFO have taken the file's place just now, opening it must not wait for a writer.
+_OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
+
 
 class Package(NamedTuple):
     """An installed package whose manifest is valid and whose files are where it says."""
@@ -202,6 +205,8 @@ def _open_inside(directory: Path, name: str) -> int:
         os.fsencode(name)
     except UnicodeEncodeError:
         raise _Outside("is no path of a file") from None
+    if (found := _without_links(directory, name)) is not None:
+        return os.open(found, _OPEN_FLAGS)
     base = os.path.realpath(directory, strict=True)
     try:
         real = os.path.realpath(Path(base, name), strict=True)
@@ -220,8 +225,26 @@ def _open_inside(directory: Path, name: str) -> int:
         raise _Outside("leads out of the package")
     if not stat.S_ISREG(os.stat(real).st_mode):
         raise _NotRegular("is not a regular file")
-    # O_NONBLOCK: should a FIFO have taken its place just now, opening it must not wait for a writer.
-    return os.open(real, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW)
+    return os.open(real, _OPEN_FLAGS)
+
+
+def _without_links(directory: Path, name: str) -> str | None:
+    """The path of the regular file `name`, if no link and no ".." is on the way to it: most files of most packages.
+
+    That cannot lead out of the package, and takes a fraction of the time of resolving all of the path. None says
+    nothing of the file.
+    """
+    path = os.fspath(directory)
+    mode = stat.S_IFDIR
+    try:
+        for part in name.split("/"):
+            if part == ".." or not stat.S_ISDIR(mode):
+                return None
+            path = f"{path}/{part}"
+            mode = os.lstat(path).st_mode
+    except OSError:
+        return None
+    return path if stat.S_ISREG(mode) else None
 
 
 def _wrong_path(source: Path, key: str, value: str, error: Exception) -> WeftError:
