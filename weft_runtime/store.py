@@ -4,7 +4,7 @@
 import errno
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,16 +55,25 @@ def find(app_id: AppId, stores: Sequence[Path]) -> Path:
     )
 
 
-def open_package(app_id: AppId, stores: Sequence[Path]) -> Package:
+def parse_file(fd: int, source: str) -> Manifest:
+    """Parse the `wapp.toml` that `fd` is open for; `source` is its path. Raises OSError, and as `manifest.parse` does."""
+    # One byte more than allowed is enough for the parser to see that it is too much.
+    with open(fd, "rb", closefd=False) as file:
+        return manifest.parse(file.read(limits.MANIFEST.value + 1), source)
+
+
+def open_package(
+    app_id: AppId, stores: Sequence[Path], parse: Callable[[int, str], Manifest] = parse_file
+) -> Package:
     """Find the package of `app_id`, parse its manifest, check `ui.entry` and open the module.
 
-    Raises WeftError: as `find` and `manifest.parse` do; MANIFEST_INVALID for a path that leaves the package
+    `parse` is `parse_file` or something that remembers what that has said. Raises WeftError: as `find` and `manifest.parse` do; MANIFEST_INVALID for a path that leaves the package
     or a `ui.entry` that is not there; MODULE_NOT_FOUND; MODULE_INVALID or LIMIT_EXCEEDED for a module that
     is no regular file or too large; NOT_PERMITTED or OS_ERROR for what the system refused.
     """
     directory = find(app_id, stores)
     source = directory / manifest.FILE_NAME
-    values = manifest.parse(_read_manifest(directory, source), str(source))
+    values = _read_manifest(directory, source, parse)
     try:
         os.close(_open_inside(directory, values.ui_entry))
     except (_Outside, _NotRegular, FileNotFoundError) as error:
@@ -97,7 +106,7 @@ def installed(stores: Sequence[Path]) -> dict[AppId, Manifest]:
                     continue
                 # A broken package hides the same app of a later store, for a launch as well.
                 seen.add(app_id)
-                found[app_id] = manifest.parse(_read_manifest(directory, source), str(source))
+                found[app_id] = _read_manifest(directory, source)
             except (ValueError, OSError, WeftError):
                 continue
     return found
@@ -106,10 +115,12 @@ def installed(stores: Sequence[Path]) -> dict[AppId, Manifest]:
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the package in `directory`. Raises WeftError, MANIFEST_INVALID where there is none."""
     source = directory / manifest.FILE_NAME
-    return manifest.parse(_read_manifest(directory, source), str(source))
+    return _read_manifest(directory, source)
 
 
-def _read_manifest(directory: Path, source: Path) -> bytes:
+def _read_manifest(
+    directory: Path, source: Path, parse: Callable[[int, str], Manifest] = parse_file
+) -> Manifest:
     try:
         fd = _open_inside(directory, manifest.FILE_NAME)
     except (_Outside, _NotRegular) as error:
@@ -118,12 +129,12 @@ def _read_manifest(directory: Path, source: Path) -> bytes:
         raise WeftError(Problem.MANIFEST_INVALID, f"{printable(str(source))} is a link to nothing") from None
     except OSError as error:
         raise from_os_error(f"open {quote(str(source))}", error) from None
-    with open(fd, "rb") as file:
-        try:
-            # One byte more than allowed is enough for the parser to see that it is too much.
-            return file.read(limits.MANIFEST.value + 1)
-        except OSError as error:
-            raise from_os_error(f"read {quote(str(source))}", error) from None
+    try:
+        return parse(fd, str(source))
+    except OSError as error:
+        raise from_os_error(f"read {quote(str(source))}", error) from None
+    finally:
+        os.close(fd)
 
 
 def _open_module(directory: Path, name: str, source: Path) -> int:

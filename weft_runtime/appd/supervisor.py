@@ -15,6 +15,7 @@ from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
+from weft_runtime.appd.manifests import Manifests
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
@@ -100,6 +101,7 @@ class Supervisor:
         store_override = {} if settings.app_store is None else {"WEFT_APP_STORE": str(settings.app_store)}
         self._environ = {**environ, **store_override}
         self.stores = stores(self._environ)
+        self._manifests = Manifests()
         self._live: dict[int, _Live] = {}
         self._stopped: OrderedDict[int, Session] = OrderedDict()
         self._next_id = 1
@@ -271,7 +273,7 @@ class Supervisor:
         """The command line of a session, and what to say of its capabilities. Raises Refused."""
         try:
             runtime = find_runtime(self._settings)
-            package = store.open_package(app_id, self.stores)
+            package = store.open_package(app_id, self.stores, self._manifests.parse)
             os.close(package.module_fd)
         except WeftError as error:
             raise Refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), str(error)) from None
