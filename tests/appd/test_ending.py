@@ -143,8 +143,14 @@ def test_orphans_of_a_session_that_lives_are_not_touched(appd: Appd) -> None:
     session = appd.run_app("if os.fork() == 0: grandchild(); os._exit(0)\nos.wait(); ready(); wait()")
     orphan = appd.note(session, "grandchild")
     assert orphan in appd.children
-    appd.install("", app_id="org.example.other")
-    appd.until_stopped(appd.launch("org.example.other"))  # the death of any child makes it look for strays
+    # The death of any child makes it look for strays, and this one leaves one that is to be collected.
+    other = "org.example.other"
+    appd.install("grandchild(); ready(); wait()", app_id=other)
+    leaving = appd.launch(other)
+    appd.until_ready(leaving)
+    stray = appd.note(leaving, "grandchild", other)
+    terminate(appd, leaving)
+    eventually(lambda: is_gone(stray), "it has looked for strays")
     assert orphan in appd.children
     terminate(appd, session)
     eventually(lambda: is_gone(orphan), "the orphan is gone")

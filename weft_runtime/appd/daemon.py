@@ -36,6 +36,10 @@ CONTROL_NAME, WS_NAME = "control", "ws"
 CHANGE_DELAY_S = 0.2
 """Seconds after a change before it is told to systemd and saved: many changes become one."""
 
+STRAYS_DELAY_S = 0.1
+"""Seconds from one look for strays to the next: many ends become one look, whose cost grows with the number of
+sessions."""
+
 CHECK_TIMEOUT_S = 30.0
 """Seconds that the next program may take to say that it would start."""
 
@@ -78,6 +82,8 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
         self._change_timer: asyncio.TimerHandle | None = None
+        self._strays_timer: asyncio.TimerHandle | None = None
+        self._looked_at = float("-inf")
         self._saving: asyncio.Task[None] | None = None
         self._saved: list[str] | None = None
         self._to_restore: list[str] = []
@@ -102,7 +108,7 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._request_reload, None)
-        loop.add_signal_handler(signal.SIGCHLD, self._reap_strays)
+        loop.add_signal_handler(signal.SIGCHLD, self._child_ended)
         for directory in (self._places.state, self._places.runtime):
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -313,6 +319,17 @@ class Daemon:
         ):
             self._notifier.send("WATCHDOG=1")
             asyncio.get_running_loop().call_later(int(microseconds) / 2e6, self._ping_watchdog)
+
+    def _child_ended(self) -> None:
+        # The ends of sessions themselves are told by their descriptors, at once.
+        if self._strays_timer is None:
+            delay = max(0, self._looked_at + STRAYS_DELAY_S - time.monotonic())
+            self._strays_timer = asyncio.get_running_loop().call_later(delay, self._look_for_strays)
+
+    def _look_for_strays(self) -> None:
+        self._strays_timer = None
+        self._looked_at = time.monotonic()
+        self._reap_strays()
 
     def _reap_strays(self) -> bool:
         """End and collect what the process of a session left to us; whether some of it is still there."""
