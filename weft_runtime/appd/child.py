@@ -8,6 +8,7 @@ import os
 import resource  # noqa: F401 - os.wait4 imports it at its first call, and could not without a free descriptor
 import signal
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -256,9 +257,18 @@ def _reason(report: int) -> str | None:
 
 def _raise_oom_score(pid: int) -> None:
     with contextlib.suppress(OSError, ValueError):  # it may have ended already; then it does not matter
-        ours = int(Path("/proc/self/oom_score_adj").read_text())
-        theirs = min(1000, ours + _OOM_SCORE_ABOVE_OURS)
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(theirs))
+        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, _oom_score().encode())
+        finally:
+            os.close(fd)
+
+
+@cache
+def _oom_score() -> str:
+    """That of a session; ours is set before we start. Raises OSError and ValueError."""
+    ours = int(Path("/proc/self/oom_score_adj").read_text())
+    return str(min(1000, ours + _OOM_SCORE_ABOVE_OURS))
 
 
 def spawn_shell(argv: list[str], environ: Mapping[str, str]) -> int:
