@@ -2,7 +2,6 @@
 """`/etc/weft/pack.toml`: whether a package needs a signature. Each launch reads it, so it imports next to nothing."""
 
 import os
-import stat
 import tomllib
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +10,7 @@ from weft_runtime import limits
 from weft_runtime.decode import Table
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
+from weft_runtime.integrity import unsafe
 
 CONFIG_FILE = Path("/etc/weft/pack.toml")
 
@@ -56,16 +56,3 @@ def read(config: Path = CONFIG_FILE, *, owner: int = 0) -> Policy:
         if key != "policy":
             raise table.error(key, "is no setting")
     return table.optional_choice("policy", Policy) or Policy.WARN
-
-
-def unsafe(status: os.stat_result, owner: int, *, is_directory: bool = False) -> str | None:
-    """What is wrong with a file that only `owner` may be able to write; completes "FILE ..."."""
-    if stat.S_ISDIR(status.st_mode) is not is_directory or not (
-        is_directory or stat.S_ISREG(status.st_mode)
-    ):
-        return f"is not a {'directory' if is_directory else 'regular file'}"
-    if status.st_uid != owner:
-        return f"belongs to the user {status.st_uid}, not to {owner}"
-    if status.st_mode & 0o022:
-        return f"can be written by others: its mode is {stat.S_IMODE(status.st_mode):o}"
-    return None

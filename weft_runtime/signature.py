@@ -9,7 +9,8 @@ from typing import NamedTuple
 from weft_runtime import limits, package_limits, tree
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
-from weft_runtime.tree import Identity, Kind, Tree
+from weft_runtime.integrity import Identity
+from weft_runtime.tree import Kind, Tree
 
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64

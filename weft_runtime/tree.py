@@ -41,20 +41,6 @@ class Entry(NamedTuple):
     """Of a link, as it is written in it."""
 
 
-class Identity(NamedTuple):
-    """What changes with a file's content, as long as nobody but the kernel sets the time of its change."""
-
-    device: int
-    inode: int
-    size: int
-    modified: int
-    changed: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> "Identity":
-        return cls(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-
-
 class Place(NamedTuple):
     """Where to open an entry without following any link: its directory's descriptor and its name there."""
 

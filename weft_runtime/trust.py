@@ -12,14 +12,11 @@ from typing import NamedTuple
 from weft_runtime import policy, signature, tree
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
+from weft_runtime.integrity import SETTLED_NS, Identity, unsafe
 from weft_runtime.policy import Policy
-from weft_runtime.tree import Identity, Kind, Tree
+from weft_runtime.tree import Kind, Tree
 
 KEY_SUFFIX = ".pub"
-
-SETTLED_NS = 20_000_000
-"""A file that was changed so shortly before it was read could be changed again without a trace: the kernel's
-clock for files ticks every 10 ms at the slowest."""
 
 _RECORD_MAX = 200
 
@@ -65,7 +62,7 @@ def trusted_keys(places: Places) -> Keys:
     seen: set[str] = set()
     for directory in places.keys:
         try:
-            if complaint := policy.unsafe(directory.stat(), places.owner, is_directory=True):
+            if complaint := unsafe(directory.stat(), places.owner, is_directory=True):
                 complaints.append(f"{printable(str(directory))} {complaint}")
                 continue
             names = sorted(path.name for path in directory.iterdir() if path.suffix == KEY_SUFFIX)
@@ -212,7 +209,7 @@ def _recall(places: Places, name: str, fingerprint: str) -> bytes | None:
             continue
         with open(fd, "rb") as file:
             status = os.fstat(fd)
-            if all(policy.unsafe(status, owner) for owner in {places.owner, os.geteuid()}):
+            if unsafe(status, places.owner, os.geteuid()):
                 continue
             key, _, seen = file.read(_RECORD_MAX).decode(errors="replace").strip().partition(" ")
         if seen == fingerprint:
@@ -241,12 +238,10 @@ def _read_key(path: Path, owner: int) -> bytes | None:
     except OSError as error:
         raise from_os_error(f"read {quote(str(path))}", error) from None
     status = os.fstat(fd)
-    if os.path.samestat(status, os.stat(os.devnull)) or (
-        status.st_size == 0 and not policy.unsafe(status, owner)
-    ):
+    if os.path.samestat(status, os.stat(os.devnull)) or (status.st_size == 0 and not unsafe(status, owner)):
         os.close(fd)
         return None
-    if complaint := policy.unsafe(status, owner):
+    if complaint := unsafe(status, owner):
         os.close(fd)
         raise WeftError(Problem.CONFIG_INVALID, f"{printable(str(path))} {complaint}")
     return signature.read_hex(fd, str(path), signature.KEY_BYTES, Problem.CONFIG_INVALID)

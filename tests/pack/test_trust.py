@@ -15,6 +15,7 @@ from tests.pack import trees
 from tests.packages import APP_ID
 from weft_runtime import policy, settings, signature, trust
 from weft_runtime.errors import Problem, WeftError
+from weft_runtime.integrity import SETTLED_NS
 from weft_runtime.pack import signing
 from weft_runtime.pack.screen import Screen
 from weft_runtime.policy import Policy
@@ -309,10 +310,10 @@ def test_what_changed_a_moment_ago_is_not_remembered(
     device.trust_key("vendor")
     device.sign("vendor")
     newest = max(identity.changed for identity in signature.read(device.package).identities.values())
-    monkeypatch.setattr(time, "time_ns", lambda: newest + trust.SETTLED_NS - 1)
+    monkeypatch.setattr(time, "time_ns", lambda: newest + SETTLED_NS - 1)
     device.launch()
     assert not device.records.exists()
-    monkeypatch.setattr(time, "time_ns", lambda: newest + trust.SETTLED_NS)
+    monkeypatch.setattr(time, "time_ns", lambda: newest + SETTLED_NS)
     device.launch()
     assert len(list(device.records.iterdir())) == 1
 
