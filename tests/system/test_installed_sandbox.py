@@ -183,14 +183,15 @@ def test_a_session_is_held(device: Container, session: None) -> None:
 def test_a_service_is_held(device: Container, unit: str) -> None:
     device.run("systemctl", "start", unit)
     result = results(device, f"_SYSTEMD_UNIT={unit}", "_TRANSPORT=stdout")
+    cache = f"/var/cache/private/weft-apps/{HELLO}"
     own = {
         "read the data of a service": "ENOENT",
         "list the data of sessions": "EACCES",
         "talk to weft-appd": "EACCES",
     }
     assert result.pop("attempts") == HELD | own
-    assert {*result.pop("places")} - EMPTY == {f"/var/lib/private/weft-apps/{HELLO}"}
-    assert result == {"files": [], "runnable": [], "processes": 1, "interfaces": ["lo"]}
+    assert {*result.pop("places")} - EMPTY == {f"/var/lib/private/weft-apps/{HELLO}", cache}
+    assert result == {"files": [], "runnable": [cache], "processes": 1, "interfaces": ["lo"]}
 
 
 def test_the_user_of_the_daemon_can_replace_nothing_that_root_trusts(device: Container) -> None:

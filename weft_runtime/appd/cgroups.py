@@ -6,13 +6,24 @@ The rules are those of https://systemd.io/CGROUP_DELEGATION/ and of the kernel's
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import NamedTuple
+
+from weft_runtime.limits import COMPILE_MEMORY, MIB
 
 _MOUNT = Path("/sys/fs/cgroup")
 _SUPERVISOR = "supervisor"
 """The daemon's own leaf: processes may be in leaves only."""
+
+_COMPILER = "compiler"
+"""The leaf of all compilers. What compiling a large module takes is not what an app may use."""
+
+_COMPILER_ROOM = 512 * MIB
+"""Beside the compiler's own bound, which leaves out its program and the code that it hands over."""
+
+_COMPILER_TASKS = 512
+"""The engine compiles with a thread for each processor, and several modules may be compiled at a time."""
 
 _PREFIX = "session-"
 """Of every session's group."""
@@ -99,18 +110,14 @@ class SessionGroups:
         """Those that hold the limits; without one of CONTROLLERS its limit is not there."""
         for name in self.controllers:
             _write(base / "cgroup.subtree_control", f"+{name}")
+        self.compiler_procs = self._make_compiler_group()
+        """The file by which a compiler enters the group for it; None where there is no such group."""
 
     def make(self, session_id: int, limits: Limits) -> SessionGroup:
         """Make the group of a new session. Raises OSError."""
         group = self._group(session_id)
         group.path.mkdir()
-        try:
-            for name, value in self._files(limits).items():
-                if name not in _OPTIONAL or (group.path / name).exists():
-                    _write(group.path / name, value)
-        except OSError:
-            group.remove()
-            raise
+        self._set(group, self._files(limits))
         return group
 
     def find(self, session_id: int) -> SessionGroup | None:
@@ -127,6 +134,28 @@ class SessionGroups:
     def _group(self, session_id: int) -> SessionGroup:
         # Without the app's id: a process may wait in there before it is known which app it will run.
         return SessionGroup(self._base / f"{_PREFIX}{session_id}")
+
+    def _make_compiler_group(self) -> Path | None:
+        group = SessionGroup(self._base / _COMPILER)
+        limits = Limits(COMPILE_MEMORY.value + _COMPILER_ROOM, None, _COMPILER_TASKS)
+        # One compiler that is too large is ended, and not all of them.
+        files = {name: value for name, value in self._files(limits).items() if name != "memory.oom.group"}
+        try:
+            group.path.mkdir(exist_ok=True)
+            self._set(group, files)
+        except OSError:
+            return None  # they count as part of their sessions then
+        return group.procs
+
+    def _set(self, group: SessionGroup, files: Mapping[str, str]) -> None:
+        """Write the limits, or remove the group. Raises OSError."""
+        try:
+            for name, value in files.items():
+                if name not in _OPTIONAL or (group.path / name).exists():
+                    _write(group.path / name, value)
+        except OSError:
+            group.remove()
+            raise
 
     def _files(self, limits: Limits) -> dict[str, str]:
         quota = limits.cpu_quota

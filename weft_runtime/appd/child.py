@@ -38,12 +38,14 @@ _OURS = frozenset(
 
 # What an app's process may see of our environment: none of the above, and nothing else that nobody needs.
 _PASSED = (
+    "CACHE_DIRECTORY",
     "HOME",
     "LANG",
     "LC_ALL",
     "LC_CTYPE",
     "PATH",
     "TZ",
+    "XDG_CACHE_HOME",
     "XDG_RUNTIME_DIR",
     "WEFT_APP_STORE",
     "WEFT_ENGINE",
@@ -79,9 +81,13 @@ class Exit(NamedTuple):
     reason: str | None
 
 
-def environment(environ: Mapping[str, str], *, log_to_journal: bool) -> dict[str, str]:
-    """The environment of a session's process."""
+def environment(
+    environ: Mapping[str, str], *, log_to_journal: bool, compiler_procs: Path | None = None
+) -> dict[str, str]:
+    """The environment of a session's process; by `compiler_procs` a compiler enters its control group."""
     passed = {name: environ[name] for name in _PASSED if name in environ}
+    if compiler_procs is not None:
+        passed["WEFT_COMPILER_GROUP"] = os.fspath(compiler_procs)
     if log_to_journal:
         return {**passed, "WEFT_LOG": "journal", "WEFT_REPORT_FD": str(REPORT_FD)}
     # Its lines come through standard error: the daemon tells the course of a session itself.

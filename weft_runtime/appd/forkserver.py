@@ -19,8 +19,8 @@ from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.appd.child import Child
 from weft_runtime.escape import printable
 from weft_runtime.fork_protocol import ProtocolError
+from weft_runtime.integrity import Identity
 from weft_runtime.journal import Level, Log
-from weft_runtime.tree import Identity
 
 HELLO_TIMEOUT_S = 30.0
 """Seconds until a program that does not say hello is taken for one that cannot; ours needs a tenth of one."""
@@ -127,7 +127,7 @@ class Spares:
 
     def __init__(
         self,
-        environment: Mapping[str, str],
+        environment: Callable[[], Mapping[str, str]],
         log: Log,
         next_number: Callable[[], int],
         make_group: Callable[[int], SessionGroup | None],
@@ -163,7 +163,7 @@ class Spares:
             return
         loop = asyncio.get_running_loop()
         try:
-            self._server = server = ForkServer(program, self._environment, self._said_hello)
+            self._server = server = ForkServer(program, self._environment(), self._said_hello)
         except OSError as error:
             self._log.warning(f"cannot start the fork server, trying again: {error.strerror}")
             self._restart_later(program)

@@ -114,8 +114,7 @@ class Supervisor:
         """Called whenever a session has begun, is ready or has ended."""
         self.closing = False
         self._spares = Spares(
-            processes.environment(self._environ, log_to_journal=log.is_native), log,
-            lambda: self._next_id, self._make_group, self._remove_group,
+            self._session_environment, log, lambda: self._next_id, self._make_group, self._remove_group
         )  # fmt: skip
 
     @property
@@ -302,6 +301,13 @@ class Supervisor:
         self._spares.discard(spare)
         return None
 
+    def _session_environment(self) -> dict[str, str]:
+        return processes.environment(
+            self._environ,
+            log_to_journal=self._log.is_native,
+            compiler_procs=self.groups.compiler_procs if self.groups else None,
+        )
+
     def _execute(self, argv: list[str]) -> tuple[Child, SessionGroup | None]:
         """The next session's process by executing the runtime. Raises Refused."""
         group = None
@@ -316,7 +322,7 @@ class Supervisor:
             message = f"cannot make the session's control group: {error.strerror}"
             raise Refused(ErrorCode.SPAWN_FAILED, message) from None
         argv = [argv[0], argv[1], str(self._next_id), *argv[3:]]
-        environment = processes.environment(self._environ, log_to_journal=self._log.is_native)
+        environment = self._session_environment()
         try:
             return processes.spawn(argv, environment, group), group
         except OSError as error:
