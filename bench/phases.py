@@ -25,6 +25,8 @@ STEPS = (
     "import ours that use it",
     "open the package",
     "make the engine",
+    "serialize",
+    "look for compiled code",
     "fork the compiler",
     "make linker and store",
     "compile",

@@ -109,7 +109,7 @@ def run_weft(watch: Stopwatch) -> None:
 
     import wasmtime  # noqa: PLC0415
 
-    from weft_runtime import journal, store  # noqa: PLC0415
+    from weft_runtime import code_cache, journal, store  # noqa: PLC0415
     from weft_runtime.runtime import arguments, engine, program, readiness  # noqa: PLC0415
     from weft_runtime.runtime.compiler import Compilation  # noqa: PLC0415
     from weft_runtime.runtime.main import main_wasmtime  # noqa: PLC0415
@@ -122,6 +122,7 @@ def run_weft(watch: Stopwatch) -> None:
         (engine.Engine, "__init__", "make the engine"),
         (Compilation, "__init__", "fork the compiler"),
         (Compilation, "result", "wait for the compiler"),
+        (code_cache, "find", "look for compiled code"),
         (wasmtime.Module, "__init__", "compile"),
         (wasmtime.Module, "serialize", "serialize"),
         (wasmtime.Module, "deserialize_file", "load the code"),

@@ -39,6 +39,10 @@ COMPILE_MEMORY = Limit(
     2 * GIB, "bytes", "compile memory",
     "ten times what an 18 MB module needs; a 4 MB module made for it asks for over 4 GiB",
 )  # fmt: skip
+CODE_CACHE = Limit(
+    1 * GIB, "bytes", "compiled code in a cache",
+    "the code of some hundred usual apps; it can always be made again, so it must not fill the storage",
+)  # fmt: skip
 MEMORY = Limit(
     1 * GIB, "bytes", "one guest memory",
     "a memory cgroup is the real bound; this one holds where there is none",
@@ -61,7 +65,7 @@ STACK = Limit(
 )  # fmt: skip
 
 ALL = (
-    MANIFEST, MODULE, ARGUMENTS, COMPILE_SECONDS, COMPILE_MEMORY,
+    MANIFEST, MODULE, ARGUMENTS, COMPILE_SECONDS, COMPILE_MEMORY, CODE_CACHE,
     MEMORY, MEMORIES, TABLE_ELEMENTS, TABLES, STACK,
 )  # fmt: skip
 

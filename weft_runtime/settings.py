@@ -53,6 +53,8 @@ class RuntimeSettings(NamedTuple):
     engine: EngineKind
     sd_notify: bool
     notify_socket: str | None
+    compiler_group: Path | None = None
+    """The file by which a compiler enters a control group of its own."""
 
 
 class ServiceSettings(NamedTuple):
@@ -81,6 +83,7 @@ def runtime_settings(environ: Mapping[str, str] = os.environ) -> RuntimeSettings
         engine=EngineKind(engine),
         sd_notify=_boolean(environ, "WEFT_SD_NOTIFY"),
         notify_socket=_get(environ, "NOTIFY_SOCKET"),
+        compiler_group=Path(group) if (group := _get(environ, "WEFT_COMPILER_GROUP")) else None,
     )
 
 

@@ -152,23 +152,32 @@ def _open_module(directory: Path, name: str, source: Path) -> int:
     return _of_bearable_size(fd, path)
 
 
+def shown(path: str) -> str:
+    """The argument of `open_module` for messages."""
+    return "standard input" if path == "-" else printable(path)
+
+
 def open_module(path: str) -> int:
-    """Open a module that is in no package.
+    """Open a module that is in no package; "-" is standard input, which must be a file.
 
     Raises WeftError: MODULE_NOT_FOUND, MODULE_INVALID or LIMIT_EXCEEDED for what is no regular file or too large,
     NOT_PERMITTED or OS_ERROR for what the system refused.
     """
-    shown = printable(path)
+    name = shown(path)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        fd = (
+            os.dup(0)
+            if path == "-"
+            else os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        )
     except FileNotFoundError:
-        raise WeftError(Problem.MODULE_NOT_FOUND, f"{shown} does not exist") from None
+        raise WeftError(Problem.MODULE_NOT_FOUND, f"{name} does not exist") from None
     except OSError as error:
         raise from_os_error(f"open {quote(path)}", error) from None
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise WeftError(Problem.MODULE_INVALID, f"{shown} is not a regular file")
-    return _of_bearable_size(fd, shown)
+        raise WeftError(Problem.MODULE_INVALID, f"{name} is not a regular file")
+    return _of_bearable_size(fd, name)
 
 
 def _of_bearable_size(fd: int, path: str) -> int:

@@ -12,7 +12,6 @@ from weft_runtime.appd import manifests
 from weft_runtime.appd.manifests import Manifests
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.manifest import Manifest
-from weft_runtime.trust import SETTLED_NS
 
 MODULE = b"\0asm\1\0\0\0"
 WAIT_S = 10

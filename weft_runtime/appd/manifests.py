@@ -6,9 +6,8 @@ import time
 from collections import OrderedDict
 
 from weft_runtime import store
+from weft_runtime.integrity import SETTLED_NS, Identity
 from weft_runtime.manifest import Manifest
-from weft_runtime.tree import Identity
-from weft_runtime.trust import SETTLED_NS
 
 REMEMBERED_MAX = 256
 """Manifests that are remembered: more apps than a device has in use."""

@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run is given, whoever runs it."""
 
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from weft_runtime.runtime.arguments import Preopen
+from weft_runtime.code_cache import Caches
+from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome
 from weft_runtime.runtime.readiness import Readiness
 from weft_runtime.settings import EngineKind
 from weft_runtime.store import Package
+
+
+class CodeSettings(NamedTuple):
+    """How code is made of a module, and where it is kept."""
+
+    engine: EngineKind
+    caches: Caches | None = None
+    """Where compiled code is looked for; None is "nowhere"."""
+    compiler_group: Path | None = None
+    """The file by which a compiler enters a control group of its own."""
 
 
 class App(NamedTuple):
@@ -15,7 +27,7 @@ class App(NamedTuple):
 
     package: Package
     preopens: tuple[Preopen, ...]
-    engine: EngineKind
+    code: CodeSettings
     readiness: Readiness
     ending: Ending
 
@@ -35,6 +47,6 @@ class Runner(Protocol):
         """Run `app` to its end. Raises WeftError."""
         ...
 
-    def check(self, path: str, kind: EngineKind, ending: Ending) -> None:
-        """Find out whether the module at `path` could be run, and run none of it. Raises WeftError."""
+    def check(self, request: CheckRequested, code: CodeSettings, ending: Ending) -> None:
+        """Find out whether a module could be run, and run none of it. Raises WeftError."""
         ...

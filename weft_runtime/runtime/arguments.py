@@ -41,7 +41,13 @@ class VersionRequested(Exception):
 
 
 class CheckRequested(Exception):
-    """--check-module was given; the path is the argument."""
+    """--check-module was given."""
+
+    def __init__(self, path: str, code_to: int | None) -> None:
+        super().__init__(path, code_to)
+        self.path = path
+        self.code_to = code_to
+        """The descriptor to write the sealed code to."""
 
 
 def parse(argv: Sequence[str], program: str) -> Arguments:

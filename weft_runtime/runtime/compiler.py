@@ -3,17 +3,20 @@
 
 import ctypes
 import os
+import re
 import resource
 import select
 import signal
+from hashlib import sha256
+from pathlib import Path
 from typing import NoReturn
 
 import wasmtime
 
-from weft_runtime import limits
+from weft_runtime import code_cache, limits
 from weft_runtime.binary import without_costly_names
 from weft_runtime.errors import Problem, WeftError, from_os_error
-from weft_runtime.runtime.engine import Engine, one_line
+from weft_runtime.runtime.engine import NOT_EXECUTABLE, Engine, compatibility, not_executable, one_line
 
 _PR_SET_PDEATHSIG = 1
 _REFUSED = 1
@@ -28,22 +31,22 @@ _TEXT_MAX = 8192
 # What the allocators of Rust and Python say when the memory bound is hit.
 _OUT_OF_MEMORY = ("memory allocation of", "MemoryError", "Cannot allocate memory")
 
-# What the engine says where memory must not be written and executed.
-_NOT_EXECUTABLE = "failed to make memory executable"
-_PULLEY_HINT = "MemoryDenyWriteExecute= of systemd.exec(5) forbids it; WEFT_ENGINE=pulley does without"
-
 
 class Compilation:
     """A compilation under way in a child; the parent can prepare the guest meanwhile."""
 
-    def __init__(self, engine: Engine, module_fd: int, source: str) -> None:
+    def __init__(self, engine: Engine, module_fd: int, source: str, group: Path | None) -> None:
         """Start compiling the module open on `module_fd`; `source` is its path for messages.
 
+        The compiler enters a control group of its own by the file `group`, if that can be done.
         The engine must not have compiled anything in this process: its compile threads do not survive
         a fork. The only other thread, the one that waits for stop signals, holds no lock.
         """
-        self._engine = engine
         self._source = source
+        self._group = group
+        self._killed_before = _killed_for_memory(group)
+        self.note = ""
+        """What the compiler had to say although it succeeded: one safe line."""
         try:
             self._code_fd = os.memfd_create("weft-code")
             # Never written to beyond what a pipe holds, so that nobody has to read it meanwhile.
@@ -54,31 +57,30 @@ class Compilation:
         except OSError as error:
             raise from_os_error("start the compiler", error) from None
         if self._pid == 0:
-            _compile_and_exit(engine, module_fd, self._code_fd, text_end, parent)
+            _compile_and_exit(engine, module_fd, self._code_fd, text_end, parent, group)
         os.close(text_end)
 
-    def result(self) -> wasmtime.Module:
-        """Wait for the child and load what it made.
+    def result(self) -> int:
+        """Wait for the child: a descriptor of the sealed entry that it made, which is the caller's.
 
-        Raises WeftError: MODULE_INVALID, LIMIT_EXCEEDED naming the limit, or INTERNAL_ERROR where the
-        compiler crashed.
+        No other process has that file open, and nobody but the child has written it. Raises WeftError:
+        MODULE_INVALID, LIMIT_EXCEEDED naming the limit, or INTERNAL_ERROR where the compiler crashed.
         """
         try:
-            try:
-                status = self._wait()
-            except OSError as error:
+            status = self._wait()
+            text = one_line(os.read(self._text_fd, _TEXT_MAX).decode(errors="replace"))
+            if status != 0:
+                raise self._error(status, text)
+            self.note = text
+        except BaseException as error:
+            os.close(self._code_fd)
+            if isinstance(error, OSError):
                 os.kill(self._pid, signal.SIGKILL)
                 raise from_os_error("wait for the compiler", error) from None
-            if status != 0:
-                raise self._error(status)
-            # The file is ours alone: a descriptor that no other process has, written by our own child.
-            return wasmtime.Module.deserialize_file(self._engine.engine, f"/proc/self/fd/{self._code_fd}")
-        except wasmtime.WasmtimeError as error:
-            message = f"cannot load the compiled code of {self._source}: {one_line(str(error))}"
-            raise WeftError(Problem.OS_ERROR, message) from None
+            raise
         finally:
-            os.close(self._code_fd)
             os.close(self._text_fd)
+        return self._code_fd
 
     def _wait(self) -> int:
         """The child's exit status, or minus the number of the signal that ended it."""
@@ -94,13 +96,14 @@ class Compilation:
             raise limits.exceeded(limits.COMPILE_SECONDS, f"{self._source} is still not compiled")
         return os.waitstatus_to_exitcode(status)
 
-    def _error(self, status: int) -> WeftError:
-        text = one_line(os.read(self._text_fd, _TEXT_MAX).decode(errors="replace"))
+    def _error(self, status: int, text: str) -> WeftError:
         if any(words in text for words in _OUT_OF_MEMORY):
             return limits.exceeded(limits.COMPILE_MEMORY, f"{self._source} is too costly to compile: {text}")
-        if _NOT_EXECUTABLE in text:
-            message = f"compiled code may not be executed here: {text}"
-            return WeftError(Problem.NOT_PERMITTED, message, _PULLEY_HINT)
+        if status == -signal.SIGKILL and _killed_for_memory(self._group) > self._killed_before:
+            found = f"{self._source} is too costly to compile: its control group has no more memory"
+            return limits.exceeded(limits.COMPILE_MEMORY, found)
+        if NOT_EXECUTABLE in text:
+            return not_executable(text)
         if status == _REFUSED:
             return WeftError(Problem.MODULE_INVALID, f"{self._source} is not a valid module: {text}")
         if status == _HOST_FAILED:
@@ -112,13 +115,26 @@ class Compilation:
         return WeftError(Problem.INTERNAL_ERROR, f"the compiler ended with {how} on {self._source}", hint)
 
 
-def _compile_and_exit(engine: Engine, module_fd: int, code_fd: int, text_fd: int, parent: int) -> NoReturn:
+def _killed_for_memory(group: Path | None) -> int:
+    """How often the kernel has ended a process of that control group for want of memory."""
+    try:
+        text = "" if group is None else group.with_name("memory.events").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
+    return int(found[1]) if found else 0
+
+
+def _compile_and_exit(
+    engine: Engine, module_fd: int, code_fd: int, text_fd: int, parent: int, group: Path | None
+) -> NoReturn:
     """The child: leaves by os._exit or a signal, never through the parent's code."""
     status = _REFUSED
     try:
         os.dup2(text_fd, 1)
         os.dup2(text_fd, 2)
         _end_with(parent)
+        note = _enter(group)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         bound = limits.COMPILE_MEMORY.value
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
@@ -126,10 +142,16 @@ def _compile_and_exit(engine: Engine, module_fd: int, code_fd: int, text_fd: int
             bound = min(bound, hard)
         resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
         with open(module_fd, "rb", closefd=False) as file:
-            module = without_costly_names(file.read())
-        code = wasmtime.Module(engine.engine, module).serialize()
+            file.seek(0)
+            module = file.read()
+        digest = sha256(module).digest()
+        code = wasmtime.Module(engine.engine, without_costly_names(module)).serialize()
+        made_by = compatibility(engine.kind)
+        assert made_by is not None  # what compiles any module compiles an empty one
         with open(code_fd, "wb", closefd=False) as file:
             file.write(code)
+            file.write(code_cache.trailer(code, code_cache.Key(made_by, digest)))
+        os.write(2, note.encode(errors="replace"))
         status = 0
     except BaseException as error:  # whatever it is, the parent tells it
         status = _REFUSED if isinstance(error, wasmtime.WasmtimeError) else _HOST_FAILED
@@ -137,6 +159,18 @@ def _compile_and_exit(engine: Engine, module_fd: int, code_fd: int, text_fd: int
         os.write(2, text.encode(errors="replace")[:_TEXT_MAX])
     finally:
         os._exit(status)
+
+
+def _enter(group: Path | None) -> str:
+    """Enter a control group; what kept this process from it, in words."""
+    try:
+        if group is not None:
+            fd = os.open(group, os.O_WRONLY | os.O_CLOEXEC)
+            os.write(fd, b"0")
+            os.close(fd)
+    except OSError as error:
+        return f"cannot enter the control group of {group}: {error.strerror}"
+    return ""
 
 
 def _end_with(parent: int) -> None:

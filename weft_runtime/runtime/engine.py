@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine: the only module that imports the wasmtime binding, and what hides its ways."""
 
+import os
 import re
 import resource
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,12 @@ from functools import cache
 from typing import NamedTuple
 
 import wasmtime
+
+# Without OpenSSL, which hashlib loads: that costs a launch milliseconds, and this is for some kilobytes.
+try:
+    from _sha2 import sha256 as _sha256  # type: ignore[import-not-found] # unknown to typeshed
+except ImportError:  # before Python 3.12
+    from _sha256 import sha256 as _sha256  # type: ignore[import-not-found]
 
 from weft_runtime import imports, limits
 from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
@@ -37,9 +44,13 @@ _NO_OFFSET = 2**64 - 1
 # Code of the interpreter, for machines of 64 bits and the byte order of amd64 and arm64.
 _PULLEY_TARGET = "pulley64"
 
+_EMPTY_MODULE = b"\0asm\1\0\0\0"
+
 # The name under which the exports are looked up; its linker holds nothing else.
 _APP = "app"
 
+
+Module = wasmtime.Module
 
 Linked = wasmtime.InstancePre
 """A module whose imports are resolved."""
@@ -85,6 +96,20 @@ class GuestSetup(NamedTuple):
     preopens: Sequence[Preopen]
 
 
+class CodeRefused(Exception):
+    """The engine does not take compiled code; the text is safe to log and completes "FILE ..."."""
+
+
+NOT_EXECUTABLE = "failed to make memory executable"
+"""What the engine says where memory must not be written and executed."""
+
+
+def not_executable(text: str) -> WeftError:
+    """The error where that is all that is wrong with compiled code; `text` is the engine's."""
+    hint = "MemoryDenyWriteExecute= of systemd.exec(5) forbids it; WEFT_ENGINE=pulley does without"
+    return WeftError(Problem.NOT_PERMITTED, f"compiled code may not be executed here: {text}", hint)
+
+
 class Engine:
     """The engine of this process, which runs one module once."""
 
@@ -94,19 +119,71 @@ class Engine:
         if stack != resource.RLIM_INFINITY and stack < limits.STACK.value:
             error = limits.exceeded(limits.STACK, f"the stack limit of this process is {stack} bytes")
             raise WeftError(Problem.CONFIG_INVALID, error.message)
-        config = wasmtime.Config()
-        if kind is EngineKind.PULLEY:
-            config.target = _PULLEY_TARGET
-        self.engine = wasmtime.Engine(config)
+        self.kind = kind
+        self.engine = wasmtime.Engine(_config(kind))
         self.linker = wasmtime.Linker(self.engine)
         """What every guest may import: WASI."""
         self.linker.define_wasi()
+
+    def load(self, fd: int, *, mapped: bool = True) -> Module:
+        """The module whose code is in the file open on `fd`, by mapping the file, or else by copying what is in it.
+
+        The file must never change. Raises CodeRefused, or WeftError(NOT_PERMITTED) where no code may be executed.
+        """
+        try:
+            if mapped:
+                try:
+                    return wasmtime.Module.deserialize_file(self.engine, f"/proc/self/fd/{fd}")
+                except wasmtime.WasmtimeError:
+                    # Nothing of such a file system can be mapped to be executed; memory can be.
+                    if not os.fstatvfs(fd).f_flag & os.ST_NOEXEC:
+                        raise
+            with open(fd, "rb", closefd=False) as file:
+                file.seek(0)
+                return wasmtime.Module.deserialize(self.engine, file.read())
+        except wasmtime.WasmtimeError as error:
+            text = one_line(str(error))
+            if NOT_EXECUTABLE in text:
+                raise not_executable(text) from None
+            raise CodeRefused(f"is refused by the engine: {text}") from None
+        except OSError as error:
+            raise CodeRefused(f"cannot be read: {error.strerror}") from None
 
 
 @cache
 def machine(kind: EngineKind) -> Engine:
     """The engine of this process, made once: by a fork server for all its forks. Raises as Engine() does."""
     return Engine(kind)
+
+
+known_compatibility: dict[EngineKind, bytes] = {}
+"""What `compatibility` has returned, or for a process that must compile nothing, what it did in one that may."""
+
+
+def compatibility(kind: EngineKind) -> bytes | None:
+    """The SHA-256 of all that the engine says of what compiled code it takes: its version, its target, its settings.
+
+    That is the header of a module, so an empty one is compiled: without a thread, which would not survive a fork.
+    None where not even that is possible.
+    """
+    if kind in known_compatibility:
+        return known_compatibility[kind]
+    config = _config(kind)
+    config.parallel_compilation = False
+    try:
+        code = wasmtime.Module(wasmtime.Engine(config), _EMPTY_MODULE).serialize()
+    except wasmtime.WasmtimeError:
+        return None
+    digest: bytes = _sha256(code).digest()
+    known_compatibility[kind] = digest
+    return digest
+
+
+def _config(kind: EngineKind) -> wasmtime.Config:
+    config = wasmtime.Config()
+    if kind is EngineKind.PULLEY:
+        config.target = _PULLEY_TARGET
+    return config
 
 
 def version() -> str:

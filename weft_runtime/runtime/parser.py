@@ -2,10 +2,13 @@
 """The command line of weft-runtime by argparse: help, errors, and all that is not in the usual form."""
 
 import argparse
+import os
+import stat
 from collections.abc import Sequence
 from typing import NoReturn
 
 from weft_runtime.commandline import ArgumentParser, checked
+from weft_runtime.escape import quote
 from weft_runtime.ids import AppId, SessionId
 from weft_runtime.journal import Level
 from weft_runtime.runtime.arguments import (
@@ -18,12 +21,19 @@ from weft_runtime.runtime.arguments import (
     writable_preopen,
 )
 
+_SESSION = ("app_id", "session_id")
+_SERVICE = ("app_id",)
+_CHECK_MODULE = "--check-module"
+
 
 def parse_any(argv: Sequence[str], program: str) -> Arguments:
     """Parse any command line; raises what `arguments.parse` does."""
-    # Not as an optional argument: argparse would then accept no option between the two.
+    # Not as optional arguments: argparse would then accept no option between the two.
+    if any(argument.partition("=")[0] == _CHECK_MODULE for argument in argv):
+        options, _ = build_parser(program, positional=()).parse_known_args(argv)
+        raise CheckRequested(options.check_module, options.code_to)
     service = "--service" in argv
-    options = build_parser(program, service=service).parse_args(argv)
+    options = build_parser(program, positional=_SERVICE if service else _SESSION).parse_args(argv)
     return Arguments(
         app_id=options.app_id,
         session_id=None if service else options.session_id,
@@ -34,7 +44,7 @@ def parse_any(argv: Sequence[str], program: str) -> Arguments:
     )
 
 
-def build_parser(program: str, *, service: bool = False) -> argparse.ArgumentParser:
+def build_parser(program: str, *, positional: Sequence[str] = _SESSION) -> argparse.ArgumentParser:
     """The parser; the manual page is checked against it."""
     parser = ArgumentParser(
         prog=program,
@@ -43,8 +53,9 @@ def build_parser(program: str, *, service: bool = False) -> argparse.ArgumentPar
         add_help=False,
     )
     add = parser.add_argument
-    add("app_id", metavar="app_id", type=checked(AppId.parse), help="the app, such as org.example.notes")
-    if not service:
+    if "app_id" in positional:
+        add("app_id", metavar="app_id", type=checked(AppId.parse), help="the app, such as org.example.notes")
+    if "session_id" in positional:
         add(
             "session_id",
             metavar="session_id",
@@ -81,8 +92,12 @@ def build_parser(program: str, *, service: bool = False) -> argparse.ArgumentPar
         help="log this and worse: debug, info, warning, ...",
     )
     add(
-        "--check-module", metavar="FILE", action=_CheckAction,
-        help="say whether FILE could be run, without running any of it, and exit",
+        _CHECK_MODULE, metavar="FILE",
+        help="say whether FILE (- is standard input) could be run, without running any of it, and exit",
+    )  # fmt: skip
+    add(
+        "--code-to", metavar="FD", type=checked(_file_descriptor),
+        help="write the compiled code of that FILE, as the cache has it, to the open file FD",
     )  # fmt: skip
     add(
         "--fork-server", action=_ForkServerAction, nargs=0,
@@ -98,11 +113,6 @@ class _HelpAction(argparse.Action):
         raise HelpRequested(parser.format_help())
 
 
-class _CheckAction(argparse.Action):
-    def __call__(self, parser: object, namespace: object, values: object, option: object = None) -> NoReturn:
-        raise CheckRequested(values)
-
-
 class _ForkServerAction(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         parser.error("--fork-server must be the only argument")
@@ -111,3 +121,13 @@ class _ForkServerAction(argparse.Action):
 class _VersionAction(argparse.Action):
     def __call__(self, *_: object) -> NoReturn:
         raise VersionRequested
+
+
+def _file_descriptor(text: str) -> int:
+    try:
+        fd = int(text) if text.isascii() and text.isdigit() else -1
+        if fd > 2 and stat.S_ISREG(os.fstat(fd).st_mode):
+            return fd
+    except (OSError, OverflowError, ValueError):
+        pass
+    raise ValueError(f"{quote(text)} is not the number of an open file, 3 or above")

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from weft_runtime import __version__, fork_protocol, manifest, policy, settings, store
+from weft_runtime.code_cache import Caches
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
 from weft_runtime.notify import open_notifier
 from weft_runtime.runtime import arguments
-from weft_runtime.runtime.app import App, Runner
+from weft_runtime.runtime.app import App, CodeSettings, Runner
 from weft_runtime.runtime.ending import Ending, Outcome, bug, failed, status_line
 from weft_runtime.runtime.readiness import Readiness
 from weft_runtime.store import Package
@@ -54,7 +55,8 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
     except arguments.HelpRequested as request:
         _print_and_leave(str(request))
     except arguments.CheckRequested as request:
-        find_runner(needs_engine=True).check(str(request), environment.engine, ending)
+        code = CodeSettings(environment.engine, compiler_group=environment.compiler_group)
+        find_runner(needs_engine=True).check(request, code, ending)
         _print_and_leave("")
     except arguments.VersionRequested:
         engine = find_runner(needs_engine=False).engine_name()
@@ -90,7 +92,9 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
 
         preopens += service.preopens(package, settings.service_settings(), log)
-    return runner.run(App(package, preopens, environment.engine, Readiness(log, notifier), ending))
+    caches = Caches(own=settings.cache_directory())
+    code = CodeSettings(environment.engine, caches, environment.compiler_group)
+    return runner.run(App(package, preopens, code, Readiness(log, notifier), ending))
 
 
 def _demand_trust(package: Package) -> None:

@@ -11,11 +11,11 @@ from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level
 from weft_runtime.manifest import ReadyMode
 from weft_runtime.runtime import engine
-from weft_runtime.runtime.app import App
-from weft_runtime.runtime.arguments import Preopen
-from weft_runtime.runtime.compiler import Compilation
+from weft_runtime.runtime.app import App, CodeSettings
+from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
 from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked
+from weft_runtime.runtime.loading import Loading
 from weft_runtime.settings import EngineKind
 
 START = "_start"
@@ -46,16 +46,18 @@ def run(app: App) -> Outcome:
         return trapped(where, error.kind, error.cause, error.backtrace)
 
 
-def check(path: str, kind: EngineKind, ending: Ending) -> None:
-    """Do with the module at `path` all that a run does before the app's first instruction.
+def check(request: CheckRequested, code: CodeSettings, ending: Ending) -> None:
+    """Do with a module all that a run does before the app's first instruction.
 
     Raises WeftError for whatever would keep it from running.
     """
-    source = printable(path)
+    source = store.shown(request.path)
     ending.phase = "checking a module"
-    fd = store.open_module(path)
+    fd = store.open_module(request.path)
     _check_kind(fd, source)
-    guest, linked, _ = _prepare(fd, source, kind, GuestSetup((), (), ()), None, ending)
+    ending.phase = "compiling"
+    loading = Loading(code, fd, source, ending.log, copy_to=request.code_to)
+    guest, linked, _ = _prepare(loading, source, GuestSetup((), (), ()), None, ending)
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)  # the compiler's child has read it, and shares the position
         if has_start_section(file.read()):
@@ -75,10 +77,13 @@ def _run(app: App) -> Outcome:
 
     begun = time.monotonic()
     setup = GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens)
-    guest, linked, mode = _prepare(app.package.module_fd, source, app.engine, setup, manifest.ready, ending)
+    ending.phase = "compiling"
+    loading = Loading(app.code, app.package.module_fd, source, ending.log)
+    guest, linked, mode = _prepare(loading, source, setup, manifest.ready, ending)
     milliseconds = round((time.monotonic() - begun) * 1000)
-    target = "" if app.engine is EngineKind.NATIVE else f" for {app.engine}"
-    ending.log.entry(Level.INFO, f"compiled {source}{target} in {milliseconds} ms", Event.LOADED)
+    target = "" if app.code.engine is EngineKind.NATIVE else f" for {app.code.engine}"
+    done = "compiled" if loading.is_new else "loaded the compiled code of"
+    ending.log.entry(Level.INFO, f"{done} {source}{target} in {milliseconds} ms", Event.LOADED)
 
     if mode is ReadyMode.GUEST and app.readiness.mirrored:
         # The one case in which something stands between the guest and standard output.
@@ -107,19 +112,11 @@ def _run(app: App) -> Outcome:
 
 
 def _prepare(
-    module_fd: int,
-    source: str,
-    kind: EngineKind,
-    setup: GuestSetup,
-    ready_mode: ReadyMode | None,
-    ending: Ending,
+    loading: Loading, source: str, setup: GuestSetup, ready_mode: ReadyMode | None, ending: Ending
 ) -> tuple[Guest, Linked, ReadyMode]:
-    """Compile and link, and make certain of the exports."""
-    ending.phase = "compiling"
-    machine = engine.machine(kind)
-    compilation = Compilation(machine, module_fd, source)
-    guest = Guest(machine, setup)
-    module = compilation.result()
+    """Link what is being loaded, and make certain of the exports."""
+    guest = Guest(loading.engine, setup)
+    module = loading.result()
     ending.phase = "checking its exports"
     start, ready = engine.entries(module, START, WEFT_READY)
     mode = _ready_mode(ready_mode, start, ready, source)

@@ -7,7 +7,8 @@ from weft_runtime.binary import MAGIC
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event
-from weft_runtime.runtime.app import App
+from weft_runtime.runtime.app import App, CodeSettings
+from weft_runtime.runtime.arguments import CheckRequested
 from weft_runtime.runtime.ending import Ending, Outcome, exited
 from weft_runtime.settings import EngineKind
 
@@ -31,6 +32,8 @@ def run(app: App) -> Outcome:
     return exited(0)
 
 
-def check(path: str, kind: EngineKind, ending: Ending) -> None:
+def check(request: CheckRequested, code: CodeSettings, ending: Ending) -> None:
     """Raises WeftError(ENGINE_MISSING): only the engine can tell."""
-    raise WeftError(Problem.ENGINE_MISSING, f"{printable(path)} cannot be checked without the engine")
+    raise WeftError(
+        Problem.ENGINE_MISSING, f"{printable(request.path)} cannot be checked without the engine"
+    )
