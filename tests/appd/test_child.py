@@ -31,11 +31,13 @@ NOT_FOR_APPS = {
     "WEFT_LOG_LEVEL": "info",
 }
 FOR_APPS = {
+    "CACHE_DIRECTORY": "/nonexistent",
     "HOME": "/nonexistent",
     "LANG": "C.UTF-8",
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
     "WEFT_ENGINE": "pulley",
+    "XDG_CACHE_HOME": "/nonexistent",
 }
 
 

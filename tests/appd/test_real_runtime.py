@@ -55,6 +55,23 @@ def test_an_app_runs_and_its_output_is_logged(real: Appd) -> None:
     assert not any("READY" in line for line in lines)
 
 
+def test_compiled_code_is_kept_for_the_next_session(start: Make, tmp_path: Path) -> None:
+    appd = start(WEFT_RUNTIME_BIN=str(REAL_RUNTIME), CACHE_DIRECTORY=str(tmp_path / "cache"))
+    ended(appd, printing("hello\n"))
+    (entry,) = tmp_path.glob("cache/code/*.code")
+    before = entry.stat()
+    appd.until_stopped(appd.launch())
+    assert entry.stat().st_ino == before.st_ino
+    # One that is damaged is told of, and costs the session nothing.
+    entry.write_bytes(b"x" * 1000)
+    end = appd.until_stopped(appd.launch())
+    assert (end.exit_status, end.ready is not None) == (0, True)
+    assert f"{entry} is truncated, or no compiled code, ignoring this compiled code" in appd.find(
+        "ignoring", 3
+    )
+    assert entry.stat().st_size == before.st_size
+
+
 def test_the_exit_status_is_the_apps_own(real: Appd) -> None:
     end = ended(real, printing("no\n", fd=2, then="(call $exit (i32.const 3))"))
     assert (end.exit_status, end.reason) == (3, "the app exited with status 3")

@@ -149,6 +149,27 @@ def test_a_compiler_that_crashes_is_an_error(
     assert done.end == f"err: the compiler ended with {number.name} on {package}/app.wasm{hint}"
 
 
+def test_a_compiler_that_its_control_group_has_no_memory_for_is_named_as_such(
+    store: Path, start: Start, tmp_path: Path
+) -> None:
+    """By what the kernel's file says; that the kernel does so is tested in a virtual machine (tests/vm)."""
+    group, events = tmp_path / "cgroup.procs", tmp_path / "memory.events"
+    group.touch()
+    events.write_text("oom 3\noom_kill 3\noom_group_kill 0\n")
+    package = install(store, slow_to_compile())
+    running = start(until=b"", env={"WEFT_COMPILER_GROUP": str(group)})
+    eventually(lambda: group.read_text() == "0", "the compiler is in its group")
+    [child] = set(members(running.process.pid)) - {running.process.pid}
+    events.write_text("oom 4\noom_kill 4\noom_group_kill 0\n")
+    os.kill(child, signal.SIGKILL)
+    done = running.wait()
+    assert (done.status, done.stdout) == (165, b"")
+    assert done.end == (
+        f"err: {package}/app.wasm is too costly to compile: its control group has no more memory;"
+        " the limit for compile memory is 2147483648 bytes"
+    )
+
+
 @pytest.mark.parametrize(
     ("fields", "end"),
     [

@@ -59,6 +59,17 @@ def test_daemon_and_sessions_have_leaves_of_their_own(service: Container) -> Non
         assert part in shown
 
 
+def test_compilers_have_a_leaf_of_their_own(service: Container) -> None:
+    def cpu_used() -> int:
+        return int(service.run("cat", f"{group(service)}/compiler/cpu.stat").stdout.split()[1])
+
+    before = cpu_used()
+    (session,) = launch(service, TICKER)
+    until_state(service, "running", session)
+    assert cpu_used() > before
+    assert processes(service, "compiler") == set()
+
+
 def test_the_daemon_names_the_controllers_that_hold_the_limits(service: Container) -> None:
     (answer,) = ask(service, {"type": "QUERY_STATUS"})
     used = service.run("cat", f"{group(service)}/cgroup.subtree_control").stdout.split()

@@ -58,6 +58,11 @@ def test_a_wrong_engine_is_told_with_the_right_ones(value: str) -> None:
     assert runtime_error("WEFT_ENGINE", value) == f"$WEFT_ENGINE is '{value}': expected 'native' or 'pulley'"
 
 
+@pytest.mark.parametrize(("value", "group"), [("/a/b", Path("/a/b")), ("", None), (NOT_UTF8, None)])
+def test_a_compiler_may_have_a_control_group(value: str, group: Path | None) -> None:
+    assert runtime_settings({"WEFT_COMPILER_GROUP": value}).compiler_group == group
+
+
 def test_a_service_has_the_first_of_its_state_directories() -> None:
     assert service_settings({}) == ServiceSettings(None, None)
     assert service_settings({"STATE_DIRECTORY": "", "HOME": ""}) == ServiceSettings(None, None)
