@@ -159,7 +159,9 @@ def _runner(store: Path, programs: Path) -> Run:
 
 
 def _environment(store: Path, changes: Mapping[str, str | None]) -> dict[str, str]:
-    environ = {"PATH": "/usr/bin:/bin", "WEFT_APP_STORE": str(store)} | dict(changes)
+    # With a home there would be a cache below it, and that may be somebody's.
+    cache = {"XDG_CACHE_HOME": str(store.parent / "cache")} if changes.get("HOME") else {}
+    environ = {"PATH": "/usr/bin:/bin", "WEFT_APP_STORE": str(store)} | cache | dict(changes)
     return {name: value for name, value in environ.items() if value is not None}
 
 
