@@ -209,7 +209,7 @@ def test_help_names_every_option_and_needs_no_other_argument() -> None:
     text = str(caught.value)
     assert text.startswith("usage: weft-runtime ")
     options = [name for action in build_parser("x")._actions for name in action.option_strings]
-    assert len(options) == 10
+    assert len(options) == 11
     assert [option for option in options if option not in text] == []
 
 

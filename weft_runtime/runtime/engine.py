@@ -18,7 +18,7 @@ except ImportError:  # before Python 3.12
     from _sha256 import sha256 as _sha256  # type: ignore[import-not-found]
 
 from weft_runtime import imports, limits
-from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
+from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.runtime.arguments import Preopen
 from weft_runtime.settings import EngineKind
@@ -156,8 +156,7 @@ def machine(kind: EngineKind) -> Engine:
     return Engine(kind)
 
 
-known_compatibility: dict[EngineKind, bytes] = {}
-"""What `compatibility` has returned, or for a process that must compile nothing, what it did in one that may."""
+_known_compatibility: dict[EngineKind, bytes] = {}
 
 
 def compatibility(kind: EngineKind) -> bytes | None:
@@ -166,8 +165,8 @@ def compatibility(kind: EngineKind) -> bytes | None:
     That is the header of a module, so an empty one is compiled: without a thread, which would not survive a fork.
     None where not even that is possible.
     """
-    if kind in known_compatibility:
-        return known_compatibility[kind]
+    if kind in _known_compatibility:
+        return _known_compatibility[kind]
     config = _config(kind)
     config.parallel_compilation = False
     try:
@@ -175,8 +174,31 @@ def compatibility(kind: EngineKind) -> bytes | None:
     except wasmtime.WasmtimeError:
         return None
     digest: bytes = _sha256(code).digest()
-    known_compatibility[kind] = digest
+    _known_compatibility[kind] = digest
     return digest
+
+
+def learn_compatibility(kind: EngineKind) -> None:
+    """Have a child find out the `compatibility`, for all forks of this process, which must compile nothing itself.
+
+    Raises WeftError(OS_ERROR).
+    """
+    try:
+        reader, writer = os.pipe()
+        pid = os.fork()
+    except OSError as error:
+        raise from_os_error("ask for the engine's compatibility", error) from None
+    if pid == 0:
+        try:
+            os.write(writer, compatibility(kind) or b"")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        digest = file.read()
+    os.waitpid(pid, 0)
+    if digest:
+        _known_compatibility[kind] = digest
 
 
 def _config(kind: EngineKind) -> wasmtime.Config:

@@ -31,6 +31,7 @@ def engine_name() -> str:
 def prepare(kind: EngineKind) -> None:
     """Make what does not depend on the app. Raises WeftError."""
     engine.machine(kind)
+    engine.learn_compatibility(kind)
 
 
 def run(app: App) -> Outcome:
