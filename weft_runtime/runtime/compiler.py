@@ -39,8 +39,7 @@ class Compilation:
         """Start compiling the module open on `module_fd`; `source` is its path for messages.
 
         The compiler enters a control group of its own by the file `group`, if that can be done.
-        The engine must not have compiled anything in this process: its compile threads do not survive
-        a fork. The only other thread, the one that waits for stop signals, holds no lock.
+        The engine must not have compiled anything in this process with threads: those do not survive a fork. The only other thread, the one that waits for stop signals, holds no lock.
         """
         self._source = source
         self._group = group
