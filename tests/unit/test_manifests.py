@@ -11,6 +11,7 @@ from tests.packages import install
 from weft_runtime.appd import manifests
 from weft_runtime.appd.manifests import Manifests
 from weft_runtime.errors import Problem, WeftError
+from weft_runtime.integrity import SETTLED_NS
 from weft_runtime.manifest import Manifest
 
 MODULE = b"\0asm\1\0\0\0"
