@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a run is given, whoever runs it."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -39,8 +40,8 @@ class Runner(Protocol):
         """The engine and its version, for --version."""
         ...
 
-    def prepare(self, kind: EngineKind) -> None:
-        """Make what does not depend on the app, for all forks of this process. Raises WeftError."""
+    def rehearsal(self, kind: EngineKind) -> Callable[[str], None]:
+        """What a fork is to do before it becomes the session of a program. Raises WeftError or OSError."""
         ...
 
     def run(self, app: App) -> Outcome:

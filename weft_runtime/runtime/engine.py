@@ -18,7 +18,7 @@ except ImportError:  # before Python 3.12
     from _sha256 import sha256 as _sha256  # type: ignore[import-not-found]
 
 from weft_runtime import imports, limits
-from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError, from_os_error
+from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
 from weft_runtime.escape import printable, quote
 from weft_runtime.runtime.arguments import Preopen
 from weft_runtime.settings import EngineKind
@@ -159,6 +159,11 @@ def machine(kind: EngineKind) -> Engine:
 _known_compatibility: dict[EngineKind, bytes] = {}
 
 
+def tell_compatibility(kind: EngineKind, digest: bytes) -> None:
+    """Spare `compatibility` its work, in this process and its forks: the digest is one that a child found out."""
+    _known_compatibility[kind] = digest
+
+
 def compatibility(kind: EngineKind) -> bytes | None:
     """The SHA-256 of all that the engine says of what compiled code it takes: its version, its target, its settings.
 
@@ -174,31 +179,8 @@ def compatibility(kind: EngineKind) -> bytes | None:
     except wasmtime.WasmtimeError:
         return None
     digest: bytes = _sha256(code).digest()
-    _known_compatibility[kind] = digest
+    tell_compatibility(kind, digest)
     return digest
-
-
-def learn_compatibility(kind: EngineKind) -> None:
-    """Have a child find out the `compatibility`, for all forks of this process, which must compile nothing itself.
-
-    Raises WeftError(OS_ERROR).
-    """
-    try:
-        reader, writer = os.pipe()
-        pid = os.fork()
-    except OSError as error:
-        raise from_os_error("ask for the engine's compatibility", error) from None
-    if pid == 0:
-        try:
-            os.write(writer, compatibility(kind) or b"")
-        finally:
-            os._exit(0)
-    os.close(writer)
-    with open(reader, "rb") as file:
-        digest = file.read()
-    os.waitpid(pid, 0)
-    if digest:
-        _known_compatibility[kind] = digest
 
 
 def _config(kind: EngineKind) -> wasmtime.Config:

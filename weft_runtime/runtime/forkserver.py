@@ -6,16 +6,19 @@ conversation with the supervisor is in fork_protocol.py.
 """
 
 import gc
+import json  # noqa: F401 - a session imports it at its end, for its report
 import os
+import select
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from weft_runtime import fork_protocol, settings
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.fork_protocol import Descriptors
+from weft_runtime.journal import open_log
 from weft_runtime.runtime import program
 from weft_runtime.runtime.sibling import SiblingFork
 from weft_runtime.runtime.title import Title
@@ -30,10 +33,12 @@ def serve(name: str, *, needs_engine: bool) -> NoReturn:
         supervisor = socket.socket(fileno=fork_protocol.SERVER_FD)
         supervisor.set_inheritable(False)
         sibling, title = SiblingFork(), Title()
+        runner = program.find_runner(needs_engine=needs_engine)
+        rehearse = runner.rehearsal(settings.runtime_settings().engine)
     except OSError as error:
         raise WeftError(Problem.OS_ERROR, f"cannot be a fork server: {error}") from None
-    runner = program.find_runner(needs_engine=needs_engine)
-    runner.prepare(settings.runtime_settings().engine)
+    # Imports what it needs; nothing is logged here, and no connection to the journal made.
+    open_log(program.IDENTIFIER, settings.log_settings())
     # From here on nothing is made that lasts: what there is stays where it is, in pages shared with every fork.
     gc.collect()
     gc.freeze()
@@ -49,36 +54,44 @@ def serve(name: str, *, needs_engine: bool) -> NoReturn:
         else:
             if pid == 0:
                 supervisor.close()
-                _become_session(name, request, descriptors, title, needs_engine=needs_engine)
+                try:
+                    argv = _wait_for_order(name, request, descriptors, title, rehearse)
+                except (OSError, WeftError) as error:
+                    os.write(2, f"a fork of {name} cannot become a session: {error}\n".encode())
+                    os._exit(1)
+                program.run(name, argv, needs_engine=needs_engine)
             supervisor.send(fork_protocol.forked(pid))
         for fd in descriptors:
             os.close(fd)
 
 
-def _become_session(
-    name: str, procs: str, descriptors: Descriptors, title: Title, *, needs_engine: bool
-) -> NoReturn:
-    """The child: take a session's place in the system, wait for its command line, and run it."""
-    try:
-        os.setpgid(0, 0)
-        if procs:
-            # Now, because that can take 10 ms and more, and before anything of the app is here.
-            _enter(procs)
-        null = os.open(os.devnull, os.O_RDONLY)
-        moved = ((null, 0), (descriptors.stdout, 1), (descriptors.stderr, 2), (descriptors.report, 3))
-        for fd, place in moved:
-            os.dup2(fd, place)
-            os.close(fd)
-        title.set([name, "(spare)"])
-        argv = fork_protocol.read_order(descriptors.order)
-        os.close(descriptors.order)
-    except OSError as error:
-        os.write(2, f"a fork of {name} cannot become a session: {error}\n".encode())
-        os._exit(1)
+def _wait_for_order(
+    name: str, procs: str, descriptors: Descriptors, title: Title, rehearse: Callable[[str], None]
+) -> list[str]:
+    """The child: take a session's place in the system, and wait for its command line. Raises OSError or WeftError."""
+    os.setpgid(0, 0)
+    if procs:
+        # Now, because that can take 10 ms and more, and before anything of the app is here.
+        _enter(procs)
+    null = os.open(os.devnull, os.O_RDONLY)
+    for fd, place in ((null, 0), (descriptors.stdout, 1), (descriptors.stderr, 2), (descriptors.report, 3)):
+        os.dup2(fd, place)
+        os.close(fd)
+    title.set([name, "(spare)"])
+    if not _is_readable(descriptors.order):  # else there is somebody who waits for this already
+        rehearse(name)
+    argv = fork_protocol.read_order(descriptors.order)
     if argv is None:
         os._exit(0)
+    os.close(descriptors.order)
     title.set([name, *argv])
-    program.run(name, argv, needs_engine=needs_engine)
+    return argv
+
+
+def _is_readable(fd: int) -> bool:
+    waiting = select.poll()
+    waiting.register(fd, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _enter(procs: str) -> None:

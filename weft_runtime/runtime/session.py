@@ -3,6 +3,7 @@
 
 import os
 import time
+from collections.abc import Callable
 
 from weft_runtime import store
 from weft_runtime.binary import HEADER_SIZE, Kind, has_start_section, kind_of
@@ -28,10 +29,11 @@ def engine_name() -> str:
     return engine.version()
 
 
-def prepare(kind: EngineKind) -> None:
-    """Make what does not depend on the app. Raises WeftError."""
-    engine.machine(kind)
-    engine.learn_compatibility(kind)
+def rehearsal(kind: EngineKind) -> Callable[[str], None]:
+    """What a fork is to do before it becomes the session of a program. Raises WeftError or OSError."""
+    from weft_runtime.runtime.rehearsal import Rehearsal  # noqa: PLC0415 - for a fork server alone
+
+    return Rehearsal(kind).perform
 
 
 def run(app: App) -> Outcome:

@@ -2,6 +2,7 @@
 """Running an app without the engine: everything but the app, for tests and development."""
 
 import os
+from collections.abc import Callable
 
 from weft_runtime.binary import MAGIC
 from weft_runtime.errors import Problem, WeftError
@@ -18,8 +19,9 @@ def engine_name() -> str:
     return "stub: no engine"
 
 
-def prepare(kind: EngineKind) -> None:
+def rehearsal(kind: EngineKind) -> Callable[[str], None]:
     """Nothing."""
+    return lambda program: None
 
 
 def run(app: App) -> Outcome:
