@@ -250,13 +250,8 @@ class _Place:
 
         Returns a descriptor of it. Raises OSError.
         """
-        import fcntl  # noqa: PLC0415 - not needed where everything is there
-
-        temporary = f".{os.urandom(8).hex()}"
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
+        temporary, fd = self._create()
         try:
-            # As long as it is locked somebody is writing it; the lock of a writer that was killed is gone.
-            fcntl.flock(fd, fcntl.LOCK_EX)
             if isinstance(source, int):
                 copy(source, fd)
                 os.fsync(fd)
@@ -273,6 +268,22 @@ class _Place:
                 os.unlink(temporary, dir_fd=self.fd)
             raise
         return fd
+
+    def _create(self) -> tuple[str, int]:
+        """A new file under a name that nobody looks for. Raises OSError.
+
+        As long as it is locked somebody is writing it; the lock of a writer that was killed is gone.
+        """
+        import fcntl  # noqa: PLC0415 - not needed where everything is there
+
+        while True:
+            name = f".{os.urandom(8).hex()}"
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=self.fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            if os.fstat(fd).st_nlink:
+                return name, fd
+            # Before it was locked another writer has taken it for one that was left, and removed it.
+            os.close(fd)
 
     def read_record(self, name: str) -> bytes | str | None:
         """The content of a record, or what is wrong with it; None if there is none, or its place is not believed."""

@@ -419,6 +419,24 @@ def test_what_a_writer_has_left_is_removed_and_what_is_being_written_is_not(plac
     assert names(path.parent) == {path.name, place.records()[0].name}
 
 
+def test_a_file_that_was_just_made_is_not_taken_for_one_that_was_left(place: Place) -> None:
+    path = place.keep()
+    done = threading.Event()
+
+    def prune_all_the_time() -> None:
+        while not done.is_set():
+            code_cache.prune(place.own)
+
+    pruning = threading.Thread(target=prune_all_the_time)
+    pruning.start()
+    try:
+        for _ in range(50):
+            assert place.keep() == path
+    finally:
+        done.set()
+        pruning.join()
+
+
 def test_other_files_are_left_alone(place: Place) -> None:
     path = place.keep()
     (path.parent / "notes.txt").write_text("mine")
