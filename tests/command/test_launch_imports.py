@@ -11,7 +11,9 @@ APP_ID = "org.weft.examples.hello"
 
 # All of the standard library that a launch needs and the engine's binding does not.
 OURS = {
-    "gc", "resource", "select", "signal",
+    "binascii", "gc", "resource", "select", "signal",
+    # SHA-256, by its name of Python 3.11 or of those after.
+    "_sha256", "_sha2",
     # tomllib and what it imports.
     "tomllib", "tomllib._parser", "tomllib._re", "tomllib._types",
     "__future__", "_datetime", "_string", "datetime", "math", "string",
@@ -32,7 +34,10 @@ main_wasmtime()
 
 
 def python(code: str, *args: str, store: Path) -> subprocess.CompletedProcess[str]:
-    environment = {"PATH": os.environ["PATH"], "WEFT_APP_STORE": str(store), "WEFT_LOG": "stderr"}
+    environment = {
+        "PATH": os.environ["PATH"], "WEFT_APP_STORE": str(store), "WEFT_LOG": "stderr",
+        "XDG_CACHE_HOME": str(store / "cache"),
+    }  # fmt: skip
     command = (sys.executable, "-I", "-c", code, *args)
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
 
@@ -40,7 +45,9 @@ def python(code: str, *args: str, store: Path) -> subprocess.CompletedProcess[st
 def test_a_launch_imports_no_more_than_it_needs(tmp_path: Path) -> None:
     (tmp_path / APP_ID).symlink_to(EXAMPLES / "hello")
     preopens = ("--preopen", f"{tmp_path}::/data", f"--preopen-ro={tmp_path}::/more")
-    launched = python(LAUNCH, APP_ID, "1", *preopens, "--log-level", "info", store=tmp_path)
+    # The first one compiles, which takes a second and more modules.
+    for _ in range(2):
+        launched = python(LAUNCH, APP_ID, "1", *preopens, "--log-level", "info", store=tmp_path)
     assert launched.stdout.startswith("READY\n")
     modules = set(launched.stderr.rpartition("modules:")[2].split())
     assert "weft_runtime.runtime.session" in modules

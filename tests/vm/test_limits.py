@@ -111,7 +111,7 @@ def test_a_module_that_is_too_costly_to_compile_names_the_limit(device: Machine)
     assert unit.read("compiler/memory.oom.group") == "0"
     assert unit.read("compiler/pids.max") == "512"
     device.sh("rm -rf /var/cache/weft/appd/code")
-    device.sh(f"echo 24M >{unit.path}/compiler/memory.max")
+    device.sh(f"echo 4M >{unit.path}/compiler/memory.max")
     ended = device.run("weftctl", "launch", "--wait", TICKER, check=False)
     device.sh(f"echo {(2048 + 512) * MIB} >{unit.path}/compiler/memory.max")
     assert ended.returncode == 165
