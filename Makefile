@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 SOAK ?= 0
 
-.PHONY: help venv demo demo-systemd deb test test-vm examples bench soak clean
+.PHONY: help venv demo demo-systemd deb test test-vm examples bench bench-quick soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -49,9 +49,17 @@ test-vm: $(READY)
 examples:
 	examples/build
 
-## make bench     measure against other programs
+## make bench     measure against other programs: figures and a picture in bench/results; takes 20 minutes
 bench: $(READY)
-	$(VENV)/bin/python -m bench
+	tools/debian-packages mmdebstrap systemd-container || true
+	packaging/fetch
+	$(VENV)/bin/python -m bench --results bench/results
+
+## make bench-quick  the same for a moment, to see that it works; its figures mean nothing
+bench-quick: $(READY)
+	tools/debian-packages mmdebstrap systemd-container || true
+	packaging/fetch
+	$(VENV)/bin/python -m bench --quick
 
 ## make soak      the tests whose loops are long, at full length
 soak: $(READY)

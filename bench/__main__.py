@@ -7,21 +7,34 @@ import json
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-from bench import cpu, launch, live, log, machine, phases, rates
+from bench import installed, launch, log, machine, phases, picture, rates, table, timeline
 from bench.journal import Journal
-from bench.measure import BenchError, open_launcher
-from bench.report import plain, table
+from bench.measure import BenchError, Launcher, open_launcher
+from bench.places import Bare
+from bench.report import plain
+from bench.report import table as columns
 
-OF_THE_DAEMON = frozenset({"rates", "live", "log"})
-PARTS = ("launch", "phases", "cpu", "rates", "live", "log")
+OF_THE_DAEMON = frozenset({"bare", "timeline", "rates", "log"})
+PARTS = ("packaged", "bare", "timeline", "rates", "launch", "phases", "log")
 
 T = TypeVar("T")
+
 WARM_UPS = 2
 """Rounds that are not counted: they fill the page cache, Python's .pyc files and the caches of code."""
+
+
+class Tools(NamedTuple):
+    """What the parts share."""
+
+    launcher: Launcher
+    journal: Journal | None
+    """Of the daemon."""
+    rounds: int
+    warm_ups: int
+    quick: bool
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,27 +44,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="No figure makes it fail: the exit status is 0 unless something could not be run.",
     )
     parser.add_argument("part", nargs="*", help=f"what to measure (default: {' '.join(PARTS)})")
-    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="rounds (default: 20)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (default: 5)")
     parser.add_argument("--quick", action="store_true", help="one round, to see that everything works")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything to FILE too")
+    parser.add_argument(
+        "--results", type=Path, metavar="DIR", help="write each part's figures to DIR/PART.json too"
+    )
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.part) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if arguments.rounds < 1:
         parser.error("--rounds: expected 1 or more")
     try:
-        figures = measure(arguments.part or PARTS, rounds=arguments.rounds, quick=arguments.quick)
+        measure(arguments.part or PARTS, arguments.rounds, quick=arguments.quick, results=arguments.results)
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
-    if arguments.json is not None:
-        arguments.json.write_text(f"{json.dumps(plain(figures), indent=2)}\n")
     return 0
 
 
-def measure(parts: Sequence[str], *, rounds: int, quick: bool) -> dict[str, object]:
-    """Measure `parts`, print each as soon as it is there, and return the figures."""
-    rounds, warm_ups = (1, 0) if quick else (rounds, WARM_UPS)
+def measure(parts: Sequence[str], rounds: int, *, quick: bool, results: Path | None) -> None:
+    """Measure `parts`; print each, and write it to `results`, as soon as it is there. Raises BenchError."""
     described = machine.describe()
     launcher, notes = open_launcher()
     journal: Journal | None = None
@@ -60,32 +72,63 @@ def measure(parts: Sequence[str], *, rounds: int, quick: bool) -> dict[str, obje
             journal = Journal()
         except BenchError as error:
             notes.append(f"no journal for the daemon, which logs to a file, and 'log' is left out: {error}")
-    closing_journal = contextlib.nullcontext() if journal is None else journal
-    figures: dict[str, object] = {"machine": described, "notes": notes, "quick": quick}
-    print(table(("Machine", ""), [(name, value) for name, value in described.items()]))
+    if "packaged" in parts and (lack := installed.lack()):
+        notes.append(f"no container, and 'packaged' is left out: missing: {', '.join(lack)}")
+        parts = [part for part in parts if part != "packaged"]
+    if journal is None:
+        parts = [part for part in parts if part != "log"]
+    print(columns(("Machine", ""), list(described.items())))
     for note in notes:
         print(f"\nNote: {note}")
     if quick:
         print("\nOne round: it shows that the benchmark works, its figures mean nothing.")
-    load_before = machine.load()
+    closing = contextlib.nullcontext() if journal is None else journal
+    tools = Tools(launcher, journal, *((1, 0) if quick else (rounds, WARM_UPS)), quick)
+    with tempfile.TemporaryDirectory(prefix="weft-bench-") as temporary, launcher, closing:
+        for part in PARTS:
+            if part in parts:
+                load = machine.load()
+                scratch = Path(temporary, part)
+                scratch.mkdir()
+                figures, text = run(part, scratch, tools)
+                print(f"\n{text}", flush=True)
+                if results is not None:
+                    results.mkdir(parents=True, exist_ok=True)
+                    written = {
+                        "machine": described,
+                        "notes": notes,
+                        "quick": quick,
+                        "load": load,
+                        part: figures,
+                    }
+                    (results / f"{part}.json").write_text(f"{json.dumps(plain(written), indent=2)}\n")
+    if results is not None:
+        picture.draw(results)
 
-    def part(name: str, run: Callable[[Path], T], show: Callable[[T], str]) -> None:
-        if name in parts:
-            scratch = Path(temporary, name)
-            scratch.mkdir()
-            figures[name] = result = run(scratch)
-            print(f"\n{show(result)}", flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="weft-bench-") as temporary, launcher, closing_journal:
-        part("launch", partial(launch.run, launcher, rounds=rounds, warm_ups=warm_ups), launch.show)
-        part("phases", partial(phases.run, launcher, rounds=rounds, warm_ups=warm_ups), phases.show)
-        part("cpu", partial(cpu.run, launcher, rounds=rounds, warm_ups=warm_ups, quick=quick), cpu.show)
-        part("rates", partial(rates.run, journal, rounds=rounds, quick=quick), rates.show)
-        part("live", partial(live.run, journal, rounds=rounds, quick=quick), live.show)
-        if journal is not None:
-            part("log", partial(log.run, journal, rounds=rounds, warm_ups=warm_ups, quick=quick), log.show)
-    figures["load"] = {"before": load_before, "after": machine.load()}
-    return figures
+def run(part: str, scratch: Path, tools: Tools) -> tuple[object, str]:
+    """Measure one part: its figures, and what they are for people. Raises BenchError."""
+    launcher, journal, rounds, warm_ups, quick = tools
+    match part:
+        case "packaged":
+            return shown(table.show, installed.run(quick=quick))
+        case "bare":
+            return shown(table.show, table.run(Bare(scratch, journal), scratch, quick=quick))
+        case "timeline":
+            return shown(timeline.show, timeline.run(journal, scratch, quick=quick))
+        case "rates":
+            return shown(rates.show, rates.run(journal, scratch, rounds=rounds, quick=quick))
+        case "launch":
+            return shown(launch.show, launch.run(launcher, scratch, rounds=rounds, warm_ups=warm_ups))
+        case "phases":
+            return shown(phases.show, phases.run(launcher, scratch, rounds=rounds, warm_ups=warm_ups))
+        case _:
+            assert journal is not None
+            return shown(log.show, log.run(journal, scratch, rounds=rounds, warm_ups=warm_ups, quick=quick))
+
+
+def shown(show: Callable[[T], str], result: T) -> tuple[T, str]:
+    return result, show(result)
 
 
 if __name__ == "__main__":

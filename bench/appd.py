@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from bench import machine
 from bench.journal import Journal
@@ -34,6 +34,14 @@ from weft_runtime.wire import decode_response_msgpack, encode_msgpack
 START_S = 60
 POLL_S = 0.01
 READ_SIZE = 64 * 1024
+SETTINGS = {
+    "WEFT_RESTORE": "false",
+    # A machine that is asked for more than it can do is slow: no app has failed, and no client is gone.
+    "WEFT_READY_TIMEOUT": "600",
+    "WEFT_IDLE_TIMEOUT": "86400",
+}
+"""Of every daemon that is measured."""
+
 CHEAP_RUNTIME = Path(__file__).with_name("runtime.sh")
 
 
@@ -47,8 +55,13 @@ class Appd:
         runtime: Path,
         journal: Journal | None,
         settings: Mapping[str, str] = {},
+        *,
+        command: Path | None = None,
     ) -> None:
-        """Raises BenchError unless it serves. Without a journal it logs to a file in `directory`."""
+        """Raises BenchError unless it serves. Without a journal it logs to a file in `directory`.
+
+        `settings` are its $WEFT_*, and `command` is the program itself, if it is another one.
+        """
         self.socket = directory / "run/weft/appd.sock"
         (directory / "run").mkdir(parents=True)
         (directory / "appd.toml").touch()
@@ -61,10 +74,7 @@ class Appd:
             "WEFT_RUNTIME_BIN": os.fspath(runtime),
             "WEFT_APPD_WS_PORT": "off",
             "WEFT_LOG": "stderr" if journal is None else "journal",
-            "WEFT_RESTORE": "false",
-            # A machine that is asked for more than it can do is slow: no app has failed, and no client is gone.
-            "WEFT_READY_TIMEOUT": "600",
-            "WEFT_IDLE_TIMEOUT": "86400",
+            **SETTINGS,
         }
         log = directory / "log"
         with log.open("wb") as file:
@@ -72,7 +82,7 @@ class Appd:
             self._process = subprocess.Popen(
                 [
                     *(() if journal is None else journal.inside),
-                    machine.daemon_command(),
+                    command or machine.daemon_command(),
                     "--config",
                     directory / "appd.toml",
                 ],
@@ -132,6 +142,11 @@ class Client:
         self.unacknowledged.append(self._begun)
         return self._begun
 
+    @property
+    def in_flight(self) -> int:
+        """Launches that have not ended."""
+        return len(self.unacknowledged) + len(self.live)
+
     def poll(self, seconds: float) -> list[tuple[int, float]]:
         """Wait for a message; which launches are ready, and since when. Raises BenchError if one fails."""
         if not select.select([self._socket], [], [], seconds)[0]:
@@ -172,10 +187,23 @@ class Client:
         return next(str(session.reason) for session in answer.sessions if session.session_id == session_id)
 
 
+class Daemon(Protocol):
+    """A weft-appd that serves."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def socket(self) -> Path: ...
+
+    @property
+    def client(self) -> Client: ...
+
+
 class Launched:
     """An app launched by the daemon; its sign is APP_READY."""
 
-    def __init__(self, name: str, what: str, appd: Appd, app_id: str, *, stays: bool = False) -> None:
+    def __init__(self, name: str, what: str, appd: Daemon, app_id: str, *, stays: bool = False) -> None:
         """It ends by itself, unless it `stays`."""
         self.name = name
         self.what = what

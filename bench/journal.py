@@ -9,12 +9,11 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
 from bench import process
-from bench.measure import PRIVATE_RUN, BenchError, private_mounts
+from bench.measure import PRIVATE_RUN, BenchError, private_mounts, run
 
 DAEMON = Path("/lib/systemd/systemd-journald")
 TOOLS = ("unshare", "nsenter", "systemd-cat", "journalctl")
@@ -97,12 +96,3 @@ class Journal:
 def shell(script: str) -> list[str]:
     """What to put before the arguments of a shell script, "$1" and so on."""
     return ["sh", "-c", script, "sh"]
-
-
-def run(command: Sequence[str]) -> bytes:
-    """What a command prints. Raises BenchError unless it succeeds."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    if done.returncode:
-        complaint = done.stderr.decode(errors="replace").strip()
-        raise BenchError(f"'{' '.join(command)}' ended with status {done.returncode}: {complaint}")
-    return done.stdout

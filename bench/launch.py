@@ -23,7 +23,7 @@ PAIRS = (
     ("weft-stderr", "baseline"),
     ("weft-journal", "weft-stderr"),
     ("weft-journal", "wasmtime"),
-    ("weft-journal", "wasmtime-cached"),
+    ("weft-journal", "wasmtime-precompiled"),
     ("weft-journal", "node"),
     ("baseline", "wasmtime"),
 )
@@ -71,8 +71,8 @@ def run(launcher: Launcher, scratch: Path, *, rounds: int, warm_ups: int) -> Lau
         app.ours(hello, log="journal") if launcher.journal is not None else None,
         app.ours(hello, log="stderr"),
         app.baseline(hello),
-        app.wasmtime(hello, cache=False),
-        app.wasmtime(hello, cache=True),
+        app.wasmtime(hello),
+        app.precompiled(hello, scratch),
         app.node(hello),
     ]
     cases = [case for case in guests if case is not None]

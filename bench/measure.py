@@ -210,3 +210,12 @@ def percentile(values: Iterable[float], percent: float) -> float:
 def ratio(ours: Iterable[float], theirs: Iterable[float]) -> Spread:
     """How many times theirs ours is, round by round: a round's two runs saw about the same machine."""
     return Spread.of(mine / other for mine, other in zip(ours, theirs, strict=True))
+
+
+def run(command: Sequence[str]) -> bytes:
+    """What a command prints. Raises BenchError unless it succeeds."""
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    if done.returncode:
+        complaint = done.stderr.decode(errors="replace").strip()
+        raise BenchError(f"'{' '.join(command)}' ended with status {done.returncode}: {complaint}")
+    return done.stdout

@@ -23,7 +23,7 @@ CHEAP_APP = "bench.cheap.ready"
 
 PAIRS = (
     ("appd", "wasmtime"),
-    ("appd", "wasmtime-cached"),
+    ("appd", "wasmtime-precompiled"),
     ("appd-sh", "sh"),
 )
 
@@ -76,7 +76,7 @@ def run(journal: Journal | None, scratch: Path, *, rounds: int, quick: bool) -> 
         cheap = running.enter_context(Appd(scratch / "rates-sh", store, CHEAP_RUNTIME, journal))
         targets: list[Target] = [
             Launched("appd", "LAUNCH_APP to APP_READY, weft-runtime-wasmtime, hello", real, hello.id),
-            *(Spawned(case) for case in peers(hello)),
+            *(Spawned(case) for case in peers(hello, scratch)),
             Launched("appd-sh", "LAUNCH_APP to APP_READY, a shell script that says READY", cheap, CHEAP_APP),
             Spawned(script()),
         ]
@@ -107,8 +107,8 @@ def run(journal: Journal | None, scratch: Path, *, rounds: int, quick: bool) -> 
     )
 
 
-def peers(hello: app.App) -> list[Case]:
-    cases = (app.wasmtime(hello, cache=False), app.wasmtime(hello, cache=True))
+def peers(hello: app.App, scratch: Path) -> list[Case]:
+    cases = (app.wasmtime(hello), app.precompiled(hello, scratch))
     return [case for case in cases if case is not None]
 
 
