@@ -37,5 +37,10 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def command_line(pid: int) -> bytes:
+    """As it calls itself: its arguments, a zero byte after each."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def _field(file: Path, name: str) -> int:
     return next(int(line.split()[1]) for line in file.read_text().splitlines() if line.startswith(name))

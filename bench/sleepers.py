@@ -33,17 +33,21 @@ def fill(daemon: Daemon, app_id: str, count: int) -> None:
         burst(sleeper, rate=NO_PAUSE, count=min(AT_ONCE, missing))
 
 
-def sessions(daemon: Daemon) -> tuple[Memory, Mapping[str, Memory]]:
-    """The mean of the sessions' processes, and what else the daemon has running."""
+def sessions(daemon: Daemon) -> tuple[Memory, Mapping[str, int]]:
+    """The mean of the sessions' processes; and KiB of PSS of what else the daemon has running."""
     with DaemonClient(daemon.socket, timeout=ASK_S) as client:
         answer = client.ask(QuerySessions())
     assert isinstance(answer, Sessions)
     time.sleep(SETTLE_S)
     pids = {it.pid for it in answer.sessions if it.state is State.RUNNING and it.pid is not None}
-    others = sorted(set(process.children(daemon.pid)) - pids)
-    rest = {"weft-appd": process.memory(daemon.pid)}
-    for number, pid in enumerate(others, 1):
-        rest[f"fork server or spare {number}"] = process.memory(pid)
+    rest = {"weft-appd": process.memory(daemon.pid).pss_kib}
+    for pid in set(process.children(daemon.pid)) - pids:
+        name = (
+            "processes that wait for a session"
+            if b"(spare)" in process.command_line(pid)
+            else "the fork server"
+        )
+        rest[name] = rest.get(name, 0) + process.memory(pid).pss_kib
     return mean(map(process.memory, pids)), rest
 
 

@@ -178,9 +178,7 @@ class Bench:
         what = f"PSS of a sleeping session, of {count}"
         self.rows.append(Row("memory", what, "MiB", pss, other, pss / other, 1.1, False,
                              f"own pages {ours.own_kib} / {theirs.own_kib} KiB"))  # fmt: skip
-        self.once.update(
-            {f"{name}, PSS KiB, with {count} sessions": memory.pss_kib for name, memory in rest.items()}
-        )
+        self.once.update({f"{name}, KiB of PSS with {count} sessions": kib for name, kib in rest.items()})
 
     def crowd(self) -> None:
         """READY beside many sessions that sleep, and what those cost the daemon."""
