@@ -153,7 +153,7 @@ class Bench:
                 installed = self.module(YOSYS, modules.yosys(), *modules.YOSYS_ARGS)
                 pair = self.in_turns(daemon, installed, scale.some_launches)
                 points.append(pair.point(self.megabytes(installed)))
-            # With --quick the largest that there is: the code is the same.
+            # With --quick it is the last of the others: the way is the same.
             what = f"LAUNCH_APP to READY, module of {points[-1].x:.1f} MB, p50"
             self.rows.append(pair.row("large-p50", what, 50, 0.6, f"{scale.some_launches} launches"))
 
