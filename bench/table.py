@@ -22,6 +22,9 @@ from bench.report import MILLI, plain, table
 from bench.throughput import launches_per_s
 
 KIB_OF_MIB = 1024
+WARM_UPS = 3
+"""Launches by a daemon that has just started: meanwhile caches are filled, and it has the engine loaded."""
+
 SLEEPER, YOSYS = "bench.table.sleeper", "bench.table.yosys"
 
 
@@ -256,10 +259,10 @@ class Bench:
         )  # fmt: skip
 
     def in_turns(self, daemon: Daemon, installed: app.App, count: int) -> Pair:
-        """Launches one at a time, after one of each that does not count."""
+        """Launches one at a time, after some that do not count."""
         ways = (Launched("appd", "", daemon, installed.id), Spawned(self.command(installed)))
         took: tuple[list[float], list[float]] = ([], [])
-        for number in range(-1, count):
+        for number in range(-WARM_UPS, count):
             for which in rotated((0, 1), number):
                 done = burst(ways[which], rate=1, count=1)
                 if number >= 0:
