@@ -4,6 +4,7 @@
 import argparse
 import contextlib
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if arguments.rounds < 1:
         parser.error("--rounds: expected 1 or more")
+    # Whoever gives up on it: end as by Ctrl-C, so that no daemon, journal or container stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         measure(arguments.part or PARTS, arguments.rounds, quick=arguments.quick, results=arguments.results)
     except BenchError as error:
