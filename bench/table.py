@@ -174,6 +174,7 @@ class Bench:
         count = self.scale.sleepers
         sleeper = self.module(SLEEPER, modules.sleeping())
         with self.place.serve() as daemon:
+            self.in_turns(daemon, self.hello, 1)
             sleepers.fill(daemon, sleeper.id, count)
             ours, rest = sleepers.sessions(daemon)
             theirs = sleepers.processes(self.command(sleeper), count)
