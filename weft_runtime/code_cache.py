@@ -86,6 +86,8 @@ class Lookup(NamedTuple):
     entry: Entry | None
     complaints: tuple[str, ...]
     """What was there and must not be used: "FILE is wrong in this way"."""
+    is_known: bool = False
+    """Whether a record spared reading the module and the entry."""
 
 
 def find(caches: Caches, module_fd: int, engine: bytes) -> Lookup:
@@ -118,7 +120,8 @@ def find(caches: Caches, module_fd: int, engine: bytes) -> Lookup:
                     continue
                 if not is_known and caches.own is not None:
                     _remember(caches.own, key, module, candidate.identity)
-                return Lookup(key, module, Entry(candidate.take(), candidate.path), tuple(complaints))
+                entry = Entry(candidate.take(), candidate.path)
+                return Lookup(key, module, entry, tuple(complaints), is_known)
             return Lookup(key, module, None, tuple(complaints))
     except OSError as error:
         raise from_os_error("read the module", error) from None
@@ -173,6 +176,22 @@ def keep(
         fd = place.write(found.key.file_name, sealed_fd, public=public)
         _remember(cache, found.key, found.module, Identity.of(os.fstat(fd)), wait=True, public=public)
         return fd
+
+
+def remember(cache: Path, found: Lookup, *, public: bool = False) -> None:
+    """Record in `cache` what was found without a record, so that launches need not read it either. Raises OSError."""
+    if found.entry is not None and not found.is_known:
+        code = Identity.of(os.fstat(found.entry.fd))
+        _remember(cache, found.key, found.module, code, wait=True, public=public)
+
+
+def forget(cache: Path, module: bytes) -> None:
+    """Remove the code of the module with this digest, for whichever engine it was made. Raises OSError."""
+    suffix = f"-{module.hex()}{ENTRY_SUFFIX}"
+    with suppress(FileNotFoundError), _Place(cache / SUBDIRECTORY) as place, os.scandir(place.fd) as found:
+        for file in found:
+            if file.name.endswith(suffix):
+                _remove(place, file.name)
 
 
 def prune(cache: Path, limit: Limit = limits.CODE_CACHE) -> None:
