@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import socket
 from pathlib import Path
 
@@ -215,6 +216,17 @@ def test_colour_and_progress_are_for_terminals_only(package: Path) -> None:
     done = pack("check", package, env={"TERM": "xterm"})
     assert (done.status, done.out) == (1, "")
     assert done.err == "wapp.toml:9: ui.entry 'ui/index.html' does not exist\n"
+
+
+def test_a_terminal_shows_for_how_long_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = os.openpty()
+    with open(master, "rb", buffering=0) as shown, open(slave, "w") as stderr:
+        monkeypatch.setattr("sys.stderr", stderr)
+        with Screen({"TERM": "xterm"}).progress("compiling \x1b[2J") as go_on:
+            assert shown.read(100) == rb"compiling \x1b[2J..."
+            go_on()
+            assert re.fullmatch(rb"\rcompiling \\x1b\[2J\.\.\. \d+ s", shown.read(100))
+        assert shown.read(100) == b"\r\x1b[K"
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,13 @@ class Checked(NamedTuple):
     """What was not looked at."""
 
 
-def check(directory: Path, environ: Mapping[str, str], screen: Screen) -> Checked:
-    """Find all that is wrong with the package in `directory`. Raises WeftError where it cannot be looked at."""
+def check(
+    directory: Path, environ: Mapping[str, str], screen: Screen, code_fd: int | None = None
+) -> Checked:
+    """Find all that is wrong with the package in `directory`. Raises WeftError where it cannot be looked at.
+
+    The code of its module, which is compiled for it, goes to `code_fd`.
+    """
     expect_directory(directory)
     try:
         data = read_manifest(directory)
@@ -54,10 +59,10 @@ def check(directory: Path, environ: Mapping[str, str], screen: Screen) -> Checke
             continue
         with open(fd, "rb"):
             if key == "module":
-                with screen.progress(f"checking {name}"):
-                    verdict = judge(fd, name, contents.ready, environ)
+                with screen.progress(f"checking and compiling {name}") as go_on:
+                    verdict = judge(fd, name, contents.ready, environ, code_fd, waiting=go_on)
                 found += verdict.findings
-                note = None if verdict.by_engine or verdict.findings else _NO_ENGINE
+                note = verdict.note if verdict.by_engine or verdict.findings else _NO_ENGINE
     found.sort(key=_place)
     return Checked(contents.manifest, (*found, *_misplaced(directory)), note)
 

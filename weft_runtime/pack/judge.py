@@ -1,33 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether weft-runtime would start a module: the engine's word where it is installed, and a reader's besides."""
 
-import json
 import os
 import re
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from weft_runtime import imports, limits
 from weft_runtime.binary import HEADER_SIZE, Kind, kind_of
-from weft_runtime.errors import ExitStatus, Problem, WeftError, from_os_error
-from weft_runtime.escape import printable, quote
+from weft_runtime.escape import quote
 from weft_runtime.limits import Limit
 from weft_runtime.manifest import ReadyMode
-from weft_runtime.pack import module, wasi
+from weft_runtime.pack import engine, module, wasi
 from weft_runtime.pack.findings import Finding
 from weft_runtime.pack.module import Export, FunctionType, Import, Malformed, Module, Size, Unsupported
 
 START = "_start"
 WEFT_READY = "weft_ready"
-RUNTIME = "weft-runtime-wasmtime"
-
-ENGINE_SECONDS = limits.COMPILE_SECONDS.value + 10
-"""For the runtime's answer: it gives up compiling earlier by itself."""
-
 _PLAIN = FunctionType((), ())
 _START_HINT = "a WASI command has one; a library or a reactor does not"
 _OFFSET = re.compile(r"at offset (0x[0-9a-f]+|[0-9]+)")
@@ -39,11 +28,22 @@ class Verdict(NamedTuple):
 
     findings: tuple[Finding, ...]
     by_engine: bool
+    note: str | None = None
+    """Why there is no code although it was asked for."""
 
 
-def judge(fd: int, name: str, ready: ReadyMode | None, environ: Mapping[str, str]) -> Verdict:
+def judge(
+    fd: int,
+    name: str,
+    ready: ReadyMode | None,
+    environ: Mapping[str, str],
+    code_fd: int | None = None,
+    *,
+    waiting: Callable[[], None] = lambda: None,
+) -> Verdict:
     """Judge the module that is open on `fd`, the file `name` of a package, for an app with this ready mode.
 
+    The code that the engine makes of it goes to `code_fd`, if it asks for it; `waiting` is called now and then.
     Raises WeftError where the engine is there but cannot be asked.
     """
     size = os.fstat(fd).st_size
@@ -62,19 +62,19 @@ def judge(fd: int, name: str, ready: ReadyMode | None, environ: Mapping[str, str
         asked_for = list(_ready_problems(contents, name, ready))
     except Malformed as error:
         unreadable = _cannot_read(error, name)
-    answer = _ask_engine(fd, environ)
+    answer = engine.ask(fd, environ, code_fd, waiting=waiting)
     if answer is None:
         return Verdict((*startable, *asked_for, *([unreadable] if unreadable else [])), by_engine=False)
-    if not answer:
+    if not answer.complaint:
         # The engine would start it: what the reader could not make out does not matter, but for one thing.
         if unreadable is not None and ready is ReadyMode.EXPORT:
             asked_for.append(unreadable)
-        return Verdict(tuple(asked_for), by_engine=True)
+        return Verdict(tuple(asked_for), by_engine=True, note=answer.note)
     found = startable + asked_for
     # It names the first problem only. Those of imports and exports the reader has named, all of them.
-    if not found or answer.startswith(_NOT_VALID):
-        match = _OFFSET.search(answer)
-        found.append(Finding(name, answer, offset=int(match[1], 0) if match else None))
+    if not found or answer.complaint.startswith(_NOT_VALID):
+        match = _OFFSET.search(answer.complaint)
+        found.append(Finding(name, answer.complaint, offset=int(match[1], 0) if match else None))
     return Verdict(tuple(found), by_engine=True)
 
 
@@ -172,51 +172,3 @@ def _wrong_type(export: Export, name: str) -> Finding:
 
 def _type_text(kind: str, type_: FunctionType | None) -> str:
     return f"a {kind}" if type_ is None else f"a {kind} {type_}"
-
-
-def _ask_engine(fd: int, environ: Mapping[str, str]) -> str | None:
-    """What the engine has against the module: nothing is an empty text, None that there is no engine.
-
-    The runtime itself is executed for it, which does what it does at a launch: compiling in a bounded child.
-    """
-    program = find_runtime(environ)
-    if program is None:
-        return None
-    path = f"/proc/self/fd/{fd}"
-    reader, writer = os.pipe()
-    env = {**environ, "WEFT_LOG": "stderr", "WEFT_REPORT_FD": str(writer)}
-    try:
-        status = subprocess.run(
-            [program, "--check-module", path],
-            env=env, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            pass_fds=(fd, writer), timeout=ENGINE_SECONDS, check=False,
-        ).returncode  # fmt: skip
-    except OSError as error:
-        os.close(reader)
-        raise from_os_error(f"execute {quote(program)}", error) from None
-    except subprocess.TimeoutExpired:
-        os.close(reader)
-        raise WeftError(
-            Problem.OS_ERROR, f"{printable(program)} did not answer in {ENGINE_SECONDS} s"
-        ) from None
-    finally:
-        os.close(writer)
-    with open(reader, "rb") as file:
-        report = file.read()
-    if status == 0:
-        return ""
-    if status == ExitStatus.UNAVAILABLE:
-        return None
-    try:
-        reason = str(json.loads(report)["reason"])
-    except (ValueError, KeyError, TypeError):
-        reason = f"{RUNTIME} ended with status {status} and told no reason"
-    if status == ExitStatus.DATA:
-        return reason.removeprefix(path).lstrip()
-    raise WeftError(Problem.OS_ERROR, f"the module could not be checked: {reason}")
-
-
-def find_runtime(environ: Mapping[str, str], program: str = RUNTIME) -> str | None:
-    """A program of ours that runs apps: the one beside this program, or the first on PATH."""
-    beside = [str(Path(sys.argv[0]).resolve().parent), str(Path(sys.executable).parent)]
-    return shutil.which(program, path=os.pathsep.join([*beside, environ.get("PATH", os.defpath)]))

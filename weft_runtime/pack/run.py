@@ -12,8 +12,8 @@ from weft_runtime import capabilities
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import quote
 from weft_runtime.manifest import Manifest
+from weft_runtime.pack.engine import RUNTIME, find_runtime
 from weft_runtime.pack.info import parse_manifest
-from weft_runtime.pack.judge import RUNTIME, find_runtime
 from weft_runtime.pack.screen import Screen
 
 SESSION = "0"

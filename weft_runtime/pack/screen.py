@@ -7,7 +7,8 @@ line.
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from weft_runtime.commandline import write_note, write_result
@@ -53,12 +54,21 @@ class Screen:
         write_note(f"\x1b[{_RED}m{text}\x1b[0m" if in_red and self._has_colour else text)
 
     @contextmanager
-    def progress(self, text: str) -> Iterator[None]:
-        """Show that something long is under way, on a terminal, until it is done."""
+    def progress(self, text: str) -> Iterator[Callable[[], None]]:
+        """Show that something long is under way, on a terminal, until it is done.
+
+        Whoever does it may call what this gives now and then: it shows the seconds since the beginning.
+        """
+        begun = time.monotonic()
+
+        def go_on() -> None:
+            if self._on_terminal:
+                write_note(f"\r{printable(text)}... {time.monotonic() - begun:.0f} s", end="")
+
         if self._on_terminal:
             write_note(f"{printable(text)}...", end="")
         try:
-            yield
+            yield go_on
         finally:
             if self._on_terminal:
                 write_note("\r\x1b[K", end="")  # back to the first column, and clear the line
