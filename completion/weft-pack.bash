@@ -26,6 +26,7 @@ _weft_pack() {
     case $command in
         '') options='--version' ;;
         check | info | list) options='--json' ;;
+        compile) options='--all --json' ;;
         new) options='--lang --id' ;;
         install) options='--user --force --rollback' ;;
         uninstall) options='--user --force --purge' ;;
@@ -47,7 +48,9 @@ _weft_pack() {
     elif [[ $current == -* ]]; then
         words="-h --help $options"
     elif [[ -z $command ]]; then
-        words='check info new run install uninstall list generate-key sign verify bundle unbundle'
+        words='check info new run install uninstall compile list generate-key sign verify bundle unbundle'
+    elif [[ $command == compile ]]; then
+        words=$(_weft_pack_apps)
     elif [[ -z $has_target ]]; then
         case $command in
             uninstall) words=$(_weft_pack_apps) ;;

@@ -30,6 +30,12 @@ class Content(NamedTuple):
         """The message that is signed."""
         return hashlib.sha256(self.text).digest()
 
+    def digest_of(self, path: str) -> bytes | None:
+        """The SHA-256 of one file; None for a path that is spelled in another way than here."""
+        start, end = b"\n" + path.encode(errors="surrogateescape") + b"\t", b"\n"
+        _, found, rest = (b"\n" + self.text).partition(start)
+        return bytes.fromhex(rest.partition(end)[0].decode()) if found else None
+
 
 def read(directory: Path) -> Content:
     """Read a package's files. Raises WeftError as `tree.walk` and `Tree.files` do."""

@@ -31,7 +31,8 @@ def synopsis_of(name: str, parser: argparse.ArgumentParser) -> str:
     words = [name]
     for action in parser._actions:
         if not action.option_strings:
-            words.append(f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar))
+            shown = {"?": f"[{action.metavar}]", "*": f"[{action.metavar}...]"}
+            words.append(shown.get(str(action.nargs), str(action.metavar)))
     words += [
         f"{action.option_strings[-1]} {action.metavar}" for action in parser._actions
         if action.option_strings and action.required

@@ -15,7 +15,8 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
 from weft_runtime.manifest import Manifest
-from weft_runtime.pack import check, storage
+from weft_runtime.pack import check, code, storage
+from weft_runtime.pack.code import Cache
 from weft_runtime.pack.files import copy_tree
 from weft_runtime.pack.screen import Screen
 from weft_runtime.pack.storage import Store
@@ -40,28 +41,35 @@ def install(
     places = places or trust.places(settings.cache_directory(environ))
     path = target_store(environ, user=options.user)
     rule = policy.read(places.config, owner=places.owner)
+    cache = code.cache_for(environ, path)
     if options.rollback:
-        _roll_back(screen, path, options.source, rule, places)
+        app_id = _roll_back(screen, path, options.source, rule, places)
+        if cache is not None:
+            _compile(screen, environ, app_id, path, cache)
         return 0
     source = Path(options.source)
     app_id = _app_id_of(source)
-    with storage.opened(path, lambda: _say_waiting(screen, path)) as opened:
+    with code.receptacle() as code_fd, storage.opened(path, lambda: _say_waiting(screen, path)) as opened:
         incomplete = opened.begin(app_id)
         try:
             with screen.progress(f"copying {source}"):
                 _fetch(source, incomplete)
             # Only now: what is checked is what will be there, whoever can write to the source.
-            found = _checked(incomplete, environ, screen, source, app_id)
+            wanted = None if cache is None else code_fd
+            found = _checked(incomplete, environ, screen, source, app_id, wanted)
             if not options.force:
                 _refuse_older(opened, found)
-            verdict = _verified(screen, incomplete, app_id, rule, places)
+            verified = _verified(screen, incomplete, app_id, rule, places)
             opened.put(app_id, incomplete)
         except BaseException:
             if incomplete.exists():
                 shutil.rmtree(incomplete, ignore_errors=True)
             raise
-        if verdict is not None:
-            _remember(opened.live(app_id), verdict, places)
+        _remember(opened.live(app_id), verified, places)
+        if cache is not None:
+            _keep_code(
+                screen, code_fd, opened.live(app_id) / found.module, verified.digest_of(found.module), cache
+            )
     screen.line(f"installed {app_id} -> {path / app_id}")
     _say_where(screen, environ, path)
     return 0
@@ -79,11 +87,16 @@ def uninstall(
         raise _not_installed(app_id, path, environ)
     if not options.force:
         _refuse_running(screen, environ, app_id, path)
+    cache = code.cache_for(environ, path)
     with storage.opened(path, lambda: _say_waiting(screen, path)) as opened:
+        versions = (opened.live(app_id), opened.previous(app_id))
+        modules = code.modules_of(versions) if cache is not None else set()
         opened.remove(app_id)
         trust.forget(path / app_id, places)
         for directory in data:
             _remove_data(directory)
+        if cache is not None:
+            _forget_code(screen, modules, path, cache)
     screen.line(f"uninstalled {app_id}")
     return 0
 
@@ -146,10 +159,20 @@ def _fetch(source: Path, destination: Path) -> None:
 
 
 def _checked(
-    directory: Path, environ: Mapping[str, str], screen: Screen, source: Path, app_id: AppId
+    directory: Path,
+    environ: Mapping[str, str],
+    screen: Screen,
+    source: Path,
+    app_id: AppId,
+    code_fd: int | None,
 ) -> Manifest:
-    """The manifest of a package in which nothing is wrong; shows what is. Raises WeftError."""
-    checked = check.check(directory, environ, screen)
+    """The manifest of a package in which nothing is wrong; shows what is. Raises WeftError.
+
+    To `code_fd` goes the code of its module, where the engine is there to compile it.
+    """
+    checked = check.check(directory, environ, screen, code_fd)
+    if checked.note is not None:
+        screen.note(checked.note)
     check.tell(screen, checked.findings)
     if checked.findings or checked.manifest is None:
         count = len(checked.findings)
@@ -176,19 +199,21 @@ def _refuse_older(opened: Store, new: Manifest) -> None:
 
 
 class _Verified(NamedTuple):
-    """What was verified, and the name of the key, one of those that are trusted."""
+    """What was read to verify a package; nothing where the policy is that nobody looks."""
 
-    content: signature.Content
-    key: str
-    keys: trust.Keys
+    content: signature.Content | None = None
+    key: str | None = None
+    """The name of the trusted key that has signed it."""
+    keys: trust.Keys = trust.Keys({}, ())
+
+    def digest_of(self, path: str) -> bytes | None:
+        return None if self.content is None else self.content.digest_of(path)
 
 
-def _verified(
-    screen: Screen, directory: Path, app_id: AppId, rule: Policy, places: Places
-) -> _Verified | None:
+def _verified(screen: Screen, directory: Path, app_id: AppId, rule: Policy, places: Places) -> _Verified:
     """What the policy says of a package. Raises WeftError(NOT_TRUSTED)."""
     if rule is Policy.OFF:
-        return None
+        return _Verified()
     keys = trust.trusted_keys(places)
     with screen.progress(f"verifying {app_id}"):
         content = signature.read(directory)
@@ -202,14 +227,44 @@ def _verified(
         hint = f"the policy in {places.config} is '{rule}'"
         raise WeftError(Problem.NOT_TRUSTED, f"{app_id} {verdict.reason}", hint)
     screen.note(f"warning: {app_id} {verdict.reason}")
-    return None
+    return _Verified(content)
 
 
 def _remember(directory: Path, verified: _Verified, places: Places) -> None:
-    trust.remember(directory, verified.content, verified.key, verified.keys, places, wait=True)
+    if verified.content is not None and verified.key is not None:
+        trust.remember(directory, verified.content, verified.key, verified.keys, places, wait=True)
 
 
-def _roll_back(screen: Screen, path: Path, text: str, rule: Policy, places: Places) -> None:
+def _keep_code(screen: Screen, code_fd: int, module: Path, digest: bytes | None, cache: Cache) -> None:
+    """What was compiled for the check, for the launches to come. The app is installed, whatever becomes of it."""
+    if not os.fstat(code_fd).st_size:  # there is no engine, or the check has told why
+        return
+    try:
+        with module.open("rb") as file:
+            code.keep(code_fd, file, digest, cache)
+    except (WeftError, OSError) as error:
+        screen.note(f"the compiled code is not kept: {error}")
+
+
+def _compile(screen: Screen, environ: Mapping[str, str], app_id: AppId, path: Path, cache: Cache) -> None:
+    """Make certain that there is compiled code for an app that is installed again."""
+    try:
+        with screen.progress(f"compiling {app_id}") as go_on:
+            code.ensure(app_id, (path,), environ, cache, code.engine_digest(environ), go_on)
+    except WeftError as error:
+        if error.problem is not Problem.ENGINE_MISSING:
+            screen.note(f"{app_id} is not compiled yet: {error}")
+
+
+def _forget_code(screen: Screen, modules: set[code.Module], path: Path, cache: Cache) -> None:
+    stores = settings.SYSTEM_STORES if path in settings.SYSTEM_STORES else (path,)
+    try:
+        code.forget(modules, stores, cache)
+    except WeftError as error:
+        screen.note(f"its compiled code is not removed: {error}")
+
+
+def _roll_back(screen: Screen, path: Path, text: str, rule: Policy, places: Places) -> AppId:
     try:
         app_id = AppId.parse(text)
     except ValueError as error:
@@ -219,12 +274,12 @@ def _roll_back(screen: Screen, path: Path, text: str, rule: Policy, places: Plac
         if not previous.is_dir() or not opened.live(app_id).is_dir():
             message = f"there is no version of {app_id} before that in {quote(str(path))}"
             raise WeftError(Problem.PACKAGE_NOT_FOUND, message, "an upgrade keeps one")
-        verdict = _verified(screen, previous, app_id, rule, places)
+        verified = _verified(screen, previous, app_id, rule, places)
         opened.roll_back(app_id)
-        if verdict is not None:
-            _remember(opened.live(app_id), verdict, places)
+        _remember(opened.live(app_id), verified, places)
         version = store.read_manifest(opened.live(app_id)).version
     screen.line(f"rolled back {app_id} to {printable(version, 64)}")
+    return app_id
 
 
 def _refuse_running(screen: Screen, environ: Mapping[str, str], app_id: AppId, path: Path) -> None:

@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser; manual page and completion are checked against it."""
     parser = ArgumentParser(
         prog=PROGRAM,
-        description="Check, run, sign, bundle, install and remove the packages of apps.",
+        description="Check, run, sign, bundle, install, compile and remove the packages of apps.",
         epilog=f"See {PROGRAM}(1) for all of it, and '{PROGRAM} COMMAND --help' for one command.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
@@ -91,6 +91,12 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--user", action="store_true", help="from your own store")
     sub.add_argument("--force", action="store_true", help="even while it runs")
     sub.add_argument("--purge", action="store_true", help="remove its data too")
+    sub = command("compile", "compile installed apps, so that their first launch need not")
+    sub.add_argument(
+        "apps", metavar="APP", nargs="*", type=checked(AppId.parse), help="app id, as 'list' shows it"
+    )
+    sub.add_argument("--all", action="store_true", help="all that are installed")
+    sub.add_argument("--json", action="store_true", help="print an array of objects")
     sub = command("list", "list the installed apps")
     sub.add_argument("--json", action="store_true", help="print an array of objects")
     sub = command("generate-key", "make a pair of keys: weft-sign.key, weft-sign.pub")
@@ -141,6 +147,10 @@ def _run(
             from weft_runtime.pack import install  # noqa: PLC0415
 
             return install.uninstall(screen, environ, options)
+        case "compile":
+            from weft_runtime.pack import compile as compile_  # noqa: PLC0415
+
+            return compile_.compile_apps(screen, environ, options)
         case "list":
             from weft_runtime.pack import install  # noqa: PLC0415
 
