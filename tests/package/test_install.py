@@ -160,7 +160,8 @@ def test_removal_ends_everything_and_keeps_state_and_purge_leaves_the_user_only(
 
     assert purged.stderr == ""
     assert machine.run(*FIND).stdout == ""
-    assert machine.run("getent", "passwd", "weft").stdout.startswith("weft:")
+    for user in ("weft", "weft-compile"):
+        assert machine.run("getent", "passwd", user).stdout.startswith(f"{user}:")
 
 
 def _later(deb: Deb) -> str:

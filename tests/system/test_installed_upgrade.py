@@ -140,7 +140,7 @@ def test_a_removal_keeps_what_the_next_installation_needs(device: Container) -> 
     until_running(device, *[TICKER] * 3)
 
 
-def test_a_purge_leaves_nothing_but_the_user(device: Container, files: set[str]) -> None:
+def test_a_purge_leaves_nothing_but_the_users(device: Container, files: set[str]) -> None:
     apt(device, "purge", PACKAGE)
     assert found(device) - files == set()
     assert files - found(device) == set()
@@ -151,7 +151,8 @@ def test_a_purge_leaves_nothing_but_the_user(device: Container, files: set[str])
     )
     assert left.stdout == ""
     assert device.run("systemctl", "list-units", "--all", "--plain", "--no-legend", "weft*").stdout == ""
-    assert device.run("getent", "passwd", "weft").stdout.endswith(":/nonexistent:/usr/sbin/nologin\n")
+    for user in ("weft", "weft-compile"):
+        assert device.run("getent", "passwd", user).stdout.endswith(":/nonexistent:/usr/sbin/nologin\n")
 
 
 def test_nothing_unexpected_was_logged(device: Container) -> None:

@@ -17,6 +17,7 @@ from tests.unit.test_units import THRESHOLDS
 UNITS = "/opt/weft/src/infra/systemd"
 STORE = "/usr/share/weft/apps"
 CONTROL = APPD.replace("weft_runtime.appd.main", "weft_runtime.ctl.main")
+PACK = APPD.replace("weft_runtime.appd.main", "weft_runtime.pack.main")
 INSTALL = f"""
 cd {UNITS}
 install -m 644 -t /usr/lib/systemd/system ./*.service ./*.socket ./*.slice
@@ -47,7 +48,8 @@ def service(app_id: str) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def installed(container: Container) -> None:
     """What the package will do, with the code as it is here."""
-    for name, text in {"weft-appd": APPD, "weft-runtime-wasmtime": LAUNCHER, "weftctl": CONTROL}.items():
+    programs = {"weft-appd": APPD, "weft-pack": PACK, "weft-runtime-wasmtime": LAUNCHER, "weftctl": CONTROL}
+    for name, text in programs.items():
         container.write(f"/usr/bin/{name}", text, 0o755)
     container.run("sh", "-ec", INSTALL)
     install(container, APP_ID, WRITER, "fs:rw:app-data")
@@ -85,9 +87,9 @@ def launch(container: Container, app_id: str) -> int:
 
 
 def test_systemd_has_no_complaint(container: Container) -> None:
-    units = sorted(path for path in container.run("ls", UNITS).stdout.split() if path.startswith("weft-a"))
+    units = sorted(path for path in container.run("ls", UNITS).stdout.split() if path.startswith("weft-"))
     units = [unit for unit in units if not unit.endswith(".d")]
-    assert len(units) == 5
+    assert len(units) == 6
     paths = [f"/usr/lib/systemd/system/{unit}" for unit in units]
     # Without the manual pages: the container has no man(1) to look for them.
     done = container.run("systemd-analyze", "verify", "--man=no", *paths)

@@ -15,19 +15,22 @@ from tests.unit.needs import ROOT, tool
 from weft_runtime.appd import settings
 from weft_runtime.appd.daemon import CONTROL_NAME, WS_NAME
 from weft_runtime.client import SYSTEM_SOCKET
+from weft_runtime.code_cache import Caches
 from weft_runtime.errors import ExitStatus
+from weft_runtime.pack import engine
 from weft_runtime.settings import SYSTEM_STORES, EngineKind, runtime_settings
 
 INFRA = ROOT / "infra"
 UNITS = INFRA / "systemd"
-DAEMON, SOCKET, WEBSOCKET, APP, SLICE = (
+DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE = (
     "weft-appd.service", "weft-appd.socket", "weft-appd-ws.socket", "weft-app@.service", "weft-apps.slice",
+    "weft-compile.service",
 )  # fmt: skip
 PULLEY = "weft-app@.service.d/pulley.conf.example"
 TOML = INFRA / "appd.toml"
 
 # Exposure times ten, as `systemd-analyze security --threshold=` takes it.
-THRESHOLDS = {DAEMON: 10, APP: 5}
+THRESHOLDS = {DAEMON: 10, APP: 5, COMPILE: 12}
 
 # What a restart may cure: a trap can depend on data, and the system may have memory and files again.
 CURABLE = {ExitStatus.TRAP, ExitStatus.SOFTWARE, ExitStatus.OS_ERROR}
@@ -75,7 +78,7 @@ def test_a_file_has_its_licence_and_no_long_lines(path: Path) -> None:
     assert [line for line in lines if len(line) > 118] == []
 
 
-@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE])
+@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE])
 def test_a_unit_says_where_it_is_described(unit: str) -> None:
     pages = {f"{path.name[:-2]}({path.suffix[1:]})" for path in (ROOT / "docs/man").iterdir()}
     named = [page.removeprefix("man:") for page in value(unit, "Documentation").split()]
@@ -83,13 +86,13 @@ def test_a_unit_says_where_it_is_described(unit: str) -> None:
     assert set(named) <= pages
 
 
-@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, PULLEY])
+@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, PULLEY])
 def test_keys_are_sorted_where_there_are_many(unit: str) -> None:
     keys = [key for section, key, _ in assignments(unit) if section in ("Service", "Socket", "Slice")]
     assert keys == sorted(keys, key=str.casefold)
 
 
-@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, PULLEY])
+@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, PULLEY])
 def test_no_unit_needs_a_newer_systemd_than_debian_12_has(unit: str) -> None:
     assert TOO_NEW.search((UNITS / unit).read_text()) is None
 
@@ -102,16 +105,14 @@ def test_what_a_restart_cannot_cure_is_not_restarted() -> None:
 
 
 def test_a_directive_that_is_left_out_is_missed_aloud() -> None:
-    """What one of the two units has, the other has as well, or says why it has not."""
+    """What one of the services has, the others have as well, or say why they have not."""
     hardening = re.compile(
         r"Protect\w+|Private\w+|Restrict\w+|Lock\w+|NoNew\w+|NoExec\w+|SystemCall\w+|IPAddressDeny"
     )
-    has = {
-        unit: {key for _, key, _ in assignments(unit) if hardening.fullmatch(key)} for unit in (DAEMON, APP)
-    }
-    for unit in (DAEMON, APP):
+    has = {unit: {key for _, key, _ in assignments(unit) if hardening.fullmatch(key)} for unit in THRESHOLDS}
+    for unit in THRESHOLDS:
         text = (UNITS / unit).read_text()
-        lacking = (has[DAEMON] | has[APP] | {"MemoryDenyWriteExecute"}) - has[unit]
+        lacking = set().union(*has.values(), {"MemoryDenyWriteExecute"}) - has[unit]
         assert [key for key in lacking if not re.search(rf"^#.*{key}=", text, re.MULTILINE)] == []
     assert not values(DAEMON, "MemoryDenyWriteExecute")
 
@@ -145,16 +146,25 @@ def test_roots_directories_are_made_as_roots() -> None:
     assert made == {("d", path, "0755", "root", "root", "-") for path in wanted}
 
 
-def test_the_user_has_no_home_to_put_packages_in() -> None:
+def test_the_users_have_no_home_to_put_packages_in() -> None:
     lines = (UNITS / "sysusers.d/weft-runtime.conf").read_text().splitlines()
-    (line,) = (line for line in lines if line and not line.startswith("#"))
-    assert re.fullmatch(r'u weft - "[^"]+" /nonexistent', line)
+    made = [
+        re.fullmatch(r'u (\S+) +- "[^"]+" +/nonexistent', line) for line in lines if line and line[0] != "#"
+    ]
+    assert [match and match[1] for match in made] == ["weft", engine.USER]
     assert (value(DAEMON, "User"), value(DAEMON, "Group")) == ("weft", "weft")
+    assert not values(COMPILE, "User")
+
+
+def test_the_compiler_may_write_where_root_keeps_what_it_makes() -> None:
+    assert f"/var/cache/{value(COMPILE, 'CacheDirectory')}" == str(Caches().system)
+    assert value(COMPILE, "CacheDirectoryMode") == "0755"
+    assert f"/run/{value(COMPILE, 'RuntimeDirectory')}" == str(engine.LOCK.parent)
 
 
 def test_the_example_of_a_drop_in_chooses_the_interpreter() -> None:
-    name, _, engine = value(PULLEY, "Environment").partition("=")
-    assert runtime_settings({name: engine}).engine is EngineKind.PULLEY
+    name, _, kind = value(PULLEY, "Environment").partition("=")
+    assert runtime_settings({name: kind}).engine is EngineKind.PULLEY
     assert value(PULLEY, "MemoryDenyWriteExecute") == "yes"
 
 
