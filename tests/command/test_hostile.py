@@ -152,7 +152,7 @@ def test_a_compiler_that_crashes_is_an_error(
 def test_a_compiler_that_its_control_group_has_no_memory_for_is_named_as_such(
     store: Path, start: Start, tmp_path: Path
 ) -> None:
-    """By what the kernel's file says; that the kernel does so is tested in a virtual machine (tests/vm)."""
+    """By what the kernel's file says, which a test can write as well as the kernel."""
     group, events = tmp_path / "cgroup.procs", tmp_path / "memory.events"
     group.touch()
     events.write_text("oom 3\noom_kill 3\noom_group_kill 0\n")
