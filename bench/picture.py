@@ -34,8 +34,7 @@ def draw(results: Path) -> None:
 
 
 def svg(tables: dict[str, Table], machine: str) -> str:
-    first = next(iter(tables.values()))
-    keys = [row.key for row in first.rows if row.limit is not None]
+    keys = list(dict.fromkeys(row.key for it in tables.values() for row in it.rows if row.limit is not None))
     height = HEAD + len(keys) * LINE + FOOT
     size = f'width="{WIDTH}" height="{height}"'
     explained = (
