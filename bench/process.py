@@ -15,7 +15,7 @@ class Memory(NamedTuple):
     pss_kib: int
     """Its share of that: a page that two have counts half. It falls when others start the same program."""
     own_kib: int
-    """What it has written: nobody shares it."""
+    """What it has written since it was forked: nobody shares it."""
 
 
 def cpu_s(pid: int) -> float:
@@ -30,7 +30,7 @@ def wake_ups(pid: int) -> int:
 
 def memory(pid: int) -> Memory:
     file = Path(f"/proc/{pid}/smaps_rollup")
-    return Memory(*(_field(file, name) for name in ("Rss:", "Pss:", "Anonymous:")))
+    return Memory(*(_field(file, name) for name in ("Rss:", "Pss:", "Private_Dirty:")))
 
 
 def children(pid: int) -> list[int]:
