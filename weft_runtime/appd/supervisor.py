@@ -402,8 +402,9 @@ class Supervisor:
             match action:
                 case Action.ANNOUNCE_READY:
                     took = time.time() - session.launched_at
-                    self._entry(live, Level.INFO, f"ready after {took:.3f} s", Event.SESSION_READY)
+                    # First of all those who wait for it.
                     self._announce(AppReady(session.id, session.app_id))
+                    self._entry(live, Level.INFO, f"ready after {took:.3f} s", Event.SESSION_READY)
                     self._start_shell(live)
                     self.on_change()
                 case Action.TERMINATE:

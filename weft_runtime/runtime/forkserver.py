@@ -13,13 +13,14 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from weft_runtime import fork_protocol, settings
-from weft_runtime.errors import Problem, WeftError
+from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.fork_protocol import Descriptors
 from weft_runtime.journal import open_log
 from weft_runtime.runtime import program
+from weft_runtime.runtime.ending import Ending, Outcome
 from weft_runtime.runtime.sibling import SiblingFork
 from weft_runtime.runtime.title import Title
 
@@ -54,50 +55,59 @@ def serve(name: str, *, needs_engine: bool) -> NoReturn:
         else:
             if pid == 0:
                 supervisor.close()
-                try:
-                    argv = _wait_for_order(name, request, descriptors, title, rehearse)
-                except (OSError, WeftError) as error:
-                    os.write(2, f"a fork of {name} cannot become a session: {error}\n".encode())
-                    os._exit(1)
-                program.run(name, argv, needs_engine=needs_engine)
+                session = _Session(name, needs_engine, request, descriptors, title, rehearse)
+                program.conclude(session.course)
             supervisor.send(fork_protocol.forked(pid))
         for fd in descriptors:
             os.close(fd)
 
 
-def _wait_for_order(
-    name: str, procs: str, descriptors: Descriptors, title: Title, rehearse: Callable[[str], None]
-) -> list[str]:
-    """The child: take a session's place in the system, and wait for its command line. Raises OSError or WeftError."""
-    os.setpgid(0, 0)
-    if procs:
-        # Now, because that can take 10 ms and more, and before anything of the app is here.
-        _enter(procs)
-    null = os.open(os.devnull, os.O_RDONLY)
-    for fd, place in ((null, 0), (descriptors.stdout, 1), (descriptors.stderr, 2), (descriptors.report, 3)):
-        os.dup2(fd, place)
-        os.close(fd)
-    title.set([name, "(spare)"])
-    if not _is_readable(descriptors.order):  # else there is somebody who waits for this already
-        rehearse(name)
-    argv = fork_protocol.read_order(descriptors.order)
-    if argv is None:
-        os._exit(0)
-    os.close(descriptors.order)
-    title.set([name, *argv])
-    return argv
+class _Session(NamedTuple):
+    """The child: what it is to become."""
+
+    program: str
+    needs_engine: bool
+    procs: str
+    descriptors: Descriptors
+    title: Title
+    rehearse: Callable[[str], None]
+
+    def course(self, ending: Ending) -> Outcome:
+        """From the fork to the end of the session. Raises WeftError."""
+        try:
+            self._take_place()
+            prepared = program.prepare(ending)
+            ending.phase = "waiting for an app"
+            if not _is_readable(self.descriptors.order):  # else there is somebody who waits for this already
+                self.rehearse(self.program)
+            argv = fork_protocol.read_order(self.descriptors.order)
+        except OSError as error:
+            raise from_os_error("become a session", error) from None
+        if argv is None:
+            os._exit(0)
+        os.close(self.descriptors.order)
+        self.title.set([self.program, *argv])
+        return program.go(self.program, argv, prepared, needs_engine=self.needs_engine)
+
+    def _take_place(self) -> None:
+        os.setpgid(0, 0)
+        if self.procs:
+            # Now, because that can take 10 ms and more, and before anything of the app is here.
+            fd = os.open(self.procs, os.O_WRONLY | os.O_CLOEXEC)
+            os.write(fd, b"0")
+            os.close(fd)
+        null = os.open(os.devnull, os.O_RDONLY)
+        _, stdout, stderr, report = self.descriptors
+        for fd, place in ((null, 0), (stdout, 1), (stderr, 2), (report, 3)):
+            os.dup2(fd, place)
+            os.close(fd)
+        self.title.set([self.program, "(spare)"])
 
 
 def _is_readable(fd: int) -> bool:
     waiting = select.poll()
     waiting.register(fd, select.POLLIN)
     return bool(waiting.poll(0))
-
-
-def _enter(procs: str) -> None:
-    fd = os.open(procs, os.O_WRONLY | os.O_CLOEXEC)
-    os.write(fd, b"0")
-    os.close(fd)
 
 
 def _files() -> Sequence[str]:

@@ -2,8 +2,8 @@
 """The one course of every run: settings, arguments, package, app, end."""
 
 import os
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, NoReturn
 
 from weft_runtime import __version__, fork_protocol, manifest, policy, settings, store
 from weft_runtime.code_cache import Caches
@@ -15,6 +15,7 @@ from weft_runtime.runtime import arguments
 from weft_runtime.runtime.app import App, CodeSettings, Runner
 from weft_runtime.runtime.ending import Ending, Outcome, bug, failed, status_line
 from weft_runtime.runtime.readiness import Readiness
+from weft_runtime.settings import RuntimeSettings
 from weft_runtime.store import Package
 
 IDENTIFIER = "weft-runtime"
@@ -26,15 +27,23 @@ INSTALL_HINT = (
 
 
 def run(program: str, argv: Sequence[str], *, needs_engine: bool) -> NoReturn:
-    """Do all that `program` does and end the process. The one place that turns exceptions into an end."""
-    ending = Ending(Log(stderr_sink(IDENTIFIER, with_priority=False)))
-    try:
+    """Do all that `program` does and end the process."""
+
+    def course(ending: Ending) -> Outcome:
         if [*argv] == [fork_protocol.OPTION]:
             from weft_runtime.runtime import forkserver  # noqa: PLC0415 - needs what no other run does
 
             forkserver.serve(program, needs_engine=needs_engine)
-        ending.watch_signals()
-        outcome = _run(program, argv, ending, needs_engine=needs_engine)
+        return go(program, argv, prepare(ending), needs_engine=needs_engine)
+
+    conclude(course)
+
+
+def conclude(course: Callable[[Ending], Outcome]) -> NoReturn:
+    """End the process with what becomes of `course`. The one place that turns exceptions into an end."""
+    ending = Ending(Log(stderr_sink(IDENTIFIER, with_priority=False)))
+    try:
+        outcome = course(ending)
     except WeftError as error:
         outcome = failed(error)
     except MemoryError:
@@ -44,12 +53,28 @@ def run(program: str, argv: Sequence[str], *, needs_engine: bool) -> NoReturn:
     ending.finish(outcome)
 
 
-def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: bool) -> Outcome:
-    stdout_open = _complete_standard_streams()
+class Prepared(NamedTuple):
+    """A run that does not know its arguments yet."""
+
+    ending: Ending
+    environment: RuntimeSettings
+    stdout_is_open: bool
+
+
+def prepare(ending: Ending) -> Prepared:
+    """Do what a run does whatever its arguments are. Raises WeftError."""
+    ending.watch_signals()
+    stdout_is_open = _complete_standard_streams()
     # First where to tell what is wrong with all the rest.
     ending.report_fd = settings.report_descriptor()
-    ending.log = log = open_log(IDENTIFIER, settings.log_settings())
-    environment = settings.runtime_settings()
+    ending.log = open_log(IDENTIFIER, settings.log_settings())
+    return Prepared(ending, settings.runtime_settings(), stdout_is_open)
+
+
+def go(program: str, argv: Sequence[str], prepared: Prepared, *, needs_engine: bool) -> Outcome:
+    """Do what the arguments say. Raises WeftError."""
+    ending, environment, stdout_is_open = prepared
+    log = ending.log
     try:
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
@@ -70,7 +95,7 @@ def _run(program: str, argv: Sequence[str], ending: Ending, *, needs_engine: boo
         log, wanted=options.sd_notify or environment.sd_notify, notify_socket=environment.notify_socket
     )
     ending.last_words = lambda outcome: notifier.send("STOPPING=1", status_line(outcome))
-    if not stdout_open:
+    if not stdout_is_open:
         raise WeftError(Problem.OS_ERROR, "standard output is closed: READY could not be told")
     ending.phase = "loading the engine"
     runner = find_runner(needs_engine=needs_engine)
