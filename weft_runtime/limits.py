@@ -35,6 +35,10 @@ COMPILE_SECONDS = Limit(
     25, "seconds", "compile time",
     "a supervisor waits 30 s for READY: give up a little earlier, so that the log has the reason",
 )  # fmt: skip
+COMPILE_AHEAD_SECONDS = Limit(
+    300, "seconds", "compile time ahead of a launch",
+    "nobody waits for READY when an app is installed; the largest of the usual modules take a minute of a small CPU",
+)  # fmt: skip
 COMPILE_MEMORY = Limit(
     2 * GIB, "bytes", "compile memory",
     "ten times what an 18 MB module needs; a 4 MB module made for it asks for over 4 GiB",
@@ -65,7 +69,7 @@ STACK = Limit(
 )  # fmt: skip
 
 ALL = (
-    MANIFEST, MODULE, ARGUMENTS, COMPILE_SECONDS, COMPILE_MEMORY, CODE_CACHE,
+    MANIFEST, MODULE, ARGUMENTS, COMPILE_SECONDS, COMPILE_AHEAD_SECONDS, COMPILE_MEMORY, CODE_CACHE,
     MEMORY, MEMORIES, TABLE_ELEMENTS, TABLES, STACK,
 )  # fmt: skip
 

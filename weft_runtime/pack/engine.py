@@ -28,7 +28,7 @@ from weft_runtime.escape import printable, quote
 
 RUNTIME = "weft-runtime-wasmtime"
 
-SECONDS = limits.COMPILE_SECONDS.value + 10
+SECONDS = limits.COMPILE_AHEAD_SECONDS.value + 10
 """For the runtime's answer: it gives up compiling earlier by itself."""
 
 USER = "weft-compile"

@@ -40,8 +40,8 @@ class Runner(Protocol):
         """The engine and its version, for --version."""
         ...
 
-    def rehearsal(self, kind: EngineKind) -> Callable[[str], None]:
-        """What a fork is to do before it becomes the session of a program. Raises WeftError or OSError."""
+    def rehearsal(self, kind: EngineKind) -> Callable[[], None]:
+        """What a fork is to do before it becomes a session. Raises WeftError or OSError."""
         ...
 
     def run(self, app: App) -> Outcome:

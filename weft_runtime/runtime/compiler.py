@@ -16,6 +16,7 @@ import wasmtime
 from weft_runtime import code_cache, limits
 from weft_runtime.binary import without_costly_names
 from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.limits import Limit
 from weft_runtime.runtime.engine import NOT_EXECUTABLE, Engine, compatibility, not_executable, one_line
 
 _PR_SET_PDEATHSIG = 1
@@ -35,7 +36,14 @@ _OUT_OF_MEMORY = ("memory allocation of", "MemoryError", "Cannot allocate memory
 class Compilation:
     """A compilation under way in a child; the parent can prepare the guest meanwhile."""
 
-    def __init__(self, engine: Engine, module_fd: int, source: str, group: Path | None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        module_fd: int,
+        source: str,
+        group: Path | None,
+        time_limit: Limit = limits.COMPILE_SECONDS,
+    ) -> None:
         """Start compiling the module open on `module_fd`; `source` is its path for messages.
 
         The compiler enters a control group of its own by the file `group`, if that can be done.
@@ -43,6 +51,7 @@ class Compilation:
         """
         self._source = source
         self._group = group
+        self._time_limit = time_limit
         self._killed_before = _killed_for_memory(group)
         self.note = ""
         """What the compiler had to say although it succeeded: one safe line."""
@@ -86,13 +95,13 @@ class Compilation:
         pidfd = os.pidfd_open(self._pid)
         waiting = select.poll()
         waiting.register(pidfd, select.POLLIN)
-        in_time = waiting.poll(limits.COMPILE_SECONDS.value * 1000)
+        in_time = waiting.poll(self._time_limit.value * 1000)
         os.close(pidfd)
         if not in_time:
             os.kill(self._pid, signal.SIGKILL)
         _, status = os.waitpid(self._pid, 0)
         if not in_time:
-            raise limits.exceeded(limits.COMPILE_SECONDS, f"{self._source} is still not compiled")
+            raise limits.exceeded(self._time_limit, f"{self._source} is still not compiled")
         return os.waitstatus_to_exitcode(status)
 
     def _error(self, status: int, text: str) -> WeftError:

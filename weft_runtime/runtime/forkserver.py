@@ -70,7 +70,7 @@ class _Session(NamedTuple):
     procs: str
     descriptors: Descriptors
     title: Title
-    rehearse: Callable[[str], None]
+    rehearse: Callable[[], None]
 
     def course(self, ending: Ending) -> Outcome:
         """From the fork to the end of the session. Raises WeftError."""
@@ -79,7 +79,7 @@ class _Session(NamedTuple):
             prepared = program.prepare(ending)
             ending.phase = "waiting for an app"
             if not _is_readable(self.descriptors.order):  # else there is somebody who waits for this already
-                self.rehearse(self.program)
+                self.rehearse()
             argv = fork_protocol.read_order(self.descriptors.order)
         except OSError as error:
             raise from_os_error("become a session", error) from None

@@ -3,7 +3,7 @@
 
 import os
 
-from weft_runtime import code_cache
+from weft_runtime import code_cache, limits
 from weft_runtime.code_cache import Lookup
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
@@ -37,7 +37,10 @@ class Loading:
         if self._module is None:
             from weft_runtime.runtime.compiler import Compilation  # noqa: PLC0415 - only where it must be
 
-            self._compilation = Compilation(self.engine, module_fd, source, settings.compiler_group)
+            time_limit = limits.COMPILE_SECONDS if copy_to is None else limits.COMPILE_AHEAD_SECONDS
+            self._compilation = Compilation(
+                self.engine, module_fd, source, settings.compiler_group, time_limit
+            )
 
     def result(self) -> Module:
         """The module. Raises WeftError as `Compilation.result` does, or where its code cannot be loaded."""

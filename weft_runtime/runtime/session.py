@@ -29,8 +29,8 @@ def engine_name() -> str:
     return engine.version()
 
 
-def rehearsal(kind: EngineKind) -> Callable[[str], None]:
-    """What a fork is to do before it becomes the session of a program. Raises WeftError or OSError."""
+def rehearsal(kind: EngineKind) -> Callable[[], None]:
+    """What a fork is to do before it becomes a session. Raises WeftError or OSError."""
     from weft_runtime.runtime.rehearsal import Rehearsal  # noqa: PLC0415 - for a fork server alone
 
     return Rehearsal(kind).perform

@@ -19,9 +19,9 @@ def engine_name() -> str:
     return "stub: no engine"
 
 
-def rehearsal(kind: EngineKind) -> Callable[[str], None]:
+def rehearsal(kind: EngineKind) -> Callable[[], None]:
     """Nothing."""
-    return lambda program: None
+    return lambda: None
 
 
 def run(app: App) -> Outcome:
