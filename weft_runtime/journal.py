@@ -104,6 +104,7 @@ class Log:
         self.is_native = is_native
         """Whether entries go to the journal natively."""
         self._fields: dict[str, str] = {}
+        self._held: list[tuple[Level, str, dict[str, str]]] | None = None
         self.level = level
 
     def bind(self, **fields: str) -> None:
@@ -118,7 +119,22 @@ class Log:
             fields["WEFT_EVENT"] = event
             if event in MESSAGE_IDS:
                 fields["MESSAGE_ID"] = MESSAGE_IDS[event]
+        if self._held is not None:
+            if level >= Level.INFO:
+                self._held.append((level, message, self._fields | fields))
+                return
+            self.release()
         self._sink(level, message, self._fields | fields)
+
+    def hold(self) -> None:
+        """Let entries wait that nobody acts on, until `release` or one that is worse: the first one takes its time."""
+        self._held = []
+
+    def release(self) -> None:
+        """Write what waits, in order, and wait no more."""
+        held, self._held = self._held or (), None
+        for entry in held:
+            self._sink(*entry)
 
     def debug(self, message: str) -> None:
         self.entry(Level.DEBUG, message)

@@ -119,6 +119,7 @@ class Ending:
     def _tell(self, outcome: Outcome, drain_timeout: float | None) -> None:
         self.drain(drain_timeout)
         self._claim.acquire()  # for good: whoever comes second waits here until the first has ended the process
+        self.log.release()
         self.last_words(outcome)
         fields = {"WEFT_EXIT_STATUS": str(outcome.exit_status), "WEFT_REASON": outcome.reason}
         if outcome.problem is not None:

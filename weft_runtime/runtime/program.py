@@ -107,6 +107,7 @@ def go(program: str, argv: Sequence[str], prepared: Prepared, *, needs_engine: b
         where = f"{printable(str(package.directory))}/{manifest.FILE_NAME}"
         log.warning(f"{where}: package.id is '{package.manifest.id}', ignoring: the directory's name counts")
     version = printable(package.manifest.version, 64)
+    log.hold()  # READY comes first, where it is near: session.py
     log.entry(
         Level.INFO,
         f"starting {options.app_id} {version} from {printable(str(package.directory))}",

@@ -38,6 +38,7 @@ class Readiness:
         if self._told:
             return
         self._told = True
+        self._log.release()
         self._notifier.send("READY=1", "STATUS=the app is running")
         self._log.entry(Level.INFO, "the app is ready", Event.READY)
 

@@ -15,11 +15,10 @@ from weft_runtime.errors import WeftError
 from weft_runtime.ids import AppId
 from weft_runtime.runtime import arguments, engine
 from weft_runtime.runtime.compiler import Compilation
-from weft_runtime.runtime.engine import Guest, GuestSetup, Module
+from weft_runtime.runtime.engine import Guest, GuestSetup
 from weft_runtime.settings import EngineKind
 
 _STORE = Path(__file__).with_name("rehearsal_store")
-_TIMES = 10
 _APP_ID = AppId.parse("org.weft.rehearsal")
 
 
@@ -38,19 +37,9 @@ class Rehearsal:
         engine.tell_compatibility(kind, key.engine)
         self._keep(package.module_fd)
         os.close(package.module_fd)
-        # The interpreter changes a function's code while it runs for the first times: better once than in each fork.
-        for _ in range(_TIMES):
-            self._load()
 
     def perform(self) -> None:
         """Raises WeftError."""
-        module = self._load()
-        guest = Guest(self._engine, GuestSetup(("app.wasm",), (), ()))
-        guest.instantiate(guest.link(module))
-        os.close(self._code_fd)
-
-    def _load(self) -> Module:
-        """The part that makes nothing of a guest."""
         arguments.parse([_APP_ID, "1"], "weft-runtime")
         package = store.open_package(_APP_ID, (_STORE,))
         try:
@@ -60,9 +49,10 @@ class Rehearsal:
         found = code_cache.find(self._caches, package.module_fd, self._made_by)
         module = self._engine.load(self._code_fd if found.entry is None else found.entry.fd)
         engine.entries(module, "_start", "weft_ready")
-        for fd in (package.module_fd, *(() if found.entry is None else (found.entry.fd,))):
+        guest = Guest(self._engine, GuestSetup(("app.wasm",), (), ()))
+        guest.instantiate(guest.link(module))
+        for fd in (package.module_fd, self._code_fd, *(() if found.entry is None else (found.entry.fd,))):
             os.close(fd)
-        return module
 
     def _keep(self, module_fd: int) -> None:
         """Put the code where that of apps is, so that finding it is part of the rehearsal."""

@@ -82,6 +82,8 @@ def _run(app: App) -> Outcome:
     setup = GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens)
     ending.phase = "compiling"
     loading = Loading(app.code, app.package.module_fd, source, ending.log)
+    if loading.is_new:
+        ending.log.release()
     guest, linked, mode = _prepare(loading, source, setup, manifest.ready, ending)
     milliseconds = round((time.monotonic() - begun) * 1000)
     target = "" if app.code.engine is EngineKind.NATIVE else f" for {app.code.engine}"
@@ -93,6 +95,8 @@ def _run(app: App) -> Outcome:
         from weft_runtime.runtime.tap import StdoutTap  # noqa: PLC0415 - brings in threading
 
         ending.drain = StdoutTap(app.readiness.heard).close
+    if mode is not ReadyMode.HOST:
+        ending.log.release()
     ending.phase = f"running {START_SECTION}"
     guest.instantiate(linked)
     ending.phase = "saying READY"
