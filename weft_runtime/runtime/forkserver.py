@@ -80,6 +80,8 @@ class _Session(NamedTuple):
             ending.phase = "waiting for an app"
             if not _is_readable(self.descriptors.order):  # else there is somebody who waits for this already
                 self.rehearse()
+            # Only now: with a second thread, the kernel has to tell its processor of each page that becomes ours.
+            ending.watch_signals()
             argv = fork_protocol.read_order(self.descriptors.order)
         except OSError as error:
             raise from_os_error("become a session", error) from None

@@ -34,6 +34,7 @@ def run(program: str, argv: Sequence[str], *, needs_engine: bool) -> NoReturn:
             from weft_runtime.runtime import forkserver  # noqa: PLC0415 - needs what no other run does
 
             forkserver.serve(program, needs_engine=needs_engine)
+        ending.watch_signals()
         return go(program, argv, prepare(ending), needs_engine=needs_engine)
 
     conclude(course)
@@ -63,7 +64,6 @@ class Prepared(NamedTuple):
 
 def prepare(ending: Ending) -> Prepared:
     """Do what a run does whatever its arguments are. Raises WeftError."""
-    ending.watch_signals()
     stdout_is_open = _complete_standard_streams()
     # First where to tell what is wrong with all the rest.
     ending.report_fd = settings.report_descriptor()

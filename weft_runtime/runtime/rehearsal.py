@@ -18,6 +18,9 @@ from weft_runtime.runtime.compiler import Compilation
 from weft_runtime.runtime.engine import Guest, GuestSetup
 from weft_runtime.settings import EngineKind
 
+_TIMES = 3
+"""The second time is cheaper than the first, and the third than the second; then no more."""
+
 _STORE = Path(__file__).with_name("rehearsal_store")
 _APP_ID = AppId.parse("org.weft.rehearsal")
 
@@ -40,6 +43,11 @@ class Rehearsal:
 
     def perform(self) -> None:
         """Raises WeftError."""
+        for _ in range(_TIMES):
+            self._perform()
+        os.close(self._code_fd)
+
+    def _perform(self) -> None:
         arguments.parse([_APP_ID, "1"], "weft-runtime")
         package = store.open_package(_APP_ID, (_STORE,))
         try:
@@ -51,7 +59,7 @@ class Rehearsal:
         engine.entries(module, "_start", "weft_ready")
         guest = Guest(self._engine, GuestSetup(("app.wasm",), (), ()))
         guest.instantiate(guest.link(module))
-        for fd in (package.module_fd, self._code_fd, *(() if found.entry is None else (found.entry.fd,))):
+        for fd in (package.module_fd, *(() if found.entry is None else (found.entry.fd,))):
             os.close(fd)
 
     def _keep(self, module_fd: int) -> None:
