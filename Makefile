@@ -49,7 +49,7 @@ test-vm: $(READY)
 examples:
 	examples/build
 
-## make bench     measure against other programs: figures and a picture in bench/results; takes 20 minutes
+## make bench     measure against other programs: figures and a picture in bench/results; takes 15 minutes
 bench: $(READY)
 	tools/debian-packages mmdebstrap systemd-container || true
 	packaging/fetch
