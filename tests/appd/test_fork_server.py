@@ -11,11 +11,14 @@ import pytest
 
 from tests import packages
 from tests.appd.conftest import Make
-from tests.appd.harness import HELPERS, REAL_RUNTIME, Appd, eventually, is_gone, state_of
+from tests.appd.harness import HELPERS, REAL_RUNTIME, Appd, eventually, is_gone, memory, state_of
 from tests.appd.test_real_runtime import SLEEPING
-from tests.packages import wat
-from weft_runtime.protocol import AppState, State, TerminateApp
+from tests.appd.test_soak import GROWTH_MAX, HISTORY_MAX
+from tests.packages import printing, wat
+from weft_runtime.protocol import AppState, LaunchApp, State, Subscribe, TerminateApp
 
+IN_A_ROW = 10_000 if os.environ.get("WEFT_SOAK") == "1" else 100
+AT_ONCE = 4
 LAUNCHES = 500 if os.environ.get("WEFT_SOAK") == "1" else 20
 
 # Writes 32 letters that WASI's random numbers choose.
@@ -157,6 +160,36 @@ def test_more_launches_at_once_than_processes_wait_are_all_forks(forking: Appd) 
     forking.until_ready(*sessions)
     assert sessions == list(range(1, 3 * HELPERS + 1))
     assert all(was_forked(pid) for session in forking.sessions.values() if (pid := session.pid))
+
+
+@pytest.mark.soak
+def test_thousands_of_forks_lose_nothing_and_leave_no_trace(forking: Appd) -> None:
+    shutil.rmtree(forking.store / packages.APP_ID)
+    packages.install(forking.store, printing("hello\n", then="(call $exit (i32.const 7))"))
+    control = forking.connect()
+    control.ask(Subscribe(None))
+    server = server_of(forking)
+    assert server is not None
+    before: tuple[int, int] | None = None
+    for done in range(0, IN_A_ROW, AT_ONCE):
+        control.send(*(LaunchApp(packages.APP_ID, 0) for _ in range(AT_ONCE)))
+        stopped = 0
+        while stopped < AT_ONCE:
+            stopped += isinstance(control.receive(), AppState)
+        if before is None and done >= min(HISTORY_MAX, IN_A_ROW // 2):
+            before = memory(forking.process.pid), memory(server)
+    control.close()
+    assert forking.log_text.count("launched by") == IN_A_ROW
+    assert forking.log_text.count("ended with status 7") == IN_A_ROW
+    assert forking.log_text.count(": info: hello\n") == IN_A_ROW
+    until_full(forking)
+    assert server_of(forking) == server
+    forking.disconnect()
+    forking.check_descriptors()
+    assert before is not None
+    after = memory(forking.process.pid), memory(server)
+    assert after[0] - before[0] < GROWTH_MAX
+    assert after[1] - before[1] < GROWTH_MAX / 8
 
 
 @pytest.mark.soak

@@ -33,6 +33,10 @@ class App(NamedTuple):
     ending: Ending
 
 
+Rehearse = Callable[[Callable[[], bool]], None]
+"""Called with a function that says whether somebody waits for the end of it."""
+
+
 class Runner(Protocol):
     """A module that runs apps: `session` on the engine, `stub` without."""
 
@@ -40,7 +44,7 @@ class Runner(Protocol):
         """The engine and its version, for --version."""
         ...
 
-    def rehearsal(self, kind: EngineKind) -> Callable[[], None]:
+    def rehearsal(self, kind: EngineKind) -> Rehearse:
         """What a fork is to do before it becomes a session. Raises WeftError or OSError."""
         ...
 

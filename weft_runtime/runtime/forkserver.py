@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -20,6 +20,7 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.fork_protocol import Descriptors
 from weft_runtime.journal import open_log
 from weft_runtime.runtime import program
+from weft_runtime.runtime.app import Rehearse
 from weft_runtime.runtime.ending import Ending, Outcome
 from weft_runtime.runtime.sibling import SiblingFork
 from weft_runtime.runtime.title import Title
@@ -70,7 +71,7 @@ class _Session(NamedTuple):
     procs: str
     descriptors: Descriptors
     title: Title
-    rehearse: Callable[[], None]
+    rehearse: Rehearse
 
     def course(self, ending: Ending) -> Outcome:
         """From the fork to the end of the session. Raises WeftError."""
@@ -78,9 +79,8 @@ class _Session(NamedTuple):
             self._take_place()
             prepared = program.prepare(ending)
             ending.phase = "waiting for an app"
-            if not _is_readable(self.descriptors.order):  # else there is somebody who waits for this already
-                self.rehearse()
-            # Only now: with a second thread, the kernel has to tell its processor of each page that becomes ours.
+            self.rehearse(self._is_awaited)
+            # From here on a stop is answered as in any run.
             ending.watch_signals()
             argv = fork_protocol.read_order(self.descriptors.order)
         except OSError as error:
@@ -105,11 +105,11 @@ class _Session(NamedTuple):
             os.close(fd)
         self.title.set([self.program, "(spare)"])
 
-
-def _is_readable(fd: int) -> bool:
-    waiting = select.poll()
-    waiting.register(fd, select.POLLIN)
-    return bool(waiting.poll(0))
+    def _is_awaited(self) -> bool:
+        """Whether the order has come already."""
+        waiting = select.poll()
+        waiting.register(self.descriptors.order, select.POLLIN)
+        return bool(waiting.poll(0))
 
 
 def _files() -> Sequence[str]:

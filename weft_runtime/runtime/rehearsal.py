@@ -7,6 +7,7 @@ what the engine keeps for a guest, such as its generator of random numbers, must
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from weft_runtime import code_cache, policy, settings, store
@@ -41,9 +42,11 @@ class Rehearsal:
         self._keep(package.module_fd)
         os.close(package.module_fd)
 
-    def perform(self) -> None:
-        """Raises WeftError."""
+    def perform(self, is_awaited: Callable[[], bool]) -> None:
+        """Do it until somebody waits for what is to come after it, or it is done. Raises WeftError."""
         for _ in range(_TIMES):
+            if is_awaited():
+                break
             self._perform()
         os.close(self._code_fd)
 

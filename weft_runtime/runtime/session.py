@@ -3,7 +3,6 @@
 
 import os
 import time
-from collections.abc import Callable
 
 from weft_runtime import store
 from weft_runtime.binary import HEADER_SIZE, Kind, has_start_section, kind_of
@@ -12,7 +11,7 @@ from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level
 from weft_runtime.manifest import ReadyMode
 from weft_runtime.runtime import engine
-from weft_runtime.runtime.app import App, CodeSettings
+from weft_runtime.runtime.app import App, CodeSettings, Rehearse
 from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
 from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked
@@ -29,7 +28,7 @@ def engine_name() -> str:
     return engine.version()
 
 
-def rehearsal(kind: EngineKind) -> Callable[[], None]:
+def rehearsal(kind: EngineKind) -> Rehearse:
     """What a fork is to do before it becomes a session. Raises WeftError or OSError."""
     from weft_runtime.runtime.rehearsal import Rehearsal  # noqa: PLC0415 - for a fork server alone
 

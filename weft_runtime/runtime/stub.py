@@ -2,13 +2,12 @@
 """Running an app without the engine: everything but the app, for tests and development."""
 
 import os
-from collections.abc import Callable
 
 from weft_runtime.binary import MAGIC
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event
-from weft_runtime.runtime.app import App, CodeSettings
+from weft_runtime.runtime.app import App, CodeSettings, Rehearse
 from weft_runtime.runtime.arguments import CheckRequested
 from weft_runtime.runtime.ending import Ending, Outcome, exited
 from weft_runtime.settings import EngineKind
@@ -19,9 +18,9 @@ def engine_name() -> str:
     return "stub: no engine"
 
 
-def rehearsal(kind: EngineKind) -> Callable[[], None]:
+def rehearsal(kind: EngineKind) -> Rehearse:
     """Nothing."""
-    return lambda: None
+    return lambda is_awaited: None
 
 
 def run(app: App) -> Outcome:
