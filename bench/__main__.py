@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from bench import installed, launch, log, machine, phases, picture, rates, table, timeline
+from bench import floor, installed, launch, log, machine, phases, picture, rates, table, timeline
 from bench.journal import Journal
 from bench.measure import BenchError, Launcher, open_launcher
 from bench.places import Bare
@@ -19,7 +19,7 @@ from bench.report import plain
 from bench.report import table as columns
 
 OF_THE_DAEMON = frozenset({"bare", "timeline", "rates", "log"})
-PARTS = ("packaged", "bare", "timeline", "rates", "launch", "phases", "log")
+PARTS = ("packaged", "bare", "timeline", "floor", "rates", "launch", "phases", "log")
 
 T = TypeVar("T")
 
@@ -119,6 +119,8 @@ def run(part: str, scratch: Path, tools: Tools) -> tuple[object, str]:
             return shown(table.show, table.run(Bare(scratch, journal), scratch, quick=quick))
         case "timeline":
             return shown(timeline.show, timeline.run(journal, scratch, quick=quick))
+        case "floor":
+            return shown(floor.show, floor.run(scratch, quick=quick))
         case "rates":
             return shown(rates.show, rates.run(journal, scratch, rounds=rounds, quick=quick))
         case "launch":

@@ -8,6 +8,8 @@ session instead. Then, for each session:
 - the supervisor sends the path of the cgroup.procs file to enter, or nothing, with four descriptors: the one to read
   the order from, standard output, standard error, and the report (`WEFT_REPORT_FD`);
 - the fork server answers with the number of a child of the *supervisor*, which has or will have all of these;
+- before the order may come hints, each a line with a question mark and an app's id: it may be the app of the order, and
+  what needs only the id can be done while the supervisor is still looking at the launch;
 - the child runs what the order says once it has come: the command line without the program, each argument ended by a
   zero byte, after a line with their size in bytes. Without a whole order it ends.
 
@@ -15,7 +17,7 @@ Environment, working directory and limits of a session are those that the fork s
 """
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:  # each launch imports this module for OPTION alone
@@ -96,11 +98,22 @@ def order(arguments: Sequence[str]) -> bytes:
     return b"%d\n%s" % (len(data), data)
 
 
-def read_order(fd: int) -> list[str] | None:
-    """Wait for an order; None if none comes any more, or not all of one. Raises OSError."""
+def hint(app_id: str) -> bytes:
+    """What to write before the order of an app that may be launched now."""
+    return b"?%s\n" % os.fsencode(app_id)
+
+
+def read_order(fd: int, on_hint: Callable[[str], None]) -> list[str] | None:
+    """Wait for an order; None if none comes any more, or not all of one. Raises OSError.
+
+    `on_hint` is called with the app's id of each hint, as it comes.
+    """
     data = b""
     while chunk := os.read(fd, MESSAGE_MAX):
         data += chunk
+        while data.startswith(b"?") and b"\n" in data:
+            line, _, data = data.partition(b"\n")
+            on_hint(os.fsdecode(line[1:]))
     size, _, arguments = data.partition(b"\n")
     if size != b"%d" % len(arguments):
         return None

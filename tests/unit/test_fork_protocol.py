@@ -14,12 +14,13 @@ from weft_runtime.fork_protocol import Descriptors, ProtocolError
 ARGUMENTS = ["org.example.app", "7", "--preopen", "/a b\nc::/data"]
 
 
-def received(data: bytes) -> list[str] | None:
+def received(data: bytes, hints: list[str] | None = None) -> list[str] | None:
+    hints = [] if hints is None else hints
     reading, writing = os.pipe()
     os.write(writing, data)
     os.close(writing)
     try:
-        return fork_protocol.read_order(reading)
+        return fork_protocol.read_order(reading, hints.append)
     finally:
         os.close(reading)
 
@@ -32,6 +33,14 @@ def test_an_order_arrives_as_it_was_given(arguments: list[str]) -> None:
 def test_an_order_may_hold_any_bytes() -> None:
     arguments = [os.fsdecode(b"/\xff\xfe")]
     assert received(fork_protocol.order(arguments)) == arguments
+
+
+def test_hints_may_come_before_it() -> None:
+    hints: list[str] = []
+    data = fork_protocol.hint("org.example.one") + fork_protocol.hint("org.example.two")
+    assert received(data + fork_protocol.order(ARGUMENTS), hints) == ARGUMENTS
+    assert hints == ["org.example.one", "org.example.two"]
+    assert received(data) is None
 
 
 @pytest.mark.parametrize("size", range(len(fork_protocol.order(ARGUMENTS))))

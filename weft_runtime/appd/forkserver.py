@@ -48,6 +48,11 @@ class Spare(NamedTuple):
     order: int
     group: SessionGroup | None
 
+    def hint(self, app_id: str) -> None:
+        """Tell it which app it may be about to run, so that it can begin to look."""
+        with contextlib.suppress(OSError):  # it has ended, which is noticed elsewhere, or has enough of them
+            os.write(self.order, fork_protocol.hint(app_id))
+
     def begin(self, arguments: Sequence[str]) -> bool:
         """Let it run; False if it cannot any more."""
         data = fork_protocol.order(arguments)
@@ -170,6 +175,11 @@ class Spares:
             return
         loop.add_reader(server.child.pidfd, self._ended)
         self._plan(HELLO_TIMEOUT_S, processes.kill_group, server.child)
+
+    def hint(self, app_id: str) -> None:
+        """An app is about to be launched, unless it is refused."""
+        if self._waiting:
+            self._waiting[0].hint(app_id)
 
     def take(self, program: Path, number: int) -> Spare | None:
         """A process for session `number` of `program`; None if it has to be executed."""

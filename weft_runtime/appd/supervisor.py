@@ -158,6 +158,7 @@ class Supervisor:
                 f"there are {len(self._live)} sessions already, the setting max_sessions allows no more"
             )
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
+        self._spares.hint(app_id)
         argv, notice = self._command(app_id, self._next_id)
         child, group = self._fork(argv) or self._execute(argv)
         session = Session.launched(

@@ -24,6 +24,7 @@ from weft_runtime.runtime.app import Rehearse
 from weft_runtime.runtime.ending import Ending, Outcome
 from weft_runtime.runtime.sibling import SiblingFork
 from weft_runtime.runtime.title import Title
+from weft_runtime.store import Package
 
 
 def serve(name: str, *, needs_engine: bool) -> NoReturn:
@@ -82,14 +83,22 @@ class _Session(NamedTuple):
             self.rehearse(self._is_awaited)
             # From here on a stop is answered as in any run.
             ending.watch_signals()
-            argv = fork_protocol.read_order(self.descriptors.order)
+            ahead: Package | None = None
+
+            def look_ahead(app_id: str) -> None:
+                nonlocal ahead
+                if ahead is not None:
+                    os.close(ahead.module_fd)
+                ahead = program.look_ahead(app_id, prepared)
+
+            argv = fork_protocol.read_order(self.descriptors.order, look_ahead)
         except OSError as error:
             raise from_os_error("become a session", error) from None
         if argv is None:
             os._exit(0)
         os.close(self.descriptors.order)
         self.title.set([self.program, *argv])
-        return program.go(self.program, argv, prepared, needs_engine=self.needs_engine)
+        return program.go(self.program, argv, prepared, needs_engine=self.needs_engine, ahead=ahead)
 
     def _take_place(self) -> None:
         os.setpgid(0, 0)

@@ -9,6 +9,7 @@ from weft_runtime import __version__, fork_protocol, manifest, policy, settings,
 from weft_runtime.code_cache import Caches
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
+from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
 from weft_runtime.notify import open_notifier
 from weft_runtime.runtime import arguments
@@ -71,8 +72,23 @@ def prepare(ending: Ending) -> Prepared:
     return Prepared(ending, settings.runtime_settings(), stdout_is_open)
 
 
-def go(program: str, argv: Sequence[str], prepared: Prepared, *, needs_engine: bool) -> Outcome:
-    """Do what the arguments say. Raises WeftError."""
+def look_ahead(app_id: str, prepared: Prepared) -> Package | None:
+    """The package of an app that may be about to run, for `go`; None where there is something wrong with it."""
+    try:
+        return store.open_package(AppId.parse(app_id), prepared.environment.stores)
+    except (ValueError, WeftError):
+        return None  # to be told once it counts
+
+
+def go(
+    program: str,
+    argv: Sequence[str],
+    prepared: Prepared,
+    *,
+    needs_engine: bool,
+    ahead: Package | None = None,
+) -> Outcome:
+    """Do what the arguments say; `ahead` is a package that was opened a moment ago. Raises WeftError."""
     ending, environment, stdout_is_open = prepared
     log = ending.log
     try:
@@ -100,7 +116,10 @@ def go(program: str, argv: Sequence[str], prepared: Prepared, *, needs_engine: b
     ending.phase = "loading the engine"
     runner = find_runner(needs_engine=needs_engine)
     ending.phase = "opening the package"
-    package = store.open_package(options.app_id, environment.stores)
+    if ahead is not None and ahead.app_id == options.app_id:
+        package = ahead
+    else:
+        package = store.open_package(options.app_id, environment.stores)
     if policy.read() is policy.Policy.REQUIRE:
         _demand_trust(package)
     if package.manifest.id != options.app_id:

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a launch by the fork server is made of, below what we can change: pages, and waking up.
+
+It speaks to a fork server as the daemon does, and reads from /proc what each stage of a session has cost.
+"""
+
+import ctypes
+import mmap
+import os
+import select
+import signal
+import socket
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import app, machine
+from bench.measure import BenchError
+from bench.report import table
+from weft_runtime import fork_protocol
+from weft_runtime.fork_protocol import Descriptors
+
+ROUNDS, QUICK_ROUNDS = 30, 2
+PAUSE_S = 0.05
+"""Between launches: as long as in the table of targets."""
+
+SETTLE_S = 0.1
+"""For a spare process to be done with its rehearsal."""
+
+PAGES = 4096
+PAGE = mmap.PAGESIZE
+MICRO, MILLI = 1e6, 1e3
+_MADV_NOHUGEPAGE = 15
+
+
+class Stage(NamedTuple):
+    """What a session's process has cost until a moment, medians."""
+
+    until: str
+    faults: float
+    own_kib: float
+    """Pages that are its own: what it has written since the fork."""
+    cpu_ms: float
+    """Of all its threads."""
+
+
+class Floor(NamedTuple):
+    """All of it, medians."""
+
+    rounds: int
+    page_us: float
+    """To write to a page that is shared with the parent, the first time."""
+    wake_us: float
+    """From a byte written into a pipe until who waits for it runs, after a pause."""
+    fork_ms: float
+    """From the request to the number of the process."""
+    order_ms: float
+    """From the order to READY."""
+    server_kib: float
+    """What a fork has to share: the memory that the fork server has written."""
+    stages: list[Stage]
+
+
+def run(scratch: Path, *, quick: bool) -> Floor:
+    """Raises BenchError."""
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    hello = app.install_example(scratch)
+    forks, orders = [], []
+    stages: dict[str, list[tuple[int, int, float]]] = {}
+    with _fork_server(hello.module.parents[1], scratch) as (server, pid):
+        server_kib = _own_kib(pid)
+        for number in range(-1, rounds):
+            fork_s, order_s, seen = _session(server, hello.id)
+            if number < 0:
+                continue
+            forks.append(fork_s)
+            orders.append(order_s)
+            for name, cost in seen.items():
+                stages.setdefault(name, []).append(cost)
+    return Floor(
+        rounds=rounds,
+        page_us=statistics.median(_page_s() for _ in range(rounds)) * MICRO,
+        wake_us=_wake_s(rounds) * MICRO,
+        fork_ms=statistics.median(forks) * MILLI,
+        order_ms=statistics.median(orders) * MILLI,
+        server_kib=server_kib,
+        stages=[
+            Stage(name, *(statistics.median(values) for values in zip(*costs, strict=True)))
+            for name, costs in stages.items()
+        ],
+    )
+
+
+@contextmanager
+def _fork_server(store: Path, scratch: Path) -> Iterator[tuple[socket.socket, int]]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = os.fspath(machine.runtime_command())
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "WEFT_APP_STORE": os.fspath(store),
+        "WEFT_LOG": "stderr",
+        "WEFT_LOG_LEVEL": "warning",
+        "XDG_CACHE_HOME": os.fspath(scratch / "cache"),
+    }
+    with ours:
+        with theirs:
+            pid = os.posix_spawn(
+                command, [command, fork_protocol.OPTION], environment,
+                file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), fork_protocol.SERVER_FD)],
+            )  # fmt: skip
+        try:
+            fork_protocol.parse_hello(ours.recv(fork_protocol.MESSAGE_MAX))
+            yield ours, pid
+        except fork_protocol.ProtocolError as error:
+            raise BenchError(f"no fork server: {error}") from None
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def _session(server: socket.socket, app_id: str) -> tuple[float, float, dict[str, tuple[int, int, float]]]:
+    """Seconds of the fork, seconds from the order to READY, and what it had cost by then."""
+    read_order, order = os.pipe()
+    stdout, write_stdout = os.pipe()
+    null = os.open(os.devnull, os.O_WRONLY)
+    begun = time.perf_counter()
+    pid = fork_protocol.request(server, "", Descriptors(read_order, write_stdout, null, null))
+    fork_s = time.perf_counter() - begun
+    for fd in (read_order, write_stdout, null):
+        os.close(fd)
+    time.sleep(SETTLE_S)
+    seen = {"it waits for its order": _cost(pid)}
+    begun = time.perf_counter()
+    os.write(order, fork_protocol.order([app_id, "1"]))
+    os.close(order)
+    if os.read(stdout, 6) != b"READY\n":
+        raise BenchError(f"{app_id} is not ready")
+    order_s = time.perf_counter() - begun
+    while os.read(stdout, PAGE):
+        pass
+    os.close(stdout)
+    _, _, usage = os.wait4(pid, 0)
+    seen["its end"] = (usage.ru_minflt, 0, (usage.ru_utime + usage.ru_stime) * MILLI)
+    time.sleep(PAUSE_S)
+    return fork_s, order_s, seen
+
+
+def _cost(pid: int) -> tuple[int, int, float]:
+    """Page faults, KiB of its own and CPU milliseconds of a process."""
+    process = Path(f"/proc/{pid}")
+    faults = int((process / "stat").read_text().rpartition(") ")[2].split()[7])
+    threads = (int((thread / "schedstat").read_text().split()[0]) for thread in (process / "task").iterdir())
+    return faults, _own_kib(pid), sum(threads) / 1e6
+
+
+def _own_kib(pid: int) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in rollup if line.startswith("Private_Dirty:"))
+
+
+def _page_s() -> float:
+    """Seconds for the first write to a page after a fork, less those for the second."""
+    memory = mmap.mmap(-1, PAGES * PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(address), ctypes.c_size_t(PAGES * PAGE), _MADV_NOHUGEPAGE)
+
+    def write() -> float:
+        begun = time.perf_counter()
+        for place in range(0, PAGES * PAGE, PAGE):
+            memory[place] = 1
+        return time.perf_counter() - begun
+
+    write()
+    return _in_a_child(lambda: (write() - write()) / PAGES)
+
+
+def _in_a_child(measure: Callable[[], float]) -> float:
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writing, repr(measure()).encode())
+        os._exit(0)
+    os.close(writing)
+    with open(reading) as file:
+        value = float(file.read())
+    os.waitpid(pid, 0)
+    return value
+
+
+def _wake_s(rounds: int) -> float:
+    """Half of what a byte takes to another process and back, which has slept since the last one."""
+    there, back = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(there[1])
+        while os.read(there[0], 1):
+            os.write(back[1], b"x")
+        os._exit(0)
+    times = []
+    for _ in range(rounds):
+        select.select([], [], [], PAUSE_S)
+        begun = time.perf_counter()
+        os.write(there[1], b"x")
+        os.read(back[0], 1)
+        times.append((time.perf_counter() - begun) / 2)
+    for fd in (*there, *back):
+        os.close(fd)
+    os.waitpid(pid, 0)
+    return statistics.median(times)
+
+
+def show(result: Floor) -> str:
+    rows = [
+        (stage.until, f"{stage.faults:.0f}", f"{stage.own_kib:.0f}" if stage.own_kib else "-", f"{stage.cpu_ms:.2f}")
+        for stage in result.stages
+    ]  # fmt: skip
+    return "\n".join(
+        (
+            f"What a launch is made of, medians of {result.rounds} sessions of hello",
+            "",
+            table(("a fork, until", "page faults", "own KiB", "CPU ms"), rows),
+            "",
+            f"A page that becomes the fork's own: {result.page_us:.2f} us. Waking up who waits: {result.wake_us:.0f} us.",
+            f"The fork: {result.fork_ms:.2f} ms. From the order to READY: {result.order_ms:.2f} ms.",
+            f"The fork server has written {result.server_kib:.0f} KiB, which its forks share until they write to them.",
+        )
+    )
