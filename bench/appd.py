@@ -71,6 +71,7 @@ class Appd:
             "XDG_RUNTIME_DIR": os.fspath(directory / "run"),
             "WEFT_APP_STORE": os.fspath(store),
             "WEFT_DATA_ROOT": os.fspath(directory / "data"),
+            "XDG_CACHE_HOME": os.fspath(directory / "cache"),
             "WEFT_RUNTIME_BIN": os.fspath(runtime),
             "WEFT_APPD_WS_PORT": "off",
             "WEFT_LOG": "stderr" if journal is None else "journal",

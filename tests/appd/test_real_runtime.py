@@ -57,8 +57,9 @@ def test_an_app_runs_and_its_output_is_logged(real: Appd) -> None:
 
 def test_compiled_code_is_kept_for_the_next_session(start: Make, tmp_path: Path) -> None:
     appd = start(WEFT_RUNTIME_BIN=str(REAL_RUNTIME), CACHE_DIRECTORY=str(tmp_path / "cache"))
+    entries = {*tmp_path.glob("cache/code/*.code")}  # a fork server has one
     ended(appd, printing("hello\n"))
-    (entry,) = tmp_path.glob("cache/code/*.code")
+    (entry,) = {*tmp_path.glob("cache/code/*.code")} - entries
     before = entry.stat()
     appd.until_stopped(appd.launch())
     assert entry.stat().st_ino == before.st_ino

@@ -84,8 +84,12 @@ def until_running(container: Container, *app_ids: str) -> list[dict[str, Any]]:
 
 
 def processes(container: Container, user: str = "weft") -> set[int]:
-    """All of a user."""
-    return set(map(int, container.run("pgrep", "--uid", user, check=False).stdout.split()))
+    """All of a user, but for the fork server and what waits for a session."""
+
+    def numbers(*options: str) -> set[int]:
+        return set(map(int, container.run("pgrep", "--uid", user, *options, check=False).stdout.split()))
+
+    return numbers() - numbers("--full", "--", r"--fork-server|\(spare\)")
 
 
 def service(app_id: str) -> str:

@@ -126,7 +126,8 @@ def go(
         where = f"{printable(str(package.directory))}/{manifest.FILE_NAME}"
         log.warning(f"{where}: package.id is '{package.manifest.id}', ignoring: the directory's name counts")
     version = printable(package.manifest.version, 64)
-    log.hold()  # READY comes first, where it is near: session.py
+    if options.session_id is not None:
+        log.hold()  # clients wait for its READY, which comes first where it is near: session.py
     log.entry(
         Level.INFO,
         f"starting {options.app_id} {version} from {printable(str(package.directory))}",
