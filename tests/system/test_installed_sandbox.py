@@ -105,7 +105,7 @@ HELD = {
     "talk to systemd": "EACCES", "make a device": "EPERM",
 }  # fmt: skip
 EMPTY = {"/dev/mqueue", "/dev/shm", "/tmp", "/var/tmp"}  # the unit's own, gone with it
-CODE = {"/var/cache/weft/appd/code"}  # made with the first entry
+CODE_CACHE = {"/var/cache/weft/appd/code"}  # made with the first entry
 OWN = {"/run/weft-appd", "/var/cache/weft/appd", "/var/lib/weft/appd", DAEMON_DATA}
 TRUSTED = (
     OPERATOR_STORE,
@@ -175,10 +175,10 @@ def test_a_session_is_held(device: Container, session: None) -> None:
     }
     assert result.pop("attempts") == HELD | own
     places = {path for path in result.pop("places") if not path.startswith(f"{DAEMON_DATA}/")}
-    assert places - EMPTY - CODE == OWN
+    assert places - EMPTY - CODE_CACHE == OWN
     assert not [path for path in result.pop("files") if not path.startswith(tuple(OWN))]
     # The cache is for compiled code; the processes are the daemon and the probe.
-    result["runnable"] = [path for path in result["runnable"] if path not in CODE]
+    result["runnable"] = [path for path in result["runnable"] if path not in CODE_CACHE]
     assert result == {"runnable": ["/var/cache/weft/appd"], "processes": 2, "interfaces": ["lo"]}
 
 
@@ -201,7 +201,7 @@ def test_the_user_of_the_daemon_can_replace_nothing_that_root_trusts(device: Con
     _, printed = device.run(PROBE, user="weft").stdout.splitlines()
     result = json.loads(printed)
     places = {path for path in result["places"] if not path.startswith((DAEMON_DATA, "/tmp/", "/var/tmp/"))}
-    assert places - EMPTY - CODE - {"/run/lock"} == OWN - {DAEMON_DATA}
+    assert places - EMPTY - CODE_CACHE - {"/run/lock"} == OWN - {DAEMON_DATA}
     assert not [path for path in result["files"] if not path.startswith((*OWN, "/tmp/", "/var/tmp/"))]
     # What root trusts and all above it is root's alone.
     for path in map(PurePosixPath, TRUSTED):
