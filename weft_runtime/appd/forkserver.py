@@ -205,10 +205,6 @@ class Spares:
         self._refill_later()
         return self._fork(number)
 
-    def discard(self, spare: Spare) -> None:
-        """End a spare that was taken and could not begin; its order is closed."""
-        self._end(spare)
-
     def close(self) -> None:
         """End the fork server and whatever waits; a program is given another chance."""
         if self._timer is not None:
@@ -247,6 +243,9 @@ class Spares:
 
     def _restart_later(self, program: Path) -> None:
         self._plan(self._delay, self.start, program)
+        self._wait_longer()
+
+    def _wait_longer(self) -> None:
         self._delay = min(2 * self._delay, RESTART_MAX_S)
 
     def _refill_later(self) -> None:
@@ -254,7 +253,6 @@ class Spares:
             self._plan(REFILL_DELAY_S, self._refill)
 
     def _refill(self) -> None:
-        self._timer = None
         if self._server is None or len(self._waiting) >= SPARES:
             return
         spare = self._fork(self._next_number() + len(self._waiting))
@@ -292,12 +290,9 @@ class Spares:
         self._discard(spare)
         # The others are for the sessions after that one.
         self._drop_waiting()
-        self._restart_refill()
-
-    def _restart_refill(self) -> None:
         if self._timer is None:
             self._plan(self._delay, self._refill)
-            self._delay = min(2 * self._delay, RESTART_MAX_S)
+            self._wait_longer()
 
     def _drop_waiting(self) -> None:
         while self._waiting:
@@ -307,9 +302,10 @@ class Spares:
 
     def _discard(self, spare: Spare) -> None:
         os.close(spare.order)
-        self._end(spare)
+        self.end(spare)
 
-    def _end(self, spare: Spare) -> None:
+    def end(self, spare: Spare) -> None:
+        """End one that could not begin, or is not needed; its order is closed already."""
         if spare.group is not None:
             spare.group.kill()
         processes.reap(spare.child)

@@ -292,14 +292,12 @@ class Supervisor:
 
     def _fork(self, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
         """The next session's process by the fork server, if there is one."""
-        if not self._settings.fork_server:
-            return None
         spare = self._spares.take(Path(argv[0]), self._next_id)
         if spare is None:
             return None
         if spare.begin(argv[1:]):
             return spare.child, spare.group
-        self._spares.discard(spare)
+        self._spares.end(spare)
         return None
 
     def _session_environment(self) -> dict[str, str]:

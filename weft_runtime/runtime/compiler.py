@@ -17,6 +17,7 @@ from weft_runtime import code_cache, limits
 from weft_runtime.binary import without_costly_names
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.limits import Limit
+from weft_runtime.runtime import cgroup
 from weft_runtime.runtime.engine import NOT_EXECUTABLE, Engine, compatibility, not_executable, one_line
 
 _PR_SET_PDEATHSIG = 1
@@ -173,9 +174,7 @@ def _enter(group: Path | None) -> str:
     """Enter a control group; what kept this process from it, in words."""
     try:
         if group is not None:
-            fd = os.open(group, os.O_WRONLY | os.O_CLOEXEC)
-            os.write(fd, b"0")
-            os.close(fd)
+            cgroup.enter(group)
     except OSError as error:
         return f"cannot enter the control group of {group}: {error.strerror}"
     return ""

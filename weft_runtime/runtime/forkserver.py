@@ -19,7 +19,7 @@ from weft_runtime import fork_protocol, settings
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.fork_protocol import Descriptors
 from weft_runtime.journal import open_log
-from weft_runtime.runtime import program
+from weft_runtime.runtime import cgroup, program
 from weft_runtime.runtime.app import Rehearse
 from weft_runtime.runtime.ending import Ending, Outcome
 from weft_runtime.runtime.sibling import SiblingFork
@@ -104,9 +104,7 @@ class _Session(NamedTuple):
         os.setpgid(0, 0)
         if self.procs:
             # Now, because that can take 10 ms and more, and before anything of the app is here.
-            fd = os.open(self.procs, os.O_WRONLY | os.O_CLOEXEC)
-            os.write(fd, b"0")
-            os.close(fd)
+            cgroup.enter(Path(self.procs))
         null = os.open(os.devnull, os.O_RDONLY)
         _, stdout, stderr, report = self.descriptors
         for fd, place in ((null, 0), (stdout, 1), (stderr, 2), (report, 3)):

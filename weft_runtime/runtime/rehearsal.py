@@ -14,7 +14,7 @@ from weft_runtime import code_cache, policy, settings, store
 from weft_runtime.code_cache import Caches
 from weft_runtime.errors import WeftError
 from weft_runtime.ids import AppId
-from weft_runtime.runtime import arguments, engine
+from weft_runtime.runtime import arguments, engine, session
 from weft_runtime.runtime.compiler import Compilation
 from weft_runtime.runtime.engine import Guest, GuestSetup
 from weft_runtime.settings import EngineKind
@@ -59,7 +59,7 @@ class Rehearsal:
             pass  # the session itself is the one to say so
         found = code_cache.find(self._caches, package.module_fd, self._made_by)
         module = self._engine.load(self._code_fd if found.entry is None else found.entry.fd)
-        engine.entries(module, "_start", "weft_ready")
+        engine.entries(module, session.START, session.WEFT_READY)
         guest = Guest(self._engine, GuestSetup(("app.wasm",), (), ()))
         guest.instantiate(guest.link(module))
         for fd in (package.module_fd, *(() if found.entry is None else (found.entry.fd,))):
