@@ -21,7 +21,7 @@ from bench import app, machine
 from bench.measure import BenchError
 from bench.report import table
 from weft_runtime import fork_protocol
-from weft_runtime.fork_protocol import Descriptors
+from weft_runtime.fork_protocol import Descriptors, Request
 
 ROUNDS, QUICK_ROUNDS = 30, 2
 PAUSE_S = 0.05
@@ -127,7 +127,7 @@ def _session(server: socket.socket, app_id: str) -> tuple[float, float, dict[str
     stdout, write_stdout = os.pipe()
     null = os.open(os.devnull, os.O_WRONLY)
     begun = time.perf_counter()
-    pid = fork_protocol.request(server, "", Descriptors(read_order, write_stdout, null, null))
+    pid = fork_protocol.request(server, Request("", "", Descriptors(read_order, write_stdout, null, null)))
     fork_s = time.perf_counter() - begun
     for fd in (read_order, write_stdout, null):
         os.close(fd)

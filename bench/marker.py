@@ -39,7 +39,7 @@ STEPS = {
         ("weft_runtime.runtime.loading", "Loading.__init__", "find and load the code"),
         ("weft_runtime.code_cache", "find", "look into the cache"),
         ("weft_runtime.runtime.engine", "Engine.load", "map the code"),
-        ("weft_runtime.runtime.session", "_prepare", "prepare and link"),
+        ("weft_runtime.runtime.session", "_link", "look at the exports and link"),
         ("weft_runtime.runtime.engine", "Guest.__init__", "make linker and store"),
         ("weft_runtime.runtime.engine", "Guest.link", "link"),
         ("weft_runtime.runtime.engine", "Guest.instantiate", "instantiate"),

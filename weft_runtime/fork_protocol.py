@@ -5,8 +5,9 @@ A supervisor executes `PROGRAM --fork-server` with a Unix socket (SOCK_SEQPACKET
 fork sessions answers with a hello, the files that it is made of; any other does not, and is executed for each
 session instead. Then, for each session:
 
-- the supervisor sends the path of the cgroup.procs file to enter, or nothing, with four descriptors: the one to read
-  the order from, standard output, standard error, and the report (`WEFT_REPORT_FD`);
+- the supervisor sends the path of the cgroup.procs file to enter, or nothing, and on a second line the id of the app that
+  is most likely, or nothing, with four descriptors: the one to read the order from, standard output, standard error, and
+  the report (`WEFT_REPORT_FD`);
 - the fork server answers with the number of a child of the *supervisor*, which has or will have all of these;
 - before the order may come hints, each a line with a question mark and an app's id: it may be the app of the order, and
   what needs only the id can be done while the supervisor is still looking at the launch;
@@ -42,6 +43,16 @@ class Descriptors(NamedTuple):
     report: int
 
 
+class Request(NamedTuple):
+    """What a fork is asked for with."""
+
+    procs: str
+    """The file to write its number to; may be empty."""
+    likely: str
+    """The app that it can expect to run; may be empty. No more than a guess."""
+    descriptors: Descriptors
+
+
 class ProtocolError(Exception):
     """The other side does not speak this protocol, or could not do what it was asked for; the text says what."""
 
@@ -59,27 +70,28 @@ def parse_hello(message: bytes) -> list[str]:
     return files
 
 
-def request(server: "socket", procs: str, descriptors: Descriptors) -> int:
+def request(server: "socket", wanted: Request) -> int:
     """Ask for a session's process; its number. Raises ProtocolError or OSError."""
     from socket import send_fds  # noqa: PLC0415
 
-    send_fds(server, [procs.encode(errors="surrogateescape") or b"\n"], descriptors)
+    send_fds(server, [os.fsencode(f"{wanted.procs}\n{wanted.likely}")], wanted.descriptors)
     answer = server.recv(MESSAGE_MAX).decode(errors="replace")
     if not answer.isascii() or not answer.isdigit():
         raise ProtocolError(answer.removeprefix(_FAILED) or "it has ended")
     return int(answer)
 
 
-def receive(supervisor: "socket") -> tuple[str, Descriptors | None]:
-    """The next request; without descriptors the supervisor has closed its side. Raises OSError."""
+def receive(supervisor: "socket") -> Request | None:
+    """The next request; None once the supervisor has closed its side. Raises OSError."""
     from socket import recv_fds  # noqa: PLC0415
 
     data, fds, _, _ = recv_fds(supervisor, MESSAGE_MAX, len(Descriptors._fields))
     for fd in fds:
         os.set_inheritable(fd, False)  # Python 3.11 overlooks the flag for that
     if len(fds) != len(Descriptors._fields):
-        return "", None
-    return data.decode(errors="surrogateescape").strip(), Descriptors(*fds)
+        return None
+    procs, _, likely = os.fsdecode(data).partition("\n")
+    return Request(procs, likely, Descriptors(*fds))
 
 
 def forked(pid: int) -> bytes:

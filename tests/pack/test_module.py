@@ -318,7 +318,7 @@ def test_the_engine_offers_no_other_function() -> None:
     engine = Engine()
     extra = set()
     for word in sorted(words - known):
-        guest_ = Guest(engine, GuestSetup((), (), ()))
+        guest_ = Guest(engine)
         try:
             guest_.link(
                 wasmtime.Module(engine.engine, wat(f'(import "wasi_snapshot_preview1" "{word}" (func))'))
@@ -332,7 +332,7 @@ def test_the_engine_offers_no_other_function() -> None:
 
 def link(content: bytes) -> None:
     engine = Engine()
-    Guest(engine, GuestSetup((), (), ())).link(wasmtime.Module(engine.engine, content))
+    Guest(engine).link(wasmtime.Module(engine.engine, content))
 
 
 def could_start(content: bytes) -> bool:
@@ -345,9 +345,9 @@ def could_start(content: bytes) -> bool:
     start, ready = entries(compiled, "_start", "weft_ready")
     if start is None or not start.is_plain_function or (ready is not None and not ready.is_plain_function):
         return False
-    guest_ = Guest(engine, GuestSetup((), (), ()))
+    guest_ = Guest(engine)
     try:
-        guest_.instantiate(guest_.link(compiled))
+        guest_.instantiate(guest_.link(compiled), GuestSetup((), (), ()))
     except WeftError:
         return False
     return True

@@ -104,8 +104,8 @@ def test_entries_are_found_by_their_exact_name() -> None:
 
 def run(fields: str, name: str = "_start", setup: GuestSetup = NOTHING) -> None:
     machine = Engine()
-    guest = Guest(machine, setup)
-    guest.instantiate(guest.link(wasmtime.Module(machine.engine, wat(fields))))
+    guest = Guest(machine)
+    guest.instantiate(guest.link(wasmtime.Module(machine.engine, wat(fields))), setup)
     guest.call(name)
 
 
@@ -206,7 +206,7 @@ def test_a_wrong_pointer_given_to_the_host_is_a_trap_with_its_backtrace() -> Non
 def linking(fields: str) -> WeftError:
     machine = Engine()
     with pytest.raises(WeftError) as caught:
-        Guest(machine, NOTHING).link(wasmtime.Module(machine.engine, wat(fields)))
+        Guest(machine).link(wasmtime.Module(machine.engine, wat(fields)))
     assert caught.value.problem is Problem.MODULE_INVALID
     return caught.value
 
@@ -272,8 +272,11 @@ def test_memories_and_tables_grow_to_their_limits_and_no_further() -> None:
 
 
 def test_a_directory_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    engine = Engine()
+    guest = Guest(engine)
+    linked = guest.link(wasmtime.Module(engine.engine, wat("")))
     with pytest.raises(WeftError) as caught:
-        Guest(Engine(), GuestSetup((), (), [Preopen(str(tmp_path / "a\nb"), "/", False)]))
+        guest.instantiate(linked, GuestSetup((), (), [Preopen(str(tmp_path / "a\nb"), "/", False)]))
     assert caught.value.problem is Problem.OS_ERROR
     assert str(caught.value) == f"cannot preopen the directory '{tmp_path}/a\\x0ab'"
 

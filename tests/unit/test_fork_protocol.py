@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weft_runtime import fork_protocol
-from weft_runtime.fork_protocol import Descriptors, ProtocolError
+from weft_runtime.fork_protocol import Descriptors, ProtocolError, Request
 
 ARGUMENTS = ["org.example.app", "7", "--preopen", "/a b\nc::/data"]
 
@@ -63,20 +63,21 @@ def ends() -> tuple[socket.socket, socket.socket]:
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 
 
+@pytest.mark.parametrize("likely", ["", "org.example.app"])
 @pytest.mark.parametrize("procs", ["", "/sys/fs/cgroup/a/cgroup.procs"])
 def test_a_request_takes_its_descriptors_along(
-    ends: tuple[socket.socket, socket.socket], procs: str
+    ends: tuple[socket.socket, socket.socket], procs: str, likely: str
 ) -> None:
     supervisor, server = ends
     files = Descriptors(*(os.memfd_create(name) for name in Descriptors._fields))
     server.send(fork_protocol.forked(42))
     with supervisor, server:
         # The answer stands there before the question: what counts is what the other side receives.
-        assert fork_protocol.request(supervisor, procs, files) == 42
-        asked, received = fork_protocol.receive(server)
-    assert asked == procs
+        assert fork_protocol.request(supervisor, Request(procs, likely, files)) == 42
+        received = fork_protocol.receive(server)
     assert received is not None
-    for sent, got in zip(files, received, strict=True):
+    assert (received.procs, received.likely) == (procs, likely)
+    for sent, got in zip(files, received.descriptors, strict=True):
         assert os.path.sameopenfile(sent, got)
         assert not os.get_inheritable(got)
         os.close(sent)
@@ -100,11 +101,11 @@ def test_any_other_answer_is_the_reason_for_having_no_process(
     supervisor, server = ends
     server.send(answer)
     with supervisor, server, pytest.raises(ProtocolError, match=text):
-        fork_protocol.request(supervisor, "", Descriptors(0, 1, 2, 0))
+        fork_protocol.request(supervisor, Request("", "", Descriptors(0, 1, 2, 0)))
 
 
 def test_a_supervisor_that_has_gone_asks_for_nothing(ends: tuple[socket.socket, socket.socket]) -> None:
     supervisor, server = ends
     supervisor.close()
     with server:
-        assert fork_protocol.receive(server) == ("", None)
+        assert fork_protocol.receive(server) is None

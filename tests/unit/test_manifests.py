@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of weft_runtime.appd.manifests: what is remembered of a manifest, and for how long."""
+"""Tests of weft_runtime.manifests: what is remembered of a manifest, and for how long."""
 
 import os
 import time
@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from tests.packages import install
-from weft_runtime.appd import manifests
-from weft_runtime.appd.manifests import Manifests
+from weft_runtime import manifests
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.integrity import SETTLED_NS
 from weft_runtime.manifest import Manifest
+from weft_runtime.manifests import Manifests
 
 MODULE = b"\0asm\1\0\0\0"
 WAIT_S = 10

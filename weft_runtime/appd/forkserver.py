@@ -18,7 +18,7 @@ from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.appd.child import Child
 from weft_runtime.escape import printable
-from weft_runtime.fork_protocol import ProtocolError
+from weft_runtime.fork_protocol import ProtocolError, Request
 from weft_runtime.integrity import Identity
 from weft_runtime.journal import Level, Log
 
@@ -92,10 +92,15 @@ class ForkServer:
         """Whether the program's files are those that it was started from."""
         return all(identity == _identity(path) for path, identity in self._identities.items())
 
-    def fork(self, group: SessionGroup | None) -> tuple[Child, int]:
-        """A process in `group`, or on its way there, and where to write its order. Raises ProtocolError or OSError."""
+    def fork(self, group: SessionGroup | None, likely: str) -> tuple[Child, int]:
+        """A process in `group`, or on its way there, and where to write its order; it can expect to run the app `likely`.
+
+        Raises ProtocolError or OSError.
+        """
         procs = "" if group is None else os.fspath(group.procs)
-        return processes.forked(lambda descriptors: fork_protocol.request(self._socket, procs, descriptors))
+        return processes.forked(
+            lambda descriptors: fork_protocol.request(self._socket, Request(procs, likely, descriptors))
+        )
 
     def close(self) -> str:
         """End it, if it has not ended; what it has to say."""
@@ -150,6 +155,8 @@ class Spares:
         self._waiting: deque[Spare] = deque()
         self._timer: asyncio.TimerHandle | None = None
         """Of a hello that is due, of the next start, or of the next refill."""
+        self._likely = ""
+        """The app that was launched last: an app that crashes, or that many use, is launched again and again."""
         self._delay = RESTART_MIN_S
         self._cannot: Path | None = None
         """A program that is no fork server."""
@@ -181,8 +188,9 @@ class Spares:
         if self._waiting:
             self._waiting[0].hint(app_id)
 
-    def take(self, program: Path, number: int) -> Spare | None:
-        """A process for session `number` of `program`; None if it has to be executed."""
+    def take(self, program: Path, app_id: str, number: int) -> Spare | None:
+        """A process for session `number` of `program`, which is to run `app_id`; None if it has to be executed."""
+        self._likely = app_id
         if self._origin is None:
             return None
         if self._origin.program != program or not self._origin.is_current:
@@ -268,7 +276,7 @@ class Spares:
         group = None
         try:
             group = self._make_group(number)
-            spare = Spare(number, *self._server.fork(group), group)
+            spare = Spare(number, *self._server.fork(group, self._likely), group)
         except FileExistsError:
             return None  # that of a process which is still on its way out
         except (ProtocolError, OSError) as error:

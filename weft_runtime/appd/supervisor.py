@@ -15,7 +15,6 @@ from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
-from weft_runtime.appd.manifests import Manifests
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
@@ -23,6 +22,7 @@ from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log
+from weft_runtime.manifests import Manifests
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
 from weft_runtime.settings import stores
@@ -160,7 +160,7 @@ class Supervisor:
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
         self._spares.hint(app_id)
         argv, notice = self._command(app_id, self._next_id)
-        child, group = self._fork(argv) or self._execute(argv)
+        child, group = self._fork(app_id, argv) or self._execute(argv)
         session = Session.launched(
             self._next_id, app_id, child.pid,
             wall=time.time(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
@@ -290,9 +290,9 @@ class Supervisor:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
         return argv, grants.notice
 
-    def _fork(self, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
+    def _fork(self, app_id: AppId, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
         """The next session's process by the fork server, if there is one."""
-        spare = self._spares.take(Path(argv[0]), self._next_id)
+        spare = self._spares.take(Path(argv[0]), app_id, self._next_id)
         if spare is None:
             return None
         if spare.begin(argv[1:]):

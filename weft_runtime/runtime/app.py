@@ -23,6 +23,10 @@ class CodeSettings(NamedTuple):
     """The file by which a compiler enters a control group of its own."""
 
 
+Groundwork = object
+"""What a runner has done for an app ahead of its session; nobody else looks into it."""
+
+
 class App(NamedTuple):
     """One app, opened and about to run."""
 
@@ -31,6 +35,7 @@ class App(NamedTuple):
     code: CodeSettings
     readiness: Readiness
     ending: Ending
+    groundwork: Groundwork | None = None
 
 
 Rehearse = Callable[[Callable[[], bool]], None]
@@ -46,6 +51,10 @@ class Runner(Protocol):
 
     def rehearsal(self, kind: EngineKind) -> Rehearse:
         """What a fork is to do before it becomes a session. Raises WeftError or OSError."""
+        ...
+
+    def lay_groundwork(self, package: Package, code: CodeSettings) -> Groundwork | None:
+        """Do for an app what can be done before its session begins; None if that is nothing, or would have to be told."""
         ...
 
     def run(self, app: App) -> Outcome:

@@ -200,8 +200,7 @@ def version() -> str:
 class Guest:
     """A compiled module on its way through linking, instantiation and its calls."""
 
-    def __init__(self, engine: Engine, setup: GuestSetup) -> None:
-        """Raises WeftError(OS_ERROR) for a preopened directory that the engine cannot open."""
+    def __init__(self, engine: Engine) -> None:
         self._linker = engine.linker
         self._store = wasmtime.Store(engine.engine)
         # Tables and memories each have their own bound; the engine's memory bound leaves tables alone.
@@ -212,7 +211,6 @@ class Guest:
             tables=limits.TABLES.value,
             instances=1,
         )
-        self._store.set_wasi(_wasi_config(setup))
         self._exports = wasmtime.Linker(engine.engine)
 
     def link(self, module: wasmtime.Module) -> Linked:
@@ -226,8 +224,10 @@ class Guest:
             message = f"{printable(what)}: {one_line(why)}" if what else printable(why)
             raise WeftError(Problem.MODULE_INVALID, message, imports.diagnose(names)) from None
 
-    def instantiate(self, linked: Linked) -> None:
-        """Make the instance, which runs its start section. Raises WeftError, GuestExit or GuestTrap."""
+    def instantiate(self, linked: Linked, setup: GuestSetup) -> None:
+        """Make the instance, which runs its start section. Raises GuestExit, GuestTrap or WeftError: OS_ERROR for a
+        preopened directory that the engine cannot open, and what keeps the module from being instantiated."""
+        self._store.set_wasi(_wasi_config(setup))
         with _translated_errors():
             instance = linked.instantiate(self._store)
         # Not instance.exports(): that takes a minute with 100,000 exports, and cannot be interrupted.

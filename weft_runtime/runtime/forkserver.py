@@ -17,14 +17,13 @@ from typing import NamedTuple, NoReturn
 
 from weft_runtime import fork_protocol, settings
 from weft_runtime.errors import Problem, WeftError, from_os_error
-from weft_runtime.fork_protocol import Descriptors
+from weft_runtime.fork_protocol import Request
 from weft_runtime.journal import open_log
 from weft_runtime.runtime import cgroup, program
 from weft_runtime.runtime.app import Rehearse
 from weft_runtime.runtime.ending import Ending, Outcome
 from weft_runtime.runtime.sibling import SiblingFork
 from weft_runtime.runtime.title import Title
-from weft_runtime.store import Package
 
 
 def serve(name: str, *, needs_engine: bool) -> NoReturn:
@@ -47,8 +46,8 @@ def serve(name: str, *, needs_engine: bool) -> NoReturn:
     gc.freeze()
     supervisor.send(fork_protocol.hello(_files()))
     while True:
-        request, descriptors = fork_protocol.receive(supervisor)
-        if descriptors is None:
+        request = fork_protocol.receive(supervisor)
+        if request is None:
             os._exit(0)
         try:
             pid = sibling.fork()
@@ -57,10 +56,10 @@ def serve(name: str, *, needs_engine: bool) -> NoReturn:
         else:
             if pid == 0:
                 supervisor.close()
-                session = _Session(name, needs_engine, request, descriptors, title, rehearse)
+                session = _Session(name, needs_engine, request, title, rehearse)
                 program.conclude(session.course)
             supervisor.send(fork_protocol.forked(pid))
-        for fd in descriptors:
+        for fd in request.descriptors:
             os.close(fd)
 
 
@@ -69,44 +68,40 @@ class _Session(NamedTuple):
 
     program: str
     needs_engine: bool
-    procs: str
-    descriptors: Descriptors
+    request: Request
     title: Title
     rehearse: Rehearse
 
     def course(self, ending: Ending) -> Outcome:
         """From the fork to the end of the session. Raises WeftError."""
+        order = self.request.descriptors.order
         try:
             self._take_place()
             prepared = program.prepare(ending)
             ending.phase = "waiting for an app"
             self.rehearse(self._is_awaited)
+            lookout = program.lookout(prepared, needs_engine=self.needs_engine)
+            if self.request.likely and not self._is_awaited():
+                lookout.look(self.request.likely)
+                lookout.close()
             # From here on a stop is answered as in any run.
             ending.watch_signals()
-            ahead: Package | None = None
-
-            def look_ahead(app_id: str) -> None:
-                nonlocal ahead
-                if ahead is not None:
-                    os.close(ahead.module_fd)
-                ahead = program.look_ahead(app_id, prepared)
-
-            argv = fork_protocol.read_order(self.descriptors.order, look_ahead)
+            argv = fork_protocol.read_order(order, lookout.look)
         except OSError as error:
             raise from_os_error("become a session", error) from None
         if argv is None:
             os._exit(0)
-        os.close(self.descriptors.order)
+        os.close(order)
         self.title.set([self.program, *argv])
-        return program.go(self.program, argv, prepared, needs_engine=self.needs_engine, ahead=ahead)
+        return program.go(self.program, argv, prepared, needs_engine=self.needs_engine, lookout=lookout)
 
     def _take_place(self) -> None:
         os.setpgid(0, 0)
-        if self.procs:
+        if self.request.procs:
             # Now, because that can take 10 ms and more, and before anything of the app is here.
-            cgroup.enter(Path(self.procs))
+            cgroup.enter(Path(self.request.procs))
         null = os.open(os.devnull, os.O_RDONLY)
-        _, stdout, stderr, report = self.descriptors
+        _, stdout, stderr, report = self.request.descriptors
         for fd, place in ((null, 0), (stdout, 1), (stderr, 2), (report, 3)):
             os.dup2(fd, place)
             os.close(fd)
@@ -115,7 +110,7 @@ class _Session(NamedTuple):
     def _is_awaited(self) -> bool:
         """Whether the order has come already."""
         waiting = select.poll()
-        waiting.register(self.descriptors.order, select.POLLIN)
+        waiting.register(self.request.descriptors.order, select.POLLIN)
         return bool(waiting.poll(0))
 
 

@@ -12,6 +12,25 @@ from weft_runtime.runtime.app import CodeSettings
 from weft_runtime.runtime.engine import CodeRefused, Module, compatibility, machine
 
 
+def known(settings: CodeSettings, module_fd: int) -> Module | None:
+    """The module open on `module_fd`, if its code is there and nothing is to be said of it. Raises WeftError."""
+    found = _find(settings, module_fd)
+    if found is None or found.entry is None:
+        return None
+    try:
+        return None if found.complaints else machine(settings.engine).load(found.entry.fd)
+    except CodeRefused:
+        return None
+    finally:
+        os.close(found.entry.fd)
+
+
+def _find(settings: CodeSettings, module_fd: int) -> Lookup | None:
+    if settings.caches is None or (made_by := compatibility(settings.engine)) is None:
+        return None
+    return code_cache.find(settings.caches, module_fd, made_by)
+
+
 class Loading:
     """Loads one module; where it is being compiled the guest can be prepared meanwhile."""
 
@@ -27,11 +46,8 @@ class Loading:
         self._source = source
         self._log = log
         self._copy_to = copy_to
-        self._found: Lookup | None = None
-        self._module: Module | None = None
-        if settings.caches is not None and (made_by := compatibility(settings.engine)) is not None:
-            self._found = code_cache.find(settings.caches, module_fd, made_by)
-            self._module = self._load_found(self._found)
+        self._found = _find(settings, module_fd)
+        self._module = None if self._found is None else self._load_found(self._found)
         self.is_new = self._module is None
         """Whether it had to be compiled."""
         if self._module is None:

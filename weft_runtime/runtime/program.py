@@ -3,13 +3,12 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, NoReturn
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from weft_runtime import __version__, fork_protocol, manifest, policy, settings, store
 from weft_runtime.code_cache import Caches
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
-from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
 from weft_runtime.notify import open_notifier
 from weft_runtime.runtime import arguments
@@ -18,6 +17,9 @@ from weft_runtime.runtime.ending import Ending, Outcome, bug, failed, status_lin
 from weft_runtime.runtime.readiness import Readiness
 from weft_runtime.settings import RuntimeSettings
 from weft_runtime.store import Package
+
+if TYPE_CHECKING:
+    from weft_runtime.runtime.lookout import Lookout
 
 IDENTIFIER = "weft-runtime"
 """SYSLOG_IDENTIFIER of every entry, whichever of the two programs runs."""
@@ -72,12 +74,12 @@ def prepare(ending: Ending) -> Prepared:
     return Prepared(ending, settings.runtime_settings(), stdout_is_open)
 
 
-def look_ahead(app_id: str, prepared: Prepared) -> Package | None:
-    """The package of an app that may be about to run, for `go`; None where there is something wrong with it."""
-    try:
-        return store.open_package(AppId.parse(app_id), prepared.environment.stores)
-    except (ValueError, WeftError):
-        return None  # to be told once it counts
+def lookout(prepared: Prepared, *, needs_engine: bool) -> "Lookout":
+    """What looks at apps that may be about to run, for `go`. Raises WeftError."""
+    from weft_runtime.runtime.lookout import Lookout  # noqa: PLC0415 - only a fork waits
+
+    runner, code = find_runner(needs_engine=needs_engine), _code_settings(prepared.environment)
+    return Lookout(prepared.environment.stores, lambda package: runner.lay_groundwork(package, code))
 
 
 def go(
@@ -86,9 +88,9 @@ def go(
     prepared: Prepared,
     *,
     needs_engine: bool,
-    ahead: Package | None = None,
+    lookout: "Lookout | None" = None,
 ) -> Outcome:
-    """Do what the arguments say; `ahead` is a package that was opened a moment ago. Raises WeftError."""
+    """Do what the arguments say; `lookout` may have looked at the app. Raises WeftError."""
     ending, environment, stdout_is_open = prepared
     log = ending.log
     try:
@@ -116,10 +118,8 @@ def go(
     ending.phase = "loading the engine"
     runner = find_runner(needs_engine=needs_engine)
     ending.phase = "opening the package"
-    if ahead is not None and ahead.app_id == options.app_id:
-        package = ahead
-    else:
-        package = store.open_package(options.app_id, environment.stores)
+    ahead = lookout and lookout.take(options.app_id)
+    package, groundwork = ahead or (store.open_package(options.app_id, environment.stores), None)
     if policy.read() is policy.Policy.REQUIRE:
         _demand_trust(package)
     if package.manifest.id != options.app_id:
@@ -138,9 +138,13 @@ def go(
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
 
         preopens += service.preopens(package, settings.service_settings(), log)
+    code = _code_settings(environment)
+    return runner.run(App(package, preopens, code, Readiness(log, notifier), ending, groundwork))
+
+
+def _code_settings(environment: RuntimeSettings) -> CodeSettings:
     caches = Caches(own=settings.cache_directory())
-    code = CodeSettings(environment.engine, caches, environment.compiler_group)
-    return runner.run(App(package, preopens, code, Readiness(log, notifier), ending))
+    return CodeSettings(environment.engine, caches, environment.compiler_group)
 
 
 def _demand_trust(package: Package) -> None:

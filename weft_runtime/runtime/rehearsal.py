@@ -60,8 +60,8 @@ class Rehearsal:
         found = code_cache.find(self._caches, package.module_fd, self._made_by)
         module = self._engine.load(self._code_fd if found.entry is None else found.entry.fd)
         engine.entries(module, session.START, session.WEFT_READY)
-        guest = Guest(self._engine, GuestSetup(("app.wasm",), (), ()))
-        guest.instantiate(guest.link(module))
+        guest = Guest(self._engine)
+        guest.instantiate(guest.link(module), GuestSetup(("app.wasm",), (), ()))
         for fd in (package.module_fd, *(() if found.entry is None else (found.entry.fd,))):
             os.close(fd)
 

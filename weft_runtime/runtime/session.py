@@ -3,6 +3,7 @@
 
 import os
 import time
+from typing import NamedTuple
 
 from weft_runtime import store
 from weft_runtime.binary import HEADER_SIZE, Kind, has_start_section, kind_of
@@ -10,13 +11,14 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level
 from weft_runtime.manifest import ReadyMode
-from weft_runtime.runtime import engine
+from weft_runtime.runtime import engine, loading
 from weft_runtime.runtime.app import App, CodeSettings, Rehearse
 from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
-from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked
+from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked, Module
 from weft_runtime.runtime.loading import Loading
 from weft_runtime.settings import EngineKind
+from weft_runtime.store import Package
 
 START = "_start"
 WEFT_READY = "weft_ready"
@@ -33,6 +35,27 @@ def rehearsal(kind: EngineKind) -> Rehearse:
     from weft_runtime.runtime.rehearsal import Rehearsal  # noqa: PLC0415 - for a fork server alone
 
     return Rehearsal(kind).perform
+
+
+class Groundwork(NamedTuple):
+    """A module on its way to its instance."""
+
+    guest: Guest
+    linked: Linked
+    mode: ReadyMode
+
+
+def lay_groundwork(package: Package, code: CodeSettings) -> Groundwork | None:
+    """Load and link an app ahead of its session; None if that needs a compiler, or somebody would have to be told of it."""
+    source = printable(str(package.module))
+    try:
+        _check_kind(package.module_fd, source)
+        module = loading.known(code, package.module_fd)
+        if module is None:
+            return None
+        return _link(Guest(engine.machine(code.engine)), module, source, package.manifest.ready)
+    except WeftError:
+        return None
 
 
 def run(app: App) -> Outcome:
@@ -59,13 +82,13 @@ def check(request: CheckRequested, code: CodeSettings, ending: Ending) -> None:
     _check_kind(fd, source)
     ending.phase = "compiling"
     loading = Loading(code, fd, source, ending.log, copy_to=request.code_to)
-    guest, linked, _ = _prepare(loading, source, GuestSetup((), (), ()), None, ending)
+    guest, linked, _ = _load(loading, source, None, ending)
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)  # the compiler's child has read it, and shares the position
         if has_start_section(file.read()):
             return
     try:
-        guest.instantiate(linked)
+        guest.instantiate(linked, GuestSetup((), (), ()))
     except GuestTrap as error:
         message = f"{source} has data or element segments that do not fit: {error.cause}"
         raise WeftError(Problem.MODULE_INVALID, message) from None
@@ -77,16 +100,18 @@ def _run(app: App) -> Outcome:
     _check_kind(app.package.module_fd, source)
     _check_preopens(app.preopens)
 
-    begun = time.monotonic()
-    setup = GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens)
-    ending.phase = "compiling"
-    loading = Loading(app.code, app.package.module_fd, source, ending.log)
-    if loading.is_new:
-        ending.log.release()
-    guest, linked, mode = _prepare(loading, source, setup, manifest.ready, ending)
+    begun, done = time.monotonic(), "loaded the compiled code of"
+    if isinstance(app.groundwork, Groundwork):
+        guest, linked, mode = app.groundwork
+    else:
+        ending.phase = "compiling"
+        loading = Loading(app.code, app.package.module_fd, source, ending.log)
+        if loading.is_new:
+            done = "compiled"
+            ending.log.release()
+        guest, linked, mode = _load(loading, source, manifest.ready, ending)
     milliseconds = round((time.monotonic() - begun) * 1000)
     target = "" if app.code.engine is EngineKind.NATIVE else f" for {app.code.engine}"
-    done = "compiled" if loading.is_new else "loaded the compiled code of"
     ending.log.entry(Level.INFO, f"{done} {source}{target} in {milliseconds} ms", Event.LOADED)
 
     if mode is ReadyMode.GUEST and app.readiness.mirrored:
@@ -97,7 +122,8 @@ def _run(app: App) -> Outcome:
     if mode is not ReadyMode.HOST:
         ending.log.release()
     ending.phase = f"running {START_SECTION}"
-    guest.instantiate(linked)
+    setup = GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens)
+    guest.instantiate(linked, setup)
     ending.phase = "saying READY"
     match mode:
         case ReadyMode.HOST:
@@ -117,16 +143,19 @@ def _run(app: App) -> Outcome:
     return exited(0)
 
 
-def _prepare(
-    loading: Loading, source: str, setup: GuestSetup, ready_mode: ReadyMode | None, ending: Ending
-) -> tuple[Guest, Linked, ReadyMode]:
-    """Link what is being loaded, and make certain of the exports."""
-    guest = Guest(loading.engine, setup)
+def _load(loading: Loading, source: str, ready_mode: ReadyMode | None, ending: Ending) -> Groundwork:
+    """Wait for what is being loaded, and link it."""
+    guest = Guest(loading.engine)
     module = loading.result()
     ending.phase = "checking its exports"
+    return _link(guest, module, source, ready_mode)
+
+
+def _link(guest: Guest, module: Module, source: str, ready_mode: ReadyMode | None) -> Groundwork:
+    """Make certain of the exports, and resolve the imports. Raises WeftError."""
     start, ready = engine.entries(module, START, WEFT_READY)
     mode = _ready_mode(ready_mode, start, ready, source)
-    return guest, guest.link(module), mode
+    return Groundwork(guest, guest.link(module), mode)
 
 
 def _check_kind(module_fd: int, source: str) -> None:

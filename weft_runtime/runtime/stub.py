@@ -7,10 +7,11 @@ from weft_runtime.binary import MAGIC
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event
-from weft_runtime.runtime.app import App, CodeSettings, Rehearse
+from weft_runtime.runtime.app import App, CodeSettings, Groundwork, Rehearse
 from weft_runtime.runtime.arguments import CheckRequested
 from weft_runtime.runtime.ending import Ending, Outcome, exited
 from weft_runtime.settings import EngineKind
+from weft_runtime.store import Package
 
 
 def engine_name() -> str:
@@ -21,6 +22,11 @@ def engine_name() -> str:
 def rehearsal(kind: EngineKind) -> Rehearse:
     """Nothing."""
     return lambda is_awaited: None
+
+
+def lay_groundwork(package: Package, code: CodeSettings) -> Groundwork | None:
+    """Nothing."""
+    return None
 
 
 def run(app: App) -> Outcome:
