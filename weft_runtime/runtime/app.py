@@ -38,10 +38,6 @@ class App(NamedTuple):
     groundwork: Groundwork | None = None
 
 
-Rehearse = Callable[[Callable[[], bool]], None]
-"""Called with a function that says whether somebody waits for the end of it."""
-
-
 class Runner(Protocol):
     """A module that runs apps: `session` on the engine, `stub` without."""
 
@@ -49,8 +45,8 @@ class Runner(Protocol):
         """The engine and its version, for --version."""
         ...
 
-    def rehearsal(self, kind: EngineKind) -> Rehearse:
-        """What a fork is to do before it becomes a session. Raises WeftError or OSError."""
+    def rehearsal(self, kind: EngineKind) -> Callable[[], None]:
+        """What a fork does before it becomes a session, once and if there is time. Raises WeftError or OSError."""
         ...
 
     def lay_groundwork(self, package: Package, code: CodeSettings) -> Groundwork | None:

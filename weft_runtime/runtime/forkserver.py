@@ -11,7 +11,7 @@ import os
 import select
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -20,8 +20,9 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.fork_protocol import Request
 from weft_runtime.journal import open_log
 from weft_runtime.runtime import cgroup, program
-from weft_runtime.runtime.app import Rehearse
+from weft_runtime.runtime.app import Runner
 from weft_runtime.runtime.ending import Ending, Outcome
+from weft_runtime.runtime.lookout import Lookout
 from weft_runtime.runtime.sibling import SiblingFork
 from weft_runtime.runtime.title import Title
 
@@ -56,7 +57,7 @@ def serve(name: str, *, needs_engine: bool) -> NoReturn:
         else:
             if pid == 0:
                 supervisor.close()
-                session = _Session(name, needs_engine, request, title, rehearse)
+                session = _Session(name, needs_engine, request, title, runner, rehearse)
                 program.conclude(session.course)
             supervisor.send(fork_protocol.forked(pid))
         for fd in request.descriptors:
@@ -70,7 +71,8 @@ class _Session(NamedTuple):
     needs_engine: bool
     request: Request
     title: Title
-    rehearse: Rehearse
+    runner: Runner
+    rehearse: Callable[[], None]
 
     def course(self, ending: Ending) -> Outcome:
         """From the fork to the end of the session. Raises WeftError."""
@@ -79,8 +81,12 @@ class _Session(NamedTuple):
             self._take_place()
             prepared = program.prepare(ending)
             ending.phase = "waiting for an app"
-            self.rehearse(self._is_awaited)
-            lookout = program.lookout(prepared, needs_engine=self.needs_engine)
+            if not self._is_awaited():
+                self.rehearse()
+            code = program.code_settings(prepared.environment)
+            lookout = Lookout(
+                prepared.environment.stores, lambda package: self.runner.lay_groundwork(package, code)
+            )
             if self.request.likely and not self._is_awaited():
                 lookout.look(self.request.likely)
                 lookout.close()

@@ -74,14 +74,6 @@ def prepare(ending: Ending) -> Prepared:
     return Prepared(ending, settings.runtime_settings(), stdout_is_open)
 
 
-def lookout(prepared: Prepared, *, needs_engine: bool) -> "Lookout":
-    """What looks at apps that may be about to run, for `go`. Raises WeftError."""
-    from weft_runtime.runtime.lookout import Lookout  # noqa: PLC0415 - only a fork waits
-
-    runner, code = find_runner(needs_engine=needs_engine), _code_settings(prepared.environment)
-    return Lookout(prepared.environment.stores, lambda package: runner.lay_groundwork(package, code))
-
-
 def go(
     program: str,
     argv: Sequence[str],
@@ -138,11 +130,11 @@ def go(
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
 
         preopens += service.preopens(package, settings.service_settings(), log)
-    code = _code_settings(environment)
+    code = code_settings(environment)
     return runner.run(App(package, preopens, code, Readiness(log, notifier), ending, groundwork))
 
 
-def _code_settings(environment: RuntimeSettings) -> CodeSettings:
+def code_settings(environment: RuntimeSettings) -> CodeSettings:
     caches = Caches(own=settings.cache_directory())
     return CodeSettings(environment.engine, caches, environment.compiler_group)
 

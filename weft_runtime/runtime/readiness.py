@@ -31,6 +31,9 @@ class Readiness:
             _write_whole_line()
         except OSError as error:
             raise from_os_error("write READY to standard output", error) from None
+        # The kernel takes the writer to a pipe for one that is about to sleep, and may have put its reader behind it on
+        # the same CPU. It goes first.
+        os.sched_yield()
         self.heard()
 
     def heard(self) -> None:

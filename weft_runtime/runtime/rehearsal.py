@@ -7,7 +7,6 @@ what the engine keeps for a guest, such as its generator of random numbers, must
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 from weft_runtime import code_cache, policy, settings, store
@@ -18,9 +17,6 @@ from weft_runtime.runtime import arguments, engine, session
 from weft_runtime.runtime.compiler import Compilation
 from weft_runtime.runtime.engine import Guest, GuestSetup
 from weft_runtime.settings import EngineKind
-
-_TIMES = 3
-"""The second time is cheaper than the first, and the third than the second; then no more."""
 
 _STORE = Path(__file__).with_name("rehearsal_store")
 _APP_ID = AppId.parse("org.weft.rehearsal")
@@ -42,15 +38,8 @@ class Rehearsal:
         self._keep(package.module_fd)
         os.close(package.module_fd)
 
-    def perform(self, is_awaited: Callable[[], bool]) -> None:
-        """Do it until somebody waits for what is to come after it, or it is done. Raises WeftError."""
-        for _ in range(_TIMES):
-            if is_awaited():
-                break
-            self._perform()
-        os.close(self._code_fd)
-
-    def _perform(self) -> None:
+    def perform(self) -> None:
+        """Do it, once in a process. Raises WeftError."""
         arguments.parse([_APP_ID, "1"], "weft-runtime")
         package = store.open_package(_APP_ID, (_STORE,))
         try:
@@ -62,7 +51,7 @@ class Rehearsal:
         engine.entries(module, session.START, session.WEFT_READY)
         guest = Guest(self._engine)
         guest.instantiate(guest.link(module), GuestSetup(("app.wasm",), (), ()))
-        for fd in (package.module_fd, *(() if found.entry is None else (found.entry.fd,))):
+        for fd in (package.module_fd, self._code_fd, *(() if found.entry is None else (found.entry.fd,))):
             os.close(fd)
 
     def _keep(self, module_fd: int) -> None:

@@ -3,6 +3,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from weft_runtime import store
@@ -12,7 +13,7 @@ from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level
 from weft_runtime.manifest import ReadyMode
 from weft_runtime.runtime import engine, loading
-from weft_runtime.runtime.app import App, CodeSettings, Rehearse
+from weft_runtime.runtime.app import App, CodeSettings
 from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
 from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked, Module
@@ -30,8 +31,8 @@ def engine_name() -> str:
     return engine.version()
 
 
-def rehearsal(kind: EngineKind) -> Rehearse:
-    """What a fork is to do before it becomes a session. Raises WeftError or OSError."""
+def rehearsal(kind: EngineKind) -> Callable[[], None]:
+    """What a fork does before it becomes a session, once and if there is time. Raises WeftError or OSError."""
     from weft_runtime.runtime.rehearsal import Rehearsal  # noqa: PLC0415 - for a fork server alone
 
     return Rehearsal(kind).perform

@@ -2,12 +2,13 @@
 """Running an app without the engine: everything but the app, for tests and development."""
 
 import os
+from collections.abc import Callable
 
 from weft_runtime.binary import MAGIC
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event
-from weft_runtime.runtime.app import App, CodeSettings, Groundwork, Rehearse
+from weft_runtime.runtime.app import App, CodeSettings, Groundwork
 from weft_runtime.runtime.arguments import CheckRequested
 from weft_runtime.runtime.ending import Ending, Outcome, exited
 from weft_runtime.settings import EngineKind
@@ -19,9 +20,9 @@ def engine_name() -> str:
     return "stub: no engine"
 
 
-def rehearsal(kind: EngineKind) -> Rehearse:
+def rehearsal(kind: EngineKind) -> Callable[[], None]:
     """Nothing."""
-    return lambda is_awaited: None
+    return lambda: None
 
 
 def lay_groundwork(package: Package, code: CodeSettings) -> Groundwork | None:
