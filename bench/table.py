@@ -20,12 +20,13 @@ from bench.openloop import Spawned, burst
 from bench.places import Packaged, Place
 from bench.report import MILLI, plain, table
 from bench.throughput import launches_per_s
+from weft_runtime.appd.forkserver import SPARES
 
 KIB_OF_MIB = 1024
 WARM_UPS = 3
 """Launches by a daemon that has just started: meanwhile caches are filled, and it has the engine loaded."""
 
-SLEEPER, YOSYS = "bench.table.sleeper", "bench.table.yosys"
+SLEEPER, YOSYS, OTHER = "bench.table.sleeper", "bench.table.yosys", "bench.table.other"
 
 
 class Scale(NamedTuple):
@@ -175,6 +176,11 @@ class Bench:
 
     def without(self) -> None:
         """The same without what makes it fast: for information."""
+        self.tell("launches after those of another app")
+        other = self.module(OTHER, modules.generated(self.scale.sizes[0]))
+        with self.place.serve() as daemon:
+            pair = self.in_turns(daemon, self.hello, self.scale.some_launches, after=other)
+        self.rows.append(pair.row("other", "LAUNCH_APP to READY, hello, after another app, p50", 50, None))
         for what, serve in self.place.variants().items():
             self.tell(what)
             with serve() as daemon:
@@ -272,12 +278,21 @@ class Bench:
                 slowest.ours_s.median, slowest.theirs_s.median, slowest.speed.median, cpu.TARGET, True, note)
         )  # fmt: skip
 
-    def in_turns(self, daemon: Daemon, installed: app.App, count: int) -> Pair:
-        """Launches one at a time, after some that do not count."""
+    def in_turns(
+        self, daemon: Daemon, installed: app.App, count: int, *, after: app.App | None = None
+    ) -> Pair:
+        """Launches one at a time, after some that do not count.
+
+        Before each, `after` is launched until all processes that wait for a session expect that app.
+        """
         ways = (Launched("appd", "", daemon, installed.id), Spawned(self.command(installed)))
         took: tuple[list[float], list[float]] = ([], [])
         for number in range(-WARM_UPS, count):
             for which in rotated((0, 1), number):
+                if after is not None and which == 0:
+                    for _ in range(SPARES):
+                        burst(Launched("other", "", daemon, after.id), rate=1, count=1)
+                        time.sleep(self.scale.pause_s)
                 done = burst(ways[which], rate=1, count=1)
                 if number >= 0:
                     took[which].extend(done.latencies_s)

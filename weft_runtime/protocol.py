@@ -203,7 +203,10 @@ class LimitInfo(NamedTuple):
 
 
 class DaemonStatus(NamedTuple):
-    """Either `runtime` or what is wrong with it is nil; `controllers` are those that sessions are bounded by."""
+    """Either `runtime` or what is wrong with it is nil; `controllers` are those that sessions are bounded by.
+
+    `fork_server` is its process number, nil where sessions are executed; `spares` processes wait for a session.
+    """
 
     version: str
     pid: U64
@@ -216,6 +219,8 @@ class DaemonStatus(NamedTuple):
     log: str
     limits: tuple[LimitInfo, ...]
     controllers: tuple[str, ...]
+    fork_server: U64 | None
+    spares: U64
 
 
 Response = (

@@ -17,7 +17,15 @@ from tests.appd.test_soak import GROWTH_MAX, HISTORY_MAX
 from tests.packages import printing, wat
 from weft_runtime.appd.forkserver import SPARES
 from weft_runtime.code_cache import ENTRY_SUFFIX
-from weft_runtime.protocol import AppState, LaunchApp, State, Subscribe, TerminateApp
+from weft_runtime.protocol import (
+    AppState,
+    DaemonStatus,
+    LaunchApp,
+    QueryStatus,
+    State,
+    Subscribe,
+    TerminateApp,
+)
 
 IN_A_ROW = 10_000 if os.environ.get("WEFT_SOAK") == "1" else 100
 AT_ONCE = 4
@@ -118,6 +126,12 @@ def test_ps_shows_the_app(forking: Appd) -> None:
     session, pid = running(forking)
     arguments = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").split(b"\0")
     assert arguments == [b"weft-runtime-wasmtime", packages.APP_ID.encode(), str(session).encode()]
+
+
+def test_the_status_tells_of_it(forking: Appd) -> None:
+    found = forking.control.ask(QueryStatus())
+    assert isinstance(found, DaemonStatus)
+    assert (found.fork_server, found.spares) == (server_of(forking), SPARES)
 
 
 def test_it_is_stopped_and_waited_for_as_any_other(forking: Appd) -> None:
@@ -245,6 +259,9 @@ def test_without_it_every_session_is_executed(start: Make) -> None:
     _, pid = running(appd)
     assert not was_forked(pid)
     assert appd.helpers == []
+    found = appd.control.ask(QueryStatus())
+    assert isinstance(found, DaemonStatus)
+    assert (found.fork_server, found.spares) == (None, 0)
 
 
 def test_more_launches_at_once_than_processes_wait_are_all_forks(forking: Appd) -> None:

@@ -304,6 +304,13 @@ def test_status_without_a_number_is_that_of_the_daemon(appd: Device) -> None:
     assert rows["Sessions"].strip() == "1, 0 of them starting"
     assert rows["Runtime"].strip() == found["runtime"]
     assert rows["Since"].endswith(" ago")
+    assert rows["Fork server"].strip().startswith(f"pid {found['fork_server']}, ")
+
+
+def test_status_tells_where_there_is_no_fork_server(device: Device) -> None:
+    device.start(WEFT_FORK_SERVER="false")
+    assert "Fork server:  none, each session executes the runtime\n" in device.ctl("status").stdout
+    assert device.ctl("status", "--json").json[0]["fork_server"] is None
 
 
 def test_status_says_why_no_app_can_run(device: Device) -> None:

@@ -18,7 +18,7 @@ from weft_runtime.protocol import DaemonStatus, SessionInfo, State
 
 NO_MODULE = b"\0asm\1\0\0\0"
 NO_ANSWER = WeftError(Problem.OS_ERROR, "no weft-appd is listening on '/x'", "start it")
-STATUS = DaemonStatus(__version__, 7, 1.5, "/bin/true", None, 3, 1, 2, "journal", (), ())
+STATUS = DaemonStatus(__version__, 7, 1.5, "/bin/true", None, 3, 1, 2, "journal", (), (), None, 0)
 
 
 def system(*, unit: Mapping[str, str] = {}, environ: Mapping[str, str] = {}) -> Scene:

@@ -107,7 +107,7 @@ RESPONSES: dict[str, tuple[type, str]] = {
     "RELOADED": (Reloaded, "version str"),
     "DAEMON_STATUS": (
         DaemonStatus,
-        f"{STATUS}, limits list of {LIMIT}, controllers list of str",
+        f"{STATUS}, limits list of {LIMIT}, controllers list of str, fork_server u64 or nil, spares u64",
     ),
 }
 

@@ -162,6 +162,16 @@ class Spares:
         """A program that is no fork server."""
 
     @property
+    def server_pid(self) -> int | None:
+        """The process number of the fork server, if there is one that can fork."""
+        return self._server.child.pid if self._server is not None and self._server.has_said_hello else None
+
+    @property
+    def waiting(self) -> int:
+        """How many processes wait for a session."""
+        return len(self._waiting)
+
+    @property
     def pids(self) -> Iterator[int]:
         """The process numbers that belong here."""
         if self._server is not None:

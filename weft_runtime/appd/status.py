@@ -41,6 +41,8 @@ def describe(
         log="journal" if log_to_journal else "stderr",
         limits=tuple(_limits(settings)),
         controllers=() if groups is None else groups.controllers,
+        fork_server=supervisor.spares.server_pid,
+        spares=supervisor.spares.waiting,
     )
 
 

@@ -113,7 +113,7 @@ class Supervisor:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a session has begun, is ready or has ended."""
         self.closing = False
-        self._spares = Spares(
+        self.spares = Spares(
             self._session_environment, log, lambda: self._next_id, self._make_group, self._remove_group
         )  # fmt: skip
 
@@ -158,7 +158,7 @@ class Supervisor:
                 f"there are {len(self._live)} sessions already, the setting max_sessions allows no more"
             )
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
-        self._spares.hint(app_id)
+        self.spares.hint(app_id)
         argv, notice = self._command(app_id, self._next_id)
         child, group = self._fork(app_id, argv) or self._execute(argv)
         session = Session.launched(
@@ -182,11 +182,11 @@ class Supervisor:
         """Have processes ready for the next sessions, where the runtime offers that."""
         if self._settings.fork_server:
             with contextlib.suppress(WeftError):  # the first launch says so
-                self._spares.start(find_runtime(self._settings))
+                self.spares.start(find_runtime(self._settings))
 
     def close_fork_server(self) -> None:
         """End it and the processes that wait; sessions live on."""
-        self._spares.close()
+        self.spares.close()
 
     async def stop_all(self, why: str) -> None:
         """End every session, all at the same time, and wait until the last is gone."""
@@ -199,7 +199,7 @@ class Supervisor:
     @property
     def pids(self) -> Iterator[int]:
         """The process numbers that belong to sessions, or will, and so are no strays."""
-        yield from self._spares.pids
+        yield from self.spares.pids
         for live in self._live.values():
             yield live.child.pid
             if live.shell_pid is not None:
@@ -292,12 +292,12 @@ class Supervisor:
 
     def _fork(self, app_id: AppId, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
         """The next session's process by the fork server, if there is one."""
-        spare = self._spares.take(Path(argv[0]), app_id, self._next_id)
+        spare = self.spares.take(Path(argv[0]), app_id, self._next_id)
         if spare is None:
             return None
         if spare.begin(argv[1:]):
             return spare.child, spare.group
-        self._spares.end(spare)
+        self.spares.end(spare)
         return None
 
     def _session_environment(self) -> dict[str, str]:

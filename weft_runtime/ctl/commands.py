@@ -88,6 +88,7 @@ def daemon_status(screen: Screen, environ: Mapping[str, str]) -> int:
         ("Since", since),
         ("Socket", path),
         ("Runtime", found.runtime or Cell(f"none: {found.runtime_problem}", Colour.RED)),
+        ("Fork server", _fork_server(found)),
         ("Sessions", f"{found.live}, {found.starting} of them starting"),
         ("Clients", str(found.clients)),
         ("Log", found.log),
@@ -96,6 +97,12 @@ def daemon_status(screen: Screen, environ: Mapping[str, str]) -> int:
     ]
     screen.table((), ((f"{name}:", value) for name, value in rows))
     return 0
+
+
+def _fork_server(found: DaemonStatus) -> str:
+    if found.fork_server is None:
+        return "none, each session executes the runtime"
+    return f"pid {found.fork_server}, with {found.spares} spare processes"
 
 
 def apps(screen: Screen, environ: Mapping[str, str]) -> int:
