@@ -21,7 +21,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def check_table(table: dict[str, Any], *variants: str) -> None:
     """All rows are there, then those without a target; each has its ratio."""
-    assert [row["key"] for row in table["rows"]] == [*KEYS, "without the fork server", *variants]
+    assert [row["key"] for row in table["rows"]] == [*KEYS, "other", "without the fork server", *variants]
     for row in table["rows"]:
         assert row["ours"] > 0
         assert row["theirs"] > 0
