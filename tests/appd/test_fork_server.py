@@ -237,6 +237,18 @@ def test_another_app_finds_nothing_of_it(ahead: Appd) -> None:
     assert "one" in ended(ahead)
 
 
+def test_where_one_has_ended_the_next_expect_no_app(ahead: Appd) -> None:
+    """It may have been that app at which it ended."""
+    os.kill(next(pid for pid in ahead.helpers if pid != server_of(ahead)), signal.SIGKILL)
+    ahead.find("a process that waited for session")
+    until_full(ahead)
+    spares = [pid for pid in ahead.helpers if pid != server_of(ahead)]
+    # The thread that waits for stop signals begins when they are done with looking.
+    eventually(lambda: all(len([*Path(f"/proc/{pid}/task").iterdir()]) == 2 for pid in spares), "they wait")
+    assert [code_in(pid) for pid in spares] == [set()] * SPARES
+    assert "one" in ended(ahead)
+
+
 def test_code_that_it_must_not_use_is_told_of_once_by_the_session(ahead: Appd) -> None:
     (code,) = until_looked_ahead(ahead)
     good = Path("/", code)

@@ -15,6 +15,7 @@ from tests.vm.appd import (
     weftctl,
 )
 from tests.vm.machine import Machine
+from weft_runtime.errors import ExitStatus
 
 MIB = 1 << 20
 
@@ -110,6 +111,24 @@ def test_compilers_have_a_bound_of_their_own(device: Machine) -> None:
     assert unit.read("compiler/memory.max") == str((2048 + 512) * MIB)
     assert unit.read("compiler/memory.oom.group") == "0"
     assert unit.read("compiler/pids.max") == "512"
+
+
+def test_a_compiler_that_takes_too_much_memory_ends_alone(device: Machine) -> None:
+    daemon = show(device, "MainPID")
+    other = launch(device, BUSY)
+    # No code of any app, and a bound that no compiler can do with.
+    device.sh("rm -rf /var/cache/weft/appd/code /var/cache/weft/system/code")
+    device.sh(f"echo 4M > {Group(device).path}/compiler/memory.max")
+    ended = device.run("weftctl", "launch", "--json", "--wait", TICKER, check=False)
+    assert ended.returncode == ExitStatus.DATA
+    told = [entry["MESSAGE"] for entry in device.journal(f"WEFT_APP_ID={TICKER}", "PRIORITY=3")]
+    assert len(told) == 1
+    assert "too costly to compile: its control group has no more memory" in str(told[0])
+    assert show(device, "MainPID") == daemon
+    assert weftctl(device, "status", str(other))["state"] == "running"
+    # A reload sets the usual bound again.
+    configure(device, "")
+    launch(device, TICKER)
 
 
 def test_a_session_has_no_more_processes_than_it_may(device: Machine) -> None:

@@ -303,6 +303,8 @@ class Spares:
         """Killed from outside, or it could not enter its group."""
         asyncio.get_running_loop().remove_reader(spare.child.pidfd)
         self._waiting.remove(spare)
+        # Should it be what that app made of it, the next one is spared that.
+        self._likely = ""
         text = processes.read_text(spare.child.stderr)
         self._log.warning(f"a process that waited for session {spare.number} is gone{text and ': '}{text}")
         self._discard(spare)

@@ -12,7 +12,7 @@ from weft_runtime.runtime.app import CodeSettings
 from weft_runtime.runtime.engine import CodeRefused, Module, compatibility, machine
 
 
-def known(settings: CodeSettings, module_fd: int) -> Module | None:
+def load_known(settings: CodeSettings, module_fd: int) -> Module | None:
     """The module open on `module_fd`, if its code is there and nothing is to be said of it. Raises WeftError."""
     found = _find(settings, module_fd)
     if found is None or found.entry is None:

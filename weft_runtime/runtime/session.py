@@ -12,12 +12,12 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level
 from weft_runtime.manifest import ReadyMode
-from weft_runtime.runtime import engine, loading
+from weft_runtime.runtime import engine
 from weft_runtime.runtime.app import App, CodeSettings
 from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
 from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked, Module
-from weft_runtime.runtime.loading import Loading
+from weft_runtime.runtime.loading import Loading, load_known
 from weft_runtime.settings import EngineKind
 from weft_runtime.store import Package
 
@@ -51,7 +51,7 @@ def lay_groundwork(package: Package, code: CodeSettings) -> Groundwork | None:
     source = printable(str(package.module))
     try:
         _check_kind(package.module_fd, source)
-        module = loading.known(code, package.module_fd)
+        module = load_known(code, package.module_fd)
         if module is None:
             return None
         return _link(Guest(engine.machine(code.engine)), module, source, package.manifest.ready)
