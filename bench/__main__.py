@@ -17,6 +17,7 @@ from bench.measure import BenchError, Launcher, open_launcher
 from bench.places import Bare
 from bench.report import plain
 from bench.report import table as columns
+from tests.system.container import Suite
 
 OF_THE_DAEMON = frozenset({"bare", "timeline", "rates", "log"})
 PARTS = ("packaged", "bare", "timeline", "floor", "rates", "launch", "phases", "log")
@@ -36,6 +37,8 @@ class Tools(NamedTuple):
     rounds: int
     warm_ups: int
     quick: bool
+    suite: Suite
+    """In which the package is installed."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--results", type=Path, metavar="DIR", help="write each part's figures to DIR/PART.json too"
     )
+    parser.add_argument(
+        "--suite", type=Suite, choices=Suite, default=Suite.BOOKWORM, metavar="NAME",
+        help="the release of Debian for 'packaged': bookworm (the default) or trixie",
+    )  # fmt: skip
     arguments = parser.parse_args(argv)
     if unknown := set(arguments.part) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
@@ -58,14 +65,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Whoever gives up on it: end as by Ctrl-C, so that no daemon, journal or container stays.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        measure(arguments.part or PARTS, arguments.rounds, quick=arguments.quick, results=arguments.results)
+        measure(
+            arguments.part or PARTS, arguments.rounds, arguments.suite,
+            quick=arguments.quick, results=arguments.results,
+        )  # fmt: skip
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def measure(parts: Sequence[str], rounds: int, *, quick: bool, results: Path | None) -> None:
+def measure(parts: Sequence[str], rounds: int, suite: Suite, *, quick: bool, results: Path | None) -> None:
     """Measure `parts`; print each, and write it to `results`, as soon as it is there. Raises BenchError."""
     described = machine.describe()
     launcher, notes = open_launcher()
@@ -86,7 +96,7 @@ def measure(parts: Sequence[str], rounds: int, *, quick: bool, results: Path | N
     if quick:
         print("\nOne round: it shows that the benchmark works, its figures mean nothing.")
     closing = contextlib.nullcontext() if journal is None else journal
-    tools = Tools(launcher, journal, *((1, 0) if quick else (rounds, WARM_UPS)), quick)
+    tools = Tools(launcher, journal, *((1, 0) if quick else (rounds, WARM_UPS)), quick, suite)
     with tempfile.TemporaryDirectory(prefix="weft-bench-") as temporary, launcher, closing:
         for part in PARTS:
             if part in parts:
@@ -111,10 +121,10 @@ def measure(parts: Sequence[str], rounds: int, *, quick: bool, results: Path | N
 
 def run(part: str, scratch: Path, tools: Tools) -> tuple[object, str]:
     """Measure one part: its figures, and what they are for people. Raises BenchError."""
-    launcher, journal, rounds, warm_ups, quick = tools
+    launcher, journal, rounds, warm_ups, quick, suite = tools
     match part:
         case "packaged":
-            return shown(table.show, installed.run(quick=quick))
+            return shown(table.show, installed.run(suite, quick=quick))
         case "bare":
             return shown(table.show, table.run(Bare(scratch, journal), scratch, quick=quick))
         case "timeline":

