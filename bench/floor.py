@@ -12,8 +12,8 @@ import signal
 import socket
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ from bench.measure import BenchError
 from bench.report import table
 from weft_runtime import fork_protocol
 from weft_runtime.fork_protocol import Descriptors, Request
+from weft_runtime.runtime import cgroup
 
 ROUNDS, QUICK_ROUNDS = 30, 2
 PAUSE_S = 0.05
@@ -29,6 +30,9 @@ PAUSE_S = 0.05
 
 SETTLE_S = 0.1
 """For a spare process to be done with its rehearsal."""
+
+TOGETHER = 4
+"""Processes that enter a control group at the same time: as many as *sustained* launches at a time."""
 
 PAGES = 4096
 PAGE = mmap.PAGESIZE
@@ -59,6 +63,10 @@ class Floor(NamedTuple):
     """From the request to the number of the process."""
     order_ms: float
     """From hint and order, written at the same time, to READY."""
+    group_ms: float | None
+    """For a process to enter a control group; None where this user cannot make one."""
+    groups_ms: float | None
+    """For `TOGETHER` processes to enter one each at the same time, until the last one has."""
     server_kib: float
     """What a fork has to share: the memory that the fork server has written."""
     stages: list[Stage]
@@ -86,6 +94,8 @@ def run(scratch: Path, *, quick: bool) -> Floor:
         wake_us=_wake_s(rounds) * MICRO,
         fork_ms=statistics.median(forks) * MILLI,
         order_ms=statistics.median(orders) * MILLI,
+        group_ms=_group_ms(rounds, 1),
+        groups_ms=_group_ms(rounds, TOGETHER),
         server_kib=server_kib,
         stages=[
             Stage(name, *(statistics.median(values) for values in zip(*costs, strict=True)))
@@ -214,6 +224,54 @@ def _wake_s(rounds: int) -> float:
     return statistics.median(times)
 
 
+def _group_ms(rounds: int, count: int) -> float | None:
+    """Milliseconds for `count` processes to enter a control group each, medians; None where that cannot be done."""
+    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
+    root = next((Path(mount) for _, mount, kind, *_ in mounts if kind == "cgroup2"), None)
+    if root is None or not os.access(root, os.W_OK):
+        return None
+    groups = [root / f"weft-bench-{os.getpid()}-{number}" for number in range(count)]
+    times = []
+    try:
+        for group in groups:
+            group.mkdir()
+        for _ in range(rounds):
+            time.sleep(PAUSE_S)
+            times.append(_enter(groups))
+    except OSError:
+        return None
+    finally:
+        for group in groups:
+            with suppress(OSError):
+                group.rmdir()
+    return statistics.median(times) * MILLI
+
+
+def _enter(groups: Sequence[Path]) -> float:
+    """Seconds from a word to one process for each of `groups` until all are in there. Raises OSError."""
+    begin, begun = os.pipe()
+    pids = []
+    for group in groups:
+        pid = os.fork()
+        if pid == 0:
+            os.close(begun)
+            os.read(begin, 1)
+            try:
+                cgroup.enter(group / "cgroup.procs")
+            except OSError:
+                os._exit(1)
+            os._exit(0)
+        pids.append(pid)
+    os.close(begin)
+    started = time.perf_counter()
+    os.close(begun)
+    statuses = [os.waitpid(pid, 0)[1] for pid in pids]
+    took = time.perf_counter() - started
+    if any(statuses):
+        raise OSError
+    return took
+
+
 def show(result: Floor) -> str:
     rows = [
         (stage.until, f"{stage.faults:.0f}", f"{stage.own_kib:.0f}" if stage.own_kib else "-", f"{stage.cpu_ms:.2f}")
@@ -227,6 +285,10 @@ def show(result: Floor) -> str:
             "",
             f"A page that becomes the fork's own: {result.page_us:.2f} us. Waking up who waits: {result.wake_us:.0f} us.",
             f"The fork: {result.fork_ms:.2f} ms. From hint and order to READY: {result.order_ms:.2f} ms.",
+            "Entering a control group cannot be measured here."
+            if result.group_ms is None
+            else f"Entering a control group: {result.group_ms:.1f} ms; {TOGETHER} processes one each, at the same time:"
+            f" {result.groups_ms:.1f} ms until the last one has.",
             f"The fork server has written {result.server_kib:.0f} KiB, which its forks share until they write to them.",
         )
     )
