@@ -249,15 +249,22 @@ def test_where_one_has_ended_the_next_expect_no_app(ahead: Appd) -> None:
     assert "one" in ended(ahead)
 
 
-def test_code_that_it_must_not_use_is_told_of_once_by_the_session(ahead: Appd) -> None:
+@pytest.mark.parametrize("how", ["replaced", "overwritten", "cut"])
+def test_code_that_must_not_be_used_is_told_of_once_by_the_session(ahead: Appd, how: str) -> None:
     (code,) = until_looked_ahead(ahead)
     good = Path("/", code)
     damaged = bytearray(good.read_bytes())
     damaged[1000] ^= 1
-    replacement = good.with_name("damaged")
-    replacement.write_bytes(damaged)
-    replacement.rename(good)
-    # The first ones have loaded what was there before, those after them find this.
+    if how == "replaced":
+        replacement = good.with_name("damaged")
+        replacement.write_bytes(damaged)
+        replacement.rename(good)
+    elif how == "overwritten":
+        with good.open("r+b") as file:
+            file.write(damaged)
+    else:
+        # The processes that wait have it mapped: to touch it beyond its end would be theirs.
+        os.truncate(good, 1000)
     for _ in range(2 * SPARES):
         until_full(ahead)
         assert "one" in ended(ahead)

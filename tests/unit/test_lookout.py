@@ -8,6 +8,7 @@ import pytest
 
 from tests.packages import APP_ID, install, manifest
 from weft_runtime.ids import AppId
+from weft_runtime.runtime.app import Groundwork
 from weft_runtime.runtime.lookout import Lookout
 from weft_runtime.store import Package
 
@@ -19,18 +20,21 @@ APP = AppId.parse(APP_ID)
 class Ground:
     """A runner: what it lays is the number of times that it has."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: Path) -> None:
         self.laid = 0
+        self.code = code
 
-    def lay(self, package: Package) -> int:
+    def lay(self, package: Package) -> Groundwork:
         assert os.pread(package.module_fd, len(MODULE), 0) == MODULE
         self.laid += 1
-        return self.laid
+        return Groundwork(os.open(self.code, os.O_RDONLY), self.laid)
 
 
 @pytest.fixture
-def ground() -> Ground:
-    return Ground()
+def ground(tmp_path: Path) -> Ground:
+    code = tmp_path / "code"
+    code.write_bytes(b"code")
+    return Ground(code)
 
 
 @pytest.fixture
@@ -45,7 +49,10 @@ def groundwork(lookout: Lookout) -> object:
     ahead = lookout.take(APP)
     assert ahead is not None
     os.close(ahead.package.module_fd)
-    return ahead.groundwork
+    if ahead.groundwork is None:
+        return None
+    os.close(ahead.groundwork.code_fd)
+    return ahead.groundwork.loaded
 
 
 def test_it_is_laid_once_for_the_same_package(lookout: Lookout, ground: Ground) -> None:
@@ -56,7 +63,7 @@ def test_it_is_laid_once_for_the_same_package(lookout: Lookout, ground: Ground) 
     assert lookout.take(APP) is None
 
 
-@pytest.mark.parametrize("change", ["module", "manifest", "package"])
+@pytest.mark.parametrize("change", ["module", "manifest", "package", "code", "code's end", "code's name"])
 def test_it_is_laid_again_where_something_has_changed(
     lookout: Lookout, ground: Ground, tmp_path: Path, change: str
 ) -> None:
@@ -67,6 +74,13 @@ def test_it_is_laid_again_where_something_has_changed(
         install(tmp_path, MODULE)
     elif change == "module":
         (package / "app.wasm").write_bytes(OTHER_MODULE)
+    elif change == "code":
+        ground.code.write_bytes(b"edoc")
+    elif change == "code's end":
+        os.truncate(ground.code, 1)
+    elif change == "code's name":
+        ground.code.rename(tmp_path / "kept")
+        ground.code.write_bytes(b"code")
     else:
         (package / "wapp.toml").write_text(manifest(runtime='ready = "guest"'))
     lookout.look(APP_ID)
@@ -88,7 +102,7 @@ def test_nothing_is_there_for_another_app(lookout: Lookout) -> None:
     lookout.look(APP_ID)
     before = len([*Path("/proc/self/fd").iterdir()])
     assert lookout.take(AppId.parse("org.example.other")) is None
-    assert len([*Path("/proc/self/fd").iterdir()]) == before - 1
+    assert len([*Path("/proc/self/fd").iterdir()]) == before - 2
     assert lookout.take(APP) is None
 
 

@@ -23,8 +23,13 @@ class CodeSettings(NamedTuple):
     """The file by which a compiler enters a control group of its own."""
 
 
-Groundwork = object
-"""What a runner has done for an app ahead of its session; nobody else looks into it."""
+class Groundwork(NamedTuple):
+    """What a runner has done for an app ahead of its session."""
+
+    code_fd: int
+    """The compiled code, whose file is mapped: all this is good as long as nobody writes to it."""
+    loaded: object
+    """Nobody else looks into it."""
 
 
 class App(NamedTuple):

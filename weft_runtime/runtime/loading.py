@@ -12,17 +12,21 @@ from weft_runtime.runtime.app import CodeSettings
 from weft_runtime.runtime.engine import CodeRefused, Module, compatibility, machine
 
 
-def load_known(settings: CodeSettings, module_fd: int) -> Module | None:
-    """The module open on `module_fd`, if its code is there and nothing is to be said of it. Raises WeftError."""
+def load_known(settings: CodeSettings, module_fd: int) -> tuple[Module, int] | None:
+    """The module open on `module_fd` with a descriptor of its code, if that is there and nothing is to be said of it.
+
+    Raises WeftError.
+    """
     found = _find(settings, module_fd)
     if found is None or found.entry is None:
         return None
     try:
-        return None if found.complaints else machine(settings.engine).load(found.entry.fd)
+        if not found.complaints:
+            return machine(settings.engine).load(found.entry.fd), found.entry.fd
     except CodeRefused:
-        return None
-    finally:
-        os.close(found.entry.fd)
+        pass
+    os.close(found.entry.fd)
+    return None
 
 
 def _find(settings: CodeSettings, module_fd: int) -> Lookup | None:

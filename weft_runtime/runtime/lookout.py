@@ -24,6 +24,14 @@ class Ahead(NamedTuple):
     groundwork: Groundwork | None
 
 
+class _State(NamedTuple):
+    """What groundwork is good for."""
+
+    module: Identity
+    manifest: Manifest
+    code: Identity
+
+
 class Lookout:
     """Looks at one app at a time; what is wrong with it is for the session to find and tell, and is no concern here."""
 
@@ -33,8 +41,8 @@ class Lookout:
         self._lay = lay
         self._parse = Manifests().parse
         self._package: Package | None = None
-        self._laid: tuple[Identity, Manifest, Groundwork] | None = None
-        """The groundwork, and the state of the module and the manifest for which it was laid."""
+        self._laid: tuple[_State, Groundwork] | None = None
+        self._spoiled: list[Groundwork] = []
 
     def look(self, app_id: str) -> None:
         """Open the package of `app_id`. The groundwork is laid again only where the package has changed."""
@@ -45,14 +53,29 @@ class Lookout:
             return
         begun = time.time_ns()
         module, manifest = Identity.of(os.fstat(self._package.module_fd)), self._package.manifest
-        if self._laid is not None and self._laid[:2] == (module, manifest):
-            return
+        if self._laid is not None:
+            laid, groundwork = self._laid
+            if laid == (module, manifest, _identity(groundwork)):
+                return
         # Before the next is laid: two of them would need the memory of both.
-        self._laid = None
-        groundwork = self._lay(self._package)
+        self._drop()
+        new = self._lay(self._package)
+        if new is None:
+            return
+        self._laid = _State(module, manifest, _identity(new)), new
         # Changed a moment ago, it may change again without a trace.
-        if groundwork is not None and begun - module.changed >= SETTLED_NS:
-            self._laid = module, manifest, groundwork
+        if begun - max(module.changed, self._laid[0].code.changed) < SETTLED_NS:
+            self._drop()
+
+    def _drop(self) -> None:
+        if self._laid is None:
+            return
+        state, groundwork = self._laid
+        self._laid = None
+        if _identity(groundwork) != state.code:
+            # What is mapped may have lost its end, where even to unload it could be fatal.
+            self._spoiled.append(groundwork)
+        os.close(groundwork.code_fd)
 
     def close(self) -> None:
         """Keep nothing of a package open: hours may pass, and somebody may want to unmount it."""
@@ -63,9 +86,13 @@ class Lookout:
     def take(self, app_id: AppId) -> Ahead | None:
         """What is there for `app_id`, if it was the last that was looked at; all else is gone then."""
         package, laid = self._package, self._laid
-        self._laid = None
         if package is None or package.app_id != app_id:
             self.close()
+            self._drop()
             return None
-        self._package = None
-        return Ahead(package, None if laid is None else laid[2])
+        self._package = self._laid = None
+        return Ahead(package, None if laid is None else laid[1])
+
+
+def _identity(groundwork: Groundwork) -> Identity:
+    return Identity.of(os.fstat(groundwork.code_fd))

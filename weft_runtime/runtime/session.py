@@ -13,7 +13,7 @@ from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level
 from weft_runtime.manifest import ReadyMode
 from weft_runtime.runtime import engine
-from weft_runtime.runtime.app import App, CodeSettings
+from weft_runtime.runtime.app import App, CodeSettings, Groundwork
 from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
 from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked, Module
@@ -38,7 +38,7 @@ def rehearsal(kind: EngineKind) -> Callable[[], None]:
     return Rehearsal(kind).perform
 
 
-class Groundwork(NamedTuple):
+class Loaded(NamedTuple):
     """A module on its way to its instance."""
 
     guest: Guest
@@ -51,10 +51,16 @@ def lay_groundwork(package: Package, code: CodeSettings) -> Groundwork | None:
     source = printable(str(package.module))
     try:
         _check_kind(package.module_fd, source)
-        module = load_known(code, package.module_fd)
-        if module is None:
+        known = load_known(code, package.module_fd)
+        if known is None:
             return None
-        return _link(Guest(engine.machine(code.engine)), module, source, package.manifest.ready)
+        module, code_fd = known
+        try:
+            loaded = _link(Guest(engine.machine(code.engine)), module, source, package.manifest.ready)
+        except BaseException:
+            os.close(code_fd)
+            raise
+        return Groundwork(code_fd, loaded)
     except WeftError:
         return None
 
@@ -102,8 +108,10 @@ def _run(app: App) -> Outcome:
     _check_preopens(app.preopens)
 
     begun, done = time.monotonic(), "loaded the compiled code of"
-    if isinstance(app.groundwork, Groundwork):
-        guest, linked, mode = app.groundwork
+    if app.groundwork is not None:
+        os.close(app.groundwork.code_fd)
+        assert isinstance(app.groundwork.loaded, Loaded)
+        guest, linked, mode = app.groundwork.loaded
     else:
         ending.phase = "compiling"
         loading = Loading(app.code, app.package.module_fd, source, ending.log)
@@ -144,7 +152,7 @@ def _run(app: App) -> Outcome:
     return exited(0)
 
 
-def _load(loading: Loading, source: str, ready_mode: ReadyMode | None, ending: Ending) -> Groundwork:
+def _load(loading: Loading, source: str, ready_mode: ReadyMode | None, ending: Ending) -> Loaded:
     """Wait for what is being loaded, and link it."""
     guest = Guest(loading.engine)
     module = loading.result()
@@ -152,11 +160,11 @@ def _load(loading: Loading, source: str, ready_mode: ReadyMode | None, ending: E
     return _link(guest, module, source, ready_mode)
 
 
-def _link(guest: Guest, module: Module, source: str, ready_mode: ReadyMode | None) -> Groundwork:
+def _link(guest: Guest, module: Module, source: str, ready_mode: ReadyMode | None) -> Loaded:
     """Make certain of the exports, and resolve the imports. Raises WeftError."""
     start, ready = engine.entries(module, START, WEFT_READY)
     mode = _ready_mode(ready_mode, start, ready, source)
-    return Groundwork(guest, guest.link(module), mode)
+    return Loaded(guest, guest.link(module), mode)
 
 
 def _check_kind(module_fd: int, source: str) -> None:
