@@ -26,14 +26,14 @@ HELLO_TIMEOUT_S = 30.0
 """Seconds until a program that does not say hello is taken for one that cannot; ours needs a tenth of one."""
 
 ANSWER_TIMEOUT_S = 1.0
-"""Seconds for a fork, for which the daemon waits; it takes a millisecond."""
+"""Seconds for a fork, for which the daemon waits; it takes some milliseconds."""
 
 RESTART_MIN_S, RESTART_MAX_S = 1.0, 60.0
 """Seconds until a fork server that has ended is started again, doubled each time."""
 
 SPARES = 2
 """Processes that wait for a session. With one, a second launch right after the first would have to wait for a fork and
-for the kernel to let it into its control group; with more, each costs a device some 2 MiB."""
+for the kernel to let it into its control group; with more, each costs a device some 4 MiB."""
 
 REFILL_DELAY_S = 0.02
 """Seconds from a launch until the spare is replaced: what has just been launched is to be ready first."""

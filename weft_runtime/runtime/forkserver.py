@@ -83,9 +83,9 @@ class _Session(NamedTuple):
             ending.phase = "waiting for an app"
             if not self._is_awaited():
                 self.rehearse()
-            code = program.code_settings(prepared.environment)
             lookout = Lookout(
-                prepared.environment.stores, lambda package: self.runner.lay_groundwork(package, code)
+                prepared.environment.stores,
+                lambda package: self.runner.lay_groundwork(package, prepared.code),
             )
             if self.request.likely and not self._is_awaited():
                 lookout.look(self.request.likely)

@@ -31,6 +31,11 @@ class _State(NamedTuple):
     manifest: Manifest
     code: Identity
 
+    @classmethod
+    def of(cls, package: Package, groundwork: Groundwork) -> "_State":
+        module, code = (Identity.of(os.fstat(fd)) for fd in (package.module_fd, groundwork.code_fd))
+        return cls(module, package.manifest, code)
+
 
 class Lookout:
     """Looks at one app at a time; what is wrong with it is for the session to find and tell, and is no concern here."""
@@ -52,19 +57,17 @@ class Lookout:
         except (ValueError, WeftError):
             return
         begun = time.time_ns()
-        module, manifest = Identity.of(os.fstat(self._package.module_fd)), self._package.manifest
-        if self._laid is not None:
-            laid, groundwork = self._laid
-            if laid == (module, manifest, _identity(groundwork)):
-                return
+        if self._laid is not None and self._laid[0] == _State.of(self._package, self._laid[1]):
+            return
         # Before the next is laid: two of them would need the memory of both.
         self._drop()
-        new = self._lay(self._package)
-        if new is None:
+        groundwork = self._lay(self._package)
+        if groundwork is None:
             return
-        self._laid = _State(module, manifest, _identity(new)), new
-        # Changed a moment ago, it may change again without a trace.
-        if begun - max(module.changed, self._laid[0].code.changed) < SETTLED_NS:
+        state = _State.of(self._package, groundwork)
+        self._laid = state, groundwork
+        # Changed a moment ago it may change again without a trace; or it has changed since `begun`, while it was loaded.
+        if begun - max(state.module.changed, state.code.changed) < SETTLED_NS:
             self._drop()
 
     def _drop(self) -> None:
@@ -72,7 +75,7 @@ class Lookout:
             return
         state, groundwork = self._laid
         self._laid = None
-        if _identity(groundwork) != state.code:
+        if Identity.of(os.fstat(groundwork.code_fd)) != state.code:
             # What is mapped may have lost its end, where even to unload it could be fatal.
             self._spoiled.append(groundwork)
         os.close(groundwork.code_fd)
@@ -92,7 +95,3 @@ class Lookout:
             return None
         self._package = self._laid = None
         return Ahead(package, None if laid is None else laid[1])
-
-
-def _identity(groundwork: Groundwork) -> Identity:
-    return Identity.of(os.fstat(groundwork.code_fd))

@@ -62,6 +62,7 @@ class Prepared(NamedTuple):
 
     ending: Ending
     environment: RuntimeSettings
+    code: CodeSettings
     stdout_is_open: bool
 
 
@@ -71,7 +72,10 @@ def prepare(ending: Ending) -> Prepared:
     # First where to tell what is wrong with all the rest.
     ending.report_fd = settings.report_descriptor()
     ending.log = open_log(IDENTIFIER, settings.log_settings())
-    return Prepared(ending, settings.runtime_settings(), stdout_is_open)
+    environment = settings.runtime_settings()
+    caches = Caches(own=settings.cache_directory())
+    code = CodeSettings(environment.engine, caches, environment.compiler_group)
+    return Prepared(ending, environment, code, stdout_is_open)
 
 
 def go(
@@ -83,15 +87,15 @@ def go(
     lookout: "Lookout | None" = None,
 ) -> Outcome:
     """Do what the arguments say; `lookout` may have looked at the app. Raises WeftError."""
-    ending, environment, stdout_is_open = prepared
+    ending, environment, code, stdout_is_open = prepared
     log = ending.log
     try:
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
         _print_and_leave(str(request))
     except arguments.CheckRequested as request:
-        code = CodeSettings(environment.engine, compiler_group=environment.compiler_group)
-        find_runner(needs_engine=True).check(request, code, ending)
+        # Into no cache: its result goes to whoever asked for it.
+        find_runner(needs_engine=True).check(request, code._replace(caches=None), ending)
         _print_and_leave("")
     except arguments.VersionRequested:
         engine = find_runner(needs_engine=False).engine_name()
@@ -130,13 +134,7 @@ def go(
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
 
         preopens += service.preopens(package, settings.service_settings(), log)
-    code = code_settings(environment)
     return runner.run(App(package, preopens, code, Readiness(log, notifier), ending, groundwork))
-
-
-def code_settings(environment: RuntimeSettings) -> CodeSettings:
-    caches = Caches(own=settings.cache_directory())
-    return CodeSettings(environment.engine, caches, environment.compiler_group)
 
 
 def _demand_trust(package: Package) -> None:
