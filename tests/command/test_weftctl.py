@@ -176,6 +176,8 @@ def test_the_end_of_the_daemon_ends_the_waiting(appd: Device) -> None:
     install(appd.store, guest(STAYS))
     waiting = appd.begin("launch", "--wait", APP_ID)
     assert waiting.line() == "1"
+    # Its compiler would outlive it for a moment, in which the daemon still answers: then all is told as of any other end.
+    eventually(lambda: appd.session(1)["state"] == "running", "it runs")
     appd.stop()
     done = waiting.wait()
     assert done.status == 171
