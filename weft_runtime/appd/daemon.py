@@ -350,7 +350,6 @@ class Daemon:
                     os.kill(pid, signal.SIGKILL)
                 if os.waitpid(pid, os.WNOHANG) == (0, 0):
                     some_left |= is_stray
-        self._supervisor.remove_groups()
         return some_left
 
     def _log_failure(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from weft_runtime import capabilities, store
 from weft_runtime.appd import child as processes
 from weft_runtime.appd import clock
-from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
+from weft_runtime.appd.cgroups import Limits, Removal, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.output import LineSplitter, OutputLog
@@ -119,8 +119,6 @@ class Supervisor:
         self._stopped: OrderedDict[int, Session] = OrderedDict()
         self._next_id = 1
         self._all_ended = asyncio.Event()
-        self._emptying: list[SessionGroup] = []
-        """Control groups of ended sessions: what was killed in there may take a moment to be gone."""
         self.groups: SessionGroups | None = None
         """Where sessions get control groups of their own; None is "nowhere"."""
         self.on_change: Callable[[], None] = lambda: None
@@ -225,16 +223,12 @@ class Supervisor:
                 live.shell_pid = None
                 self._entry(live, Level.INFO, "its app shell has ended")
 
-    def remove_groups(self) -> None:
-        """Remove the control groups of ended sessions, once nothing is in them any more."""
-        self._emptying = [group for group in self._emptying if not group.remove()]
-
     def remove_left_over_groups(self) -> None:
-        """The same for those of a process image before this one, which crashed or was reloaded."""
+        """Remove the groups of a process image before this one, which crashed or was reloaded."""
         if self.groups is not None:
             known = {live.group for live in self._live.values() if live.group is not None}
-            self._emptying = self.groups.others(known)
-            self.remove_groups()
+            for group in self.groups.others(known):
+                self._remove_group(group)
 
     def to_json(self) -> dict[str, Any]:
         """All sessions, for the next process image; the descriptors in it must be inherited."""
@@ -356,8 +350,13 @@ class Supervisor:
         return self.groups.make(number, limits)
 
     def _remove_group(self, group: SessionGroup) -> None:
-        self._emptying.append(group)
-        self.remove_groups()
+        """Remove a group that is not needed any more, once nothing is in it."""
+        self._go_on_removing(Removal(group))
+
+    def _go_on_removing(self, removal: Removal) -> None:
+        delay = removal.work()
+        if delay is not None:
+            asyncio.get_running_loop().call_later(delay, self._go_on_removing, removal)
 
     def _adopt(
         self,
@@ -525,7 +524,6 @@ class Supervisor:
         usage = Usage(result.cpu_seconds, None, None)
         if live.group is not None:
             usage = live.group.usage()
-            self._emptying.append(live.group)
         actions = session.ended(
             exit_status=result.status, signal=result.signal,
             reason=result.reason or usage.out_of_memory, now=clock.now(),
@@ -541,7 +539,8 @@ class Supervisor:
         self._stopped[session.id] = session
         while len(self._stopped) > HISTORY_MAX:
             self._stopped.popitem(last=False)
-        self.remove_groups()
+        if live.group is not None:
+            self._remove_group(live.group)
         self._log_end(live, result, usage)
         self._act(live, actions)
         self.on_change()
