@@ -69,7 +69,7 @@ class Appd:
         self.runtime = directory / "run"
         self.socket = self.runtime / "weft/appd.sock"
         self.config = directory / "appd.toml"
-        self.program: Sequence[str] = (os.fspath(PROGRAMS / "weft-appd"),)
+        self.program: Sequence[str] = (*_under_coverage(), os.fspath(PROGRAMS / "weft-appd"))
         self.environ: dict[str, str] = {
             "PATH": "/usr/bin:/bin",
             "XDG_RUNTIME_DIR": os.fspath(self.runtime),
@@ -322,6 +322,15 @@ class Appd:
     def until_stopped(self, session: int) -> SessionInfo:
         eventually(lambda: self.sessions[session].state is State.STOPPED, f"session {session} is stopped")
         return self.sessions[session]
+
+
+def _under_coverage() -> Sequence[str]:
+    """What is put before a program of which is measured what the tests reach (tools/coverage)."""
+    place = os.environ.get("WEFT_COVERAGE")
+    if place is None:
+        return ()
+    options = ("--branch", "--parallel-mode", "--include=*/weft_runtime/*", f"--data-file={place}/appd")
+    return (sys.executable, "-m", "coverage", "run", *options)
 
 
 def eventually(

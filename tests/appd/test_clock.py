@@ -55,3 +55,5 @@ def test_run_times_and_ages_are_true_however_the_clock_is_set(start: Make, tmp_p
         found = re.search(r"after (-?[0-9.]+) s", appd.find(word, first))
         assert found is not None
         assert 0 <= float(found[1]) <= took + 1
+    # Not checked for descriptors: the library has some of its own.
+    appd.stop()

@@ -57,7 +57,7 @@ def test_sessions_have_numbers_and_a_line_that_names_the_caller(appd: Appd) -> N
 def test_states_are_what_the_queries_say(start: Make) -> None:
     appd = start(WEFT_STOP_GRACE="60")
     appd.install(
-        "until('go'); ready(); signal.signal(signal.SIGTERM, lambda *_: until('end') or os._exit(0)); wait()"
+        "signal.signal(signal.SIGTERM, lambda *_: until('end') or os._exit(0)); until('go'); ready(); wait()"
     )
     control = appd.control
 
