@@ -10,7 +10,7 @@ DEVICES ?= $(shell nproc)
 ALONE := tests/unit tests/command tests/pack tests/appd
 BOOTED := tests/package tests/system
 
-.PHONY: help venv demo demo-systemd deb lint test test-alone test-booted test-vm examples bench bench-quick soak clean
+.PHONY: help venv demo demo-systemd deb lint test test-alone test-booted coverage test-vm examples bench bench-quick soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -43,9 +43,9 @@ lint: $(READY)
 	$(VENV)/bin/pytest tests/lint
 
 ## make test      all tests, several at a time; those of sessions with the fork server and without
-test: lint test-alone test-booted
+test: lint test-alone coverage test-booted
 
-## make test-alone   the half of it that boots nothing: unit, command, pack, the daemon, the benchmark
+## make test-alone  the half of it that boots nothing: unit, command, pack, the daemon, the benchmark
 test-alone: $(READY)
 	tools/test-packages
 	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(ALONE)
@@ -58,6 +58,10 @@ test-booted: $(READY)
 	packaging/fetch
 	$(VENV)/bin/pytest --numprocesses=$(DEVICES) --dist=loadfile $(BOOTED)
 	WEFT_FORK_SERVER=false $(VENV)/bin/pytest --numprocesses=$(DEVICES) --dist=loadfile -m sessions tests/system
+
+## make coverage  lines and branches that the tests reach in some modules, against their floors
+coverage: $(READY)
+	$(VENV)/bin/python tools/coverage
 
 ## make test-vm   what needs a kernel of its own: limits of memory, CPU and tasks (as root, takes minutes)
 test-vm: $(READY)
@@ -87,5 +91,5 @@ soak: $(READY)
 
 ## make clean     remove everything that the targets above made
 clean:
-	rm -rf $(VENV) .cache dist build packaging/vendor *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache .coverage dist build packaging/vendor *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

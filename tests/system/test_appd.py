@@ -23,7 +23,7 @@ from tests.system.appd import (
     show,
     until_state,
 )
-from tests.system.container import Container
+from tests.system.container import Container, Suite
 from weft_runtime.journal import MESSAGE_IDS, Event
 
 PROMISE_S = STOP_GRACE_S + 1
@@ -104,12 +104,14 @@ def reasons(service: Container) -> int:
 
 
 def test_a_hundred_crashes_have_a_hundred_reasons(service: Container) -> None:
+    # That none is lost among many is no matter of the release: one of them is enough for that.
+    count = CRASHES if service.suite is Suite.TRIXIE else AT_ONCE
     before = reasons(service)
     numbers: list[int] = []
-    while len(numbers) < CRASHES:  # not all at once: a machine with one core has 30 s until READY, too
+    while len(numbers) < count:  # not all at once: a machine with one core has 30 s until READY, too
         numbers += launch(service, *[CRASH] * AT_ONCE)
         until_state(service, "stopped", *numbers)
-    assert reasons(service) - before == CRASHES
+    assert reasons(service) - before == count
     found = {entry["WEFT_SESSION_ID"]: entry for entry in entries(service, "WEFT_EVENT=session-ended")}
     assert set(found) == set(map(str, numbers))
     for entry in found.values():
