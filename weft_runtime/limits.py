@@ -67,10 +67,18 @@ STACK = Limit(
     1 * MIB, "bytes at least", "the stack (ulimit -s)",
     "the engine gives a guest half of that and cannot tell that the stack below it is smaller: SIGSEGV",
 )  # fmt: skip
+LOG_ENTRIES = Limit(
+    16_384, "entries", "entries of the log that wait",
+    "what sixteen sessions write at once within log_lines, or some thousand launches; the journal takes them in a second",
+)  # fmt: skip
+LOG_BYTES = Limit(
+    8 * MIB, "bytes", "the log that waits",
+    "a journal that does not read must not cost a device its memory; usual entries have 300 bytes",
+)  # fmt: skip
 
 ALL = (
     MANIFEST, MODULE, ARGUMENTS, COMPILE_SECONDS, COMPILE_AHEAD_SECONDS, COMPILE_MEMORY, CODE_CACHE,
-    MEMORY, MEMORIES, TABLE_ELEMENTS, TABLES, STACK,
+    MEMORY, MEMORIES, TABLE_ELEMENTS, TABLES, STACK, LOG_ENTRIES, LOG_BYTES,
 )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _complete_standard_streams()
     log = Log(stderr_sink(PROGRAM, with_priority=False))
     try:
-        log = open_log(PROGRAM, log_settings())
+        log = open_log(PROGRAM, log_settings(), has_loop=True)
         return _run(build_parser().parse_args(argv), log)
     except WeftError as error:
         log.entry(Level.ERR, str(error), Event.FAILED, WEFT_REASON=str(error), WEFT_PROBLEM=error.problem)
@@ -44,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = f"internal error: {type(error).__name__}: {printable(str(error))}"
         log.entry(Level.CRIT, f"{reason}\n{stack_of(error)}", Event.FAILED, WEFT_REASON=reason)
         return ExitStatus.SOFTWARE
+    finally:
+        log.flush()
 
 
 def build_parser() -> argparse.ArgumentParser:

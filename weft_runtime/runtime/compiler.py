@@ -48,7 +48,7 @@ class Compilation:
         """Start compiling the module open on `module_fd`; `source` is its path for messages.
 
         The compiler enters a control group of its own by the file `group`, if that can be done.
-        The engine must not have compiled anything in this process with threads: those do not survive a fork. The only other thread, the one that waits for stop signals, holds no lock.
+        The engine must not have compiled anything in this process with threads: those do not survive a fork. The other threads, which wait for stop signals and for a log that does not read, hold no lock that the compiler needs.
         """
         self._source = source
         self._group = group

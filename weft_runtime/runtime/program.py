@@ -92,14 +92,14 @@ def go(
     try:
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
-        _print_and_leave(str(request))
+        _print_and_leave(log, str(request))
     except arguments.CheckRequested as request:
         # Into no cache: its result goes to whoever asked for it.
         find_runner(needs_engine=True).check(request, code._replace(caches=None), ending)
-        _print_and_leave("")
+        _print_and_leave(log, "")
     except arguments.VersionRequested:
         engine = find_runner(needs_engine=False).engine_name()
-        _print_and_leave(f"{program} {__version__} ({engine})\n")
+        _print_and_leave(log, f"{program} {__version__} ({engine})\n")
     if options.log_level is not None:
         log.level = options.log_level
     log.bind(WEFT_APP_ID=options.app_id)
@@ -183,9 +183,10 @@ def _complete_standard_streams() -> bool:
     return 1 not in closed
 
 
-def _print_and_leave(text: str) -> NoReturn:
+def _print_and_leave(log: Log, text: str) -> NoReturn:
     try:
         os.write(1, text.encode())
     except OSError as error:
         raise from_os_error("write to standard output", error) from None
+    log.flush()
     os._exit(0)
