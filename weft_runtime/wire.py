@@ -5,7 +5,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 from types import NoneType
 from typing import Generic, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
@@ -27,6 +27,36 @@ def encode_json(message: Request | Response) -> str:
     """The text of a WebSocket message: compact, `type` first, then the fields in their order."""
     shape = _SHAPES[type(message)]
     return _json_object(shape, message, f'"type":"{shape.tag}"')
+
+
+def msgpack_pieces(message: Request | Response) -> Iterator[bytes]:
+    """The same bytes as `encode_msgpack`, in pieces that each take a fraction of a millisecond to make."""
+    shape = _SHAPES[type(message)]
+    packer = msgpack.Packer()
+    yield packer.pack_array_header(1 + len(shape.fields)) + packer.pack(shape.tag)
+    for field, value in zip(shape.fields, message, strict=True):
+        if field.record is not None and isinstance(value, tuple):
+            yield packer.pack_array_header(len(value))
+            for items in _chunks(value):
+                yield b"".join(packer.pack(_packable(field.record, item)) for item in items)
+        else:
+            yield packer.pack(_packable_value(field, value))
+
+
+def json_pieces(message: Request | Response) -> Iterator[str]:
+    """The same text as `encode_json`, in pieces that each take a fraction of a millisecond to make."""
+    shape = _SHAPES[type(message)]
+    yield f'{{"type":"{shape.tag}"'
+    for field, value in zip(shape.fields, message, strict=True):
+        if field.record is not None and isinstance(value, tuple):
+            before = f',"{field.name}":['
+            for items in _chunks(value):
+                yield before + ",".join(_json_object(field.record, item) for item in items)
+                before = ","
+            yield "]" if value else before + "]"
+        else:
+            yield f',"{field.name}":{_json_value(field, value)}'
+    yield "}"
 
 
 def decode_request_msgpack(body: bytes) -> Request:
@@ -113,6 +143,15 @@ _EXPECTED: Mapping[object, str] = {
 
 
 # Encoding.
+
+_PIECE = 32
+"""Records of a piece: encoding one takes some 10 microseconds."""
+
+
+def _chunks(records: tuple[T, ...]) -> Iterator[tuple[T, ...]]:
+    for start in range(0, len(records), _PIECE):
+        yield records[start : start + _PIECE]
+
 
 _JSON_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
