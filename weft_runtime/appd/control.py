@@ -16,17 +16,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from weft_runtime.appd.dispatch import Dispatcher
+from weft_runtime.appd.answers import LongAnswer, Steps
+from weft_runtime.appd.dispatch import Dispatcher, Push
 from weft_runtime.appd.settings import Settings
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import quote
 from weft_runtime.framing import FrameReader, FramingError, frame
 from weft_runtime.journal import Log
 from weft_runtime.protocol import Error, ErrorCode, ProtocolError, Response
-from weft_runtime.wire import decode_request_msgpack, encode_msgpack
+from weft_runtime.wire import decode_request_msgpack, encode_msgpack, msgpack_pieces
 
 SOCKET_MODE = 0o660
-_READ_SIZE = 64 * 1024
+_READ_SIZE = 16 * 1024
+"""Bytes that are read of a client at a time: a thousand of the shortest frames, which takes a fraction of a millisecond
+to cut."""
+
+_SENDS_MAX = 4
+"""Sends in a row to one client: each fills the kernel's buffer, and a client that reads as fast empties it for ever."""
 
 FRAME_TIMEOUT_S = 10.0
 """Seconds for the rest of a frame once it has begun, and for a client to read an answer."""
@@ -52,6 +58,7 @@ class ControlClient:
         self._socket = connection
         self._server = server
         pid, uid, gid = _peer(connection)
+        self.owner = uid
         self.caller = f"uid {uid} gid {gid} pid {pid}"
         self.may_reload = uid in (0, os.geteuid())
         self.waiting_for: int | None = None
@@ -60,11 +67,19 @@ class ControlClient:
         self._session_id: int | None = None
         self._reader = FrameReader()
         self._bodies: deque[bytes] = deque()
+        self._body = b""
+        """The request that is being answered."""
+        self._making: LongAnswer[bytes] | None = None
+        """Its answer, if that takes long."""
+        self._behind = bytearray()
+        """What comes behind the answer that is being made."""
         self._out = bytearray()
         self._longest = 0
         """Bytes of the longest message so far."""
         self._broken: FramingError | None = None
         """Why the input cannot be read on: told when all that came before it is answered."""
+        self._has_come = False
+        """Whether there is something to be read, as far as is known."""
         self._all_said = False
         self._closing = False
         self._writing = False
@@ -76,16 +91,25 @@ class ControlClient:
         self._loop.add_reader(connection, self._readable)
 
     def send(self, message: Response) -> None:
+        self._put(frame(encode_msgpack(message)))
+        self.flush()
+
+    def begin(self, steps: Steps) -> None:
+        self._making = LongAnswer(steps, msgpack_pieces)
+
+    def put(self, push: Push) -> None:
+        self._put(push.frame)
+
+    def _put(self, data: bytes) -> None:
         if self._closing:
             return
-        if len(self._out) > UNREAD_MAX + self._longest:
+        if len(self._out) + len(self._behind) > UNREAD_MAX + self._longest:
             self._server.log.notice(f"dropping the control connection of {self.caller}: it does not read")
             self.close()
-        else:
-            data = frame(encode_msgpack(message))
-            self._longest = max(self._longest, len(data))
-            self._out += data
-            self._flush()
+            return
+        self._longest = max(self._longest, len(data))
+        queue = self._out if self._making is None else self._behind
+        queue += data
 
     def hears(self, session_id: int | None) -> bool:
         if not self._subscribed:
@@ -96,14 +120,14 @@ class ControlClient:
         self._subscribed, self._session_id = True, session_id
 
     def resume(self) -> None:
-        # Not from within the event that brought the answer: that one is for all clients.
-        self._loop.call_soon(self._process)
+        self._server.dispatcher.turns.ask(self)
 
     def close(self) -> None:
         """Close at once; what is still to be sent is lost."""
         if self._socket.fileno() < 0:
             return
         self._closing = True
+        self._making = None
         self._timer.cancel()
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
@@ -112,10 +136,12 @@ class ControlClient:
 
     def to_json(self) -> dict[str, Any]:
         """For the next process image; the descriptor in it must be inherited."""
+        bodies = [*([self._body] if self._making is not None else []), *self._bodies]
         return {
             "fd": self._socket.fileno(),
-            "in": (b"".join(map(frame, self._bodies)) + self._reader.pending).hex(),
-            "out": self._out.hex(),
+            # An answer that is being made is made anew, of what is true then: so what is behind it comes before it.
+            "in": (b"".join(map(frame, bodies)) + self._reader.pending).hex(),
+            "out": (self._out + self._behind).hex(),
             "closing": self._closing,
             "subscribed": self._subscribed,
             "session_id": self._session_id,
@@ -133,9 +159,58 @@ class ControlClient:
         if not self._closing:
             self._take(bytes.fromhex(values["in"]))
         self._watch_input()
-        self._flush()
+        self.flush()
+
+    def take_turn(self) -> bool:
+        """Go on with an answer, or read, and answer one request."""
+        if self._making is not None:
+            self._go_on(self._making)
+        elif self._has_come:
+            self._receive()
+        if self._bodies and not self._is_blocked:
+            self._body = self._bodies.popleft()
+            self._answer(self._body)
+        if not (self._bodies or self._is_blocked):
+            if self._broken is not None:
+                self._give_up(self._broken.code, str(self._broken))
+            elif self._all_said:
+                self._closing = True
+                self.flush()
+        self._watch_input()
+        if self._making is not None:
+            return self._making.waits_for is None
+        return bool(self._bodies) and not self._is_blocked
+
+    def _answer(self, body: bytes) -> None:
+        try:
+            request = decode_request_msgpack(body)
+        except ProtocolError as error:
+            # The frame was whole, so the next one can still be found.
+            self.send(Error(error.code, str(error)))
+            return
+        self._server.dispatcher.handle(request, self)
+
+    def _go_on(self, answer: LongAnswer[bytes]) -> None:
+        if not answer.go_on():
+            if answer.waits_for is not None:
+                answer.waits_for.add_done_callback(lambda _: self.resume())
+            return
+        self._making = None
+        if answer.pieces:
+            header = answer.size.to_bytes(4, "little")
+            self._longest = max(self._longest, answer.size)
+            self._out += b"".join((header, *answer.pieces))
+        self._out += self._behind
+        self._behind.clear()
+        self.flush()
 
     def _readable(self) -> None:
+        self._has_come = True
+        self._loop.remove_reader(self._socket)
+        self.resume()
+
+    def _receive(self) -> None:
+        self._has_come = False
         try:
             data = self._socket.recv(_READ_SIZE)
         except BlockingIOError:
@@ -146,7 +221,6 @@ class ControlClient:
             self._take(data)
         else:
             self._all_said = True
-        self._process()
 
     def _take(self, data: bytes) -> None:
         self._active_at = time.monotonic()
@@ -159,35 +233,17 @@ class ControlClient:
         if bodies:
             self._frame_began_at = None  # that one is whole; what may follow it is another
 
-    def _process(self) -> None:
-        """Answer what has come, in order, as long as nothing has to be waited for."""
-        while self._bodies and not self._is_blocked:
-            body = self._bodies.popleft()
-            try:
-                request = decode_request_msgpack(body)
-            except ProtocolError as error:
-                # The frame was whole, so the next one can still be found.
-                self.send(Error(error.code, str(error)))
-                continue
-            self._server.dispatcher.handle(request, self)
-        if not (self._bodies or self._is_blocked):
-            if self._broken is not None:
-                self._give_up(self._broken.code, str(self._broken))
-            elif self._all_said:
-                self._closing = True
-                self._flush()
-        self._watch_input()
-
     @property
     def _is_blocked(self) -> bool:
         waits = self.waiting_for is not None or self.waiting_for_reload
-        return waits or self._closing or len(self._out) > ANSWERS_AHEAD
+        return waits or self._making is not None or self._closing or len(self._out) > ANSWERS_AHEAD
 
     def _watch_input(self) -> None:
         """Read on only when what was read is answered: the rest waits in the kernel."""
         if self._socket.fileno() < 0:
             return
-        if self._bodies or self._closing or self._all_said or self._broken is not None:
+        has_all = self._closing or self._all_said or self._broken is not None
+        if has_all or self._bodies or self._is_blocked or self._has_come:
             self._loop.remove_reader(self._socket)
             self._frame_began_at = None  # what is not read cannot be late
         else:
@@ -195,11 +251,13 @@ class ControlClient:
                 self._frame_began_at = time.monotonic()
             self._loop.add_reader(self._socket, self._readable)
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
         if self._socket.fileno() < 0:
             return
         try:
-            while self._out:
+            for _ in range(_SENDS_MAX):
+                if not self._out:
+                    break
                 sent = self._socket.send(self._out)
                 del self._out[:sent]
                 self._active_at = time.monotonic()
@@ -217,9 +275,9 @@ class ControlClient:
             self.close()
 
     def _writable(self) -> None:
-        self._flush()
+        self.flush()
         if self._socket.fileno() >= 0:
-            self._process()
+            self.resume()
 
     def _give_up(self, code: ErrorCode, message: str) -> None:
         """Say why, and close once that is sent."""
@@ -228,7 +286,7 @@ class ControlClient:
         self.send(Error(code, message))
         self._closing = True
         self._watch_input()
-        self._flush()
+        self.flush()
 
     def _check_time(self) -> None:
         """Close what has been half-said or idle for too long, else look again when it could be."""
@@ -289,7 +347,7 @@ class ControlServer:
 
     def closed(self, client: ControlClient) -> None:
         self.clients.discard(client)
-        self.dispatcher.clients.discard(client)
+        self.dispatcher.forget(client)
         if not self.dispatcher.supervisor.closing:
             self.start()
 

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from weft_runtime.appd import cgroups, control, handover, status, websocket
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
-from weft_runtime.appd.dispatch import Client, Dispatcher
+from weft_runtime.appd.dispatch import READINGS_MAX, Client, Dispatcher
 from weft_runtime.appd.persistence import STABLE_S, LastSession, RestoreRefused, write_port
 from weft_runtime.appd.settings import WS_PORT_OFF, Places, Settings, find_runtime, load, places
 from weft_runtime.appd.supervisor import Refused, Supervisor
@@ -27,6 +28,7 @@ from weft_runtime.appd.websocket import WebSocketServer
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log
+from weft_runtime.manifests import NotRemembered
 from weft_runtime.notify import Notifier, open_notifier
 from weft_runtime.protocol import DaemonStatus, Error, ErrorCode, Reloaded
 
@@ -51,6 +53,10 @@ RESTORED_A_CPU = 2
 time on a device with many of them."""
 
 RESTORE_POLL_S = 0.05
+
+GIVE_WAY_S = 0.0005
+"""Seconds after which another thread of ours lets the loop go on, which asks for that after each of some fifty system
+calls of a launch. Python's own 5 ms are for threads that are equals."""
 
 PORT_FILE = "appd.wsport"
 _PR_SET_CHILD_SUBREAPER = 36
@@ -100,6 +106,7 @@ class Daemon:
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._log_failure)
+        sys.setswitchinterval(GIVE_WAY_S)
         # Signals are for the main thread alone: a reload blocks them there.
         loop.set_default_executor(ThreadPoolExecutor(1, initializer=handover.block_signals))
         # Orphans of a session come to us and not to PID 1, so that they can be found and ended.
@@ -265,9 +272,22 @@ class Daemon:
                 await asyncio.sleep(RESTORE_POLL_S)
                 continue
             with contextlib.suppress(Refused):  # it has been logged
-                session = self._supervisor.launch(self._to_restore.pop(0), "the last session")
-                self._dispatcher.acknowledge(session)
+                await self._launch_again(self._to_restore[0])
+            del self._to_restore[0]
             await asyncio.sleep(0)
+
+    async def _launch_again(self, app_id: str) -> None:
+        """Raises Refused."""
+        reading = None
+        for _ in range(READINGS_MAX):
+            try:
+                session = self._supervisor.launch(app_id, "the last session", reading)
+            except NotRemembered as absent:
+                with contextlib.suppress(WeftError):  # the launch finds it again
+                    reading = await self._supervisor.read(absent.directory)
+            else:
+                self._dispatcher.acknowledge(session)
+                return
 
     def _survived(self) -> None:
         with contextlib.suppress(OSError):

@@ -7,14 +7,16 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from weft_runtime import capabilities, store
+from weft_runtime import capabilities, manifests, store
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
+from weft_runtime.appd.handover import block_signals
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
@@ -22,7 +24,7 @@ from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log
-from weft_runtime.manifests import Manifests
+from weft_runtime.manifests import Manifests, Reading
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
 from weft_runtime.settings import stores
@@ -101,7 +103,9 @@ class Supervisor:
         store_override = {} if settings.app_store is None else {"WEFT_APP_STORE": str(settings.app_store)}
         self._environ = {**environ, **store_override}
         self.stores = stores(self._environ)
-        self._manifests = Manifests()
+        self.manifests = Manifests()
+        # A thread of its own: what is written to a slow disk must not keep launches waiting.
+        self._reader = ThreadPoolExecutor(1, "manifests", block_signals)
         self._live: dict[int, _Live] = {}
         self._stopped: OrderedDict[int, Session] = OrderedDict()
         self._next_id = 1
@@ -134,8 +138,12 @@ class Supervisor:
         live = self._live.get(session_id)
         return live.session if live else self._stopped.get(session_id)
 
-    def launch(self, app_id_text: str, caller: str) -> Session:
-        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it."""
+    def launch(self, app_id_text: str, caller: str, reading: Reading | None = None) -> Session:
+        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it.
+
+        Raises NotRemembered where its manifest has to be read first; `reading` is that then, once it is done.
+        """
+        self.manifests.use(reading)
         try:
             return self._launch(app_id_text, caller)
         except Refused as refusal:
@@ -145,6 +153,21 @@ class Supervisor:
                 WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
             )  # fmt: skip
             raise
+        finally:
+            self.manifests.use(None)
+
+    def read(self, directory: Path) -> "asyncio.Future[Reading]":
+        """Parse the manifest of the package in `directory` in another thread, which may take 100 ms, and remember it.
+
+        WeftError comes of it where the manifest cannot be opened.
+        """
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, manifests.read, directory)
+        reading.add_done_callback(self._keep)
+        return reading
+
+    def _keep(self, reading: "asyncio.Future[Reading]") -> None:
+        if not reading.cancelled() and reading.exception() is None:
+            self.manifests.keep(reading.result())
 
     def _launch(self, app_id_text: str, caller: str) -> Session:
         if self.closing:
@@ -273,7 +296,7 @@ class Supervisor:
         """The command line of a session, and what to say of its capabilities. Raises Refused."""
         try:
             runtime = find_runtime(self._settings)
-            package = store.open_package(app_id, self.stores, self._manifests.parse)
+            package = store.open_package(app_id, self.stores, self.manifests.recall)
             os.close(package.module_fd)
         except WeftError as error:
             raise Refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), str(error)) from None

@@ -14,14 +14,15 @@ from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response as HttpResponse
 from websockets.typing import Origin
 
-from weft_runtime.appd.dispatch import Dispatcher
+from weft_runtime.appd.answers import LongAnswer, Steps
+from weft_runtime.appd.dispatch import Dispatcher, Push
 from weft_runtime.appd.settings import Settings
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Log
 from weft_runtime.limits import MIB
 from weft_runtime.protocol import Error, ProtocolError, Response
-from weft_runtime.wire import decode_request_json, encode_json
+from weft_runtime.wire import decode_request_json, encode_json, json_pieces
 
 MESSAGE_MAX = 1 * MIB
 """Bytes of a message: a hundred times the longest honest one."""
@@ -42,22 +43,58 @@ _TOKEN_MAX = 4096
 class WebSocketClient:
     """One connection. Implements dispatch.Client."""
 
-    def __init__(self, connection: ServerConnection, log: Log) -> None:
+    owner = "websocket"
+
+    def __init__(self, connection: ServerConnection, dispatcher: Dispatcher, log: Log) -> None:
         self._connection = connection
+        self._dispatcher = dispatcher
         self._log = log
         self.caller = f"WebSocket client {connection.remote_address[1]}"
         self.may_reload = False
         self.waiting_for: int | None = None
         self.waiting_for_reload = False
+        self._making: LongAnswer[str] | None = None
+        self._behind: list[str] = []
         self._queue: asyncio.Queue[str] = asyncio.Queue(QUEUE_MAX)
         self._changed = asyncio.Event()
         self._leaving = False
 
     def send(self, message: Response) -> None:
+        self._put(encode_json(message))
+
+    def begin(self, steps: Steps) -> None:
+        self._making = LongAnswer(steps, json_pieces)
+        self._dispatcher.turns.ask(self)
+
+    def take_turn(self) -> bool:
+        answer = self._making
+        if answer is None:
+            return False
+        if not answer.go_on():
+            if answer.waits_for is not None:
+                answer.waits_for.add_done_callback(lambda _: self._dispatcher.turns.ask(self))
+            return answer.waits_for is None
+        self._making = None
+        behind, self._behind = self._behind, []
+        for text in (["".join(answer.pieces)] if answer.pieces else []) + behind:
+            self._put(text)
+        self._changed.set()
+        return False
+
+    def put(self, push: Push) -> None:
+        self._put(push.text)
+
+    def flush(self) -> None:
+        """Nothing to do: a task sends what is queued."""
+
+    def _put(self, text: str) -> None:
         if self._leaving:
             return
+        if self._making is not None:
+            self._behind.append(text)
+            return
         try:
-            self._queue.put_nowait(encode_json(message))
+            self._queue.put_nowait(text)
         except asyncio.QueueFull:
             self._log.notice(f"dropping {self.caller}: it does not read")
             self._connection.transport.abort()
@@ -77,9 +114,14 @@ class WebSocketClient:
         self._leaving = True
         self._changed.set()
 
+    @property
+    def _is_blocked(self) -> bool:
+        waits = self.waiting_for is not None or self._making is not None
+        return waits or self._queue.qsize() > ANSWERS_AHEAD
+
     async def answered(self) -> None:
         """Wait until the last request is answered, and not too many answers are unread."""
-        while not self._leaving and (self.waiting_for is not None or self._queue.qsize() > ANSWERS_AHEAD):
+        while not self._leaving and self._is_blocked:
             self._changed.clear()
             await self._changed.wait()
 
@@ -159,7 +201,7 @@ class WebSocketServer:
         return any(hmac.compare_digest(value.encode(errors="replace"), self._token) for value in given)
 
     async def _serve(self, connection: ServerConnection) -> None:
-        client = WebSocketClient(connection, self._log)
+        client = WebSocketClient(connection, self._dispatcher, self._log)
         self._clients.add(client)
         self._dispatcher.clients.add(client)
         sender = asyncio.create_task(client.send_queued())
@@ -178,7 +220,7 @@ class WebSocketServer:
             pass
         finally:
             self._clients.discard(client)
-            self._dispatcher.clients.discard(client)
+            self._dispatcher.forget(client)
             sender.cancel()
             await asyncio.gather(sender, return_exceptions=True)
 
