@@ -12,7 +12,7 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -313,13 +313,14 @@ class ControlClient:
 
 
 class ControlServer:
-    """The listening socket and its connections."""
+    """The listening sockets and their connections."""
 
     def __init__(
-        self, listener: socket.socket, settings: Settings, dispatcher: Dispatcher, log: Log
+        self, listeners: Sequence[socket.socket], settings: Settings, dispatcher: Dispatcher, log: Log
     ) -> None:
-        listener.setblocking(False)
-        self.listener = listener
+        for listener in listeners:
+            listener.setblocking(False)
+        self.listeners = listeners
         self.settings = settings
         self.dispatcher = dispatcher
         self.log = log
@@ -331,12 +332,14 @@ class ControlServer:
         """Accept connections while there may be more."""
         if not self._accepting and len(self.clients) < self.settings.max_connections:
             self._accepting = True
-            self._loop.add_reader(self.listener, self._accept)
+            for listener in self.listeners:
+                self._loop.add_reader(listener, self._accept, listener)
 
     def stop(self) -> None:
         """Accept no more; who comes waits in the kernel's backlog."""
         self._accepting = False
-        self._loop.remove_reader(self.listener)
+        for listener in self.listeners:
+            self._loop.remove_reader(listener)
 
     def adopt(self, values: Mapping[str, Any]) -> ControlClient:
         """Take over a connection from the process image before this one."""
@@ -355,11 +358,12 @@ class ControlServer:
         self.stop()
         for client in list(self.clients):
             client.close()
-        self.listener.close()
+        for listener in self.listeners:
+            listener.close()
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         try:
-            connection, _ = self.listener.accept()
+            connection, _ = listener.accept()
         except BlockingIOError:
             return
         except OSError as error:

@@ -161,41 +161,49 @@ class Daemon:
         return groups
 
     def _open_sockets(self) -> None:
-        """Take the sockets that systemd passes in, by name, or make our own."""
+        """Take all the sockets that systemd passes in, by name, or make our own."""
         passed = activation.passed_sockets()
-        listener = passed.get(CONTROL_NAME)
-        if listener is None:
+        for name in passed.keys() - {CONTROL_NAME, WS_NAME}:
+            for unknown in passed[name]:
+                where = f"at {activation.address(unknown)} named {quote(name)}"
+                hint = f"FileDescriptorName= must be '{CONTROL_NAME}' or '{WS_NAME}'"
+                self._log.warning(f"systemd passes a socket {where}, which nobody serves: {hint}")
+                unknown.close()
+        listeners, ws_listeners = passed.get(CONTROL_NAME, []), passed.get(WS_NAME, [])
+        activation.check(CONTROL_NAME, listeners, (socket.AF_UNIX,))
+        activation.check(WS_NAME, ws_listeners, (socket.AF_INET, socket.AF_INET6))
+        if not listeners:
             if self._places.socket is None:
                 message = "there is no place for the control socket"
                 hint = "set WEFT_APPD_SOCKET or XDG_RUNTIME_DIR, or start weft-appd.socket"
                 raise WeftError(Problem.CONFIG_INVALID, message, hint)
-            listener = control.listen(self._places.socket)
+            listeners = [control.listen(self._places.socket)]
             self._own_socket = self._places.socket
-        self._control = ControlServer(listener, self._settings, self._dispatcher, self._log)
+        self._control = ControlServer(listeners, self._settings, self._dispatcher, self._log)
         try:
-            ws_listener = passed.get(WS_NAME)
             # Where systemd opens the doors, it opens all of them: no port without its socket unit.
-            if ws_listener is None and not passed and self._settings.ws_port != WS_PORT_OFF:
-                ws_listener = websocket.listen(self._settings.ws_port)
-            if ws_listener is not None:
-                self._websocket = WebSocketServer(ws_listener, self._settings, self._dispatcher, self._log)
+            if not passed and self._settings.ws_port != WS_PORT_OFF:
+                ws_listeners = [websocket.listen(self._settings.ws_port)]
+            if ws_listeners:
+                self._websocket = WebSocketServer(ws_listeners, self._settings, self._dispatcher, self._log)
         except WeftError:
             self._close_control()
             raise
 
     async def _serve(self) -> None:
-        doors = [printable(str(self._control.listener.getsockname()))]
+        listeners = [*self._control.listeners]
         self._control.start()
         if self._websocket is not None:
-            await self._websocket.start()
+            self._websocket.start()
             self._write_port(self._websocket.port)
-            doors.append(f"127.0.0.1:{self._websocket.port}")
+            listeners += self._websocket.listeners
+        doors = " and ".join(activation.address(listener) for listener in listeners)
         try:
             runtime = printable(str(find_runtime(self._settings)))
         except WeftError as error:
             self._log.entry(Level.ERR, str(error), Event.LAUNCH_REFUSED, WEFT_REASON=str(error))
             runtime = "none"
-        message = f"weft-appd {__version__} serves {' and '.join(doors)}, runtime {runtime}"
+        message = f"weft-appd {__version__} serves {doors}, runtime {runtime}"
         self._log.entry(Level.INFO, message, Event.DAEMON_READY)
         self._notifier.send("READY=1", self._status())
 
@@ -231,8 +239,7 @@ class Daemon:
                 while self._reap_strays():  # noqa: ASYNC110 - only the kernel knows
                     await asyncio.sleep(0.01)
         if self._websocket is not None:
-            await self._websocket.stop()
-            self._websocket.listener.close()
+            await self._websocket.close()
             with contextlib.suppress(OSError):
                 (self._places.runtime / PORT_FILE).unlink()
         self._close_control()
@@ -414,7 +421,7 @@ class Daemon:
             message = f"reload refused, going on as before: {error}"
             self._supervisor.start_fork_server()
         if self._websocket is not None:
-            await self._websocket.start()
+            self._websocket.start()
         self._log.entry(Level.ERR, message, Event.RELOAD_FAILED, WEFT_REASON=message)
         self._notifier.send("READY=1", self._status())
         self._answer_reload(Error(ErrorCode.RELOAD_FAILED, message))
@@ -440,19 +447,22 @@ class Daemon:
 
     def _execute(self) -> None:
         """Go on as the next process image. Raises OSError, and then nothing has changed."""
-        listeners = [self._control.listener, *([self._websocket.listener] if self._websocket else [])]
+        doors = [listener.fileno() for listener in self._control.listeners]
+        ws_doors = [listener.fileno() for listener in self._websocket.listeners] if self._websocket else []
         clients = [client.to_json() for client in self._control.clients]
         state = {
             "supervisor": self._supervisor.to_json(),
             "clients": clients,
-            "control": self._control.listener.fileno(),
-            "websocket": self._websocket.listener.fileno() if self._websocket else None,
+            "control": doors[0],
+            "websocket": ws_doors[0] if ws_doors else None,
+            # By keys of their own: a program from before there could be several finds its first ones.
+            "more_control": doors[1:],
+            "more_websocket": ws_doors[1:],
             "own_socket": None if self._own_socket is None else str(self._own_socket),
             "since": self._since,
             "to_restore": self._to_restore,
         }
-        descriptors = [listener.fileno() for listener in listeners]
-        descriptors += [client["fd"] for client in clients]
+        descriptors = [*doors, *ws_doors, *(client["fd"] for client in clients)]
         handover.execute(state, [*descriptors, *self._supervisor.descriptors], self._environ)
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
@@ -460,13 +470,13 @@ class Daemon:
         self._since = state.get("since", self._since)
         self._to_restore = state.get("to_restore", [])
         self._own_socket = None if state["own_socket"] is None else Path(state["own_socket"])
-        self._control = ControlServer(
-            _inherited(state["control"]), self._settings, self._dispatcher, self._log
-        )
+        doors = [state["control"], *state.get("more_control", [])]
+        listeners = [_inherited(fd) for fd in doors]
+        self._control = ControlServer(listeners, self._settings, self._dispatcher, self._log)
         if state["websocket"] is not None:
-            self._websocket = WebSocketServer(
-                _inherited(state["websocket"]), self._settings, self._dispatcher, self._log
-            )
+            ws_doors = [state["websocket"], *state.get("more_websocket", [])]
+            ws_listeners = [_inherited(fd) for fd in ws_doors]
+            self._websocket = WebSocketServer(ws_listeners, self._settings, self._dispatcher, self._log)
         # First the clients, so that they hear what the sessions have to tell.
         adopted = [self._control.adopt(client) for client in state["clients"]]
         self._supervisor.restore(state["supervisor"])
