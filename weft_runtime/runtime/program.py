@@ -134,7 +134,8 @@ def go(
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
 
         preopens += service.preopens(package, settings.service_settings(), log)
-    return runner.run(App(package, preopens, code, Readiness(log, notifier), ending, groundwork))
+    readiness, is_service = Readiness(log, notifier), options.session_id is None
+    return runner.run(App(package, preopens, code, readiness, ending, groundwork, is_service))
 
 
 def _demand_trust(package: Package) -> None:
