@@ -380,6 +380,12 @@ def memory(pid: int) -> int:
     raise AssertionError(f"no RssAnon of {pid}")
 
 
+def cpu_seconds(pid: int) -> float:
+    """What a process has used of CPUs so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def kill_orphans() -> list[int]:
     """End all our children, and name those that had not ended by themselves: orphans of a daemon come to us."""
     alive = [pid for pid in children(os.getpid()) if state_of(pid) not in "ZX"]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from weft_runtime import __version__, activation
-from weft_runtime.appd import cgroups, control, handover, status, websocket
+from weft_runtime.appd import cgroups, clock, control, handover, status, websocket
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
@@ -84,7 +84,7 @@ class Daemon:
             log, wanted=True, notify_socket=environ.get("NOTIFY_SOCKET")
         )
         self._last_session = LastSession(self._places.state)
-        self._since = time.time()
+        self._since = clock.now()
         self._stopping = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
         self._change_timer: asyncio.TimerHandle | None = None
@@ -335,7 +335,7 @@ class Daemon:
     def _describe(self) -> DaemonStatus:
         return status.describe(
             self._settings, self._supervisor,
-            since=self._since, clients=len(self._dispatcher.clients), log_to_journal=self._log.is_native,
+            since=clock.to_unix(self._since), clients=len(self._dispatcher.clients), log_to_journal=self._log.is_native,
         )  # fmt: skip
 
     def _ping_watchdog(self) -> None:
@@ -377,7 +377,6 @@ class Daemon:
                     os.kill(pid, signal.SIGKILL)
                 if os.waitpid(pid, os.WNOHANG) == (0, 0):
                     some_left |= is_stray
-        self._supervisor.remove_groups()
         return some_left
 
     def _log_failure(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -459,7 +458,7 @@ class Daemon:
             "more_control": doors[1:],
             "more_websocket": ws_doors[1:],
             "own_socket": None if self._own_socket is None else str(self._own_socket),
-            "since": self._since,
+            "since": clock.to_unix(self._since),
             "to_restore": self._to_restore,
         }
         descriptors = [*doors, *ws_doors, *(client["fd"] for client in clients)]
@@ -467,7 +466,8 @@ class Daemon:
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         """Go on with what the process image before this one had."""
-        self._since = state.get("since", self._since)
+        if "since" in state:
+            self._since = clock.from_unix(state["since"])
         self._to_restore = state.get("to_restore", [])
         self._own_socket = None if state["own_socket"] is None else Path(state["own_socket"])
         doors = [state["control"], *state.get("more_control", [])]

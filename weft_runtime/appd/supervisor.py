@@ -13,7 +13,8 @@ from typing import Any
 
 from weft_runtime import capabilities, manifests, store
 from weft_runtime.appd import child as processes
-from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
+from weft_runtime.appd import clock
+from weft_runtime.appd.cgroups import Limits, Removal, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.handover import block_signals
@@ -36,6 +37,11 @@ _READ_SIZE = 64 * 1024
 
 _READS_AT_END = 64
 """Reads of a dead app's pipe: a pipe holds 64 KiB, and what wrote more after its death is not its output."""
+
+_FLOOD_PAUSE_S = 0.005
+"""Seconds between two reads of a session that has used up its lines. Its pipe is still emptied, since an app must not
+hang on its output, but at 64 KiB a read that is 13 MB/s of what nobody will see: more would only take CPU time from
+everybody else, the daemon's and the app's."""
 
 _REFUSALS = {
     Problem.PACKAGE_NOT_FOUND: ErrorCode.PACKAGE_NOT_FOUND,
@@ -69,6 +75,8 @@ class _Live:
         self.scanner = ReadyScanner()
         self.splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
         self.open_streams = {"stdout": child.stdout, "stderr": child.stderr}
+        self.pauses: dict[str, asyncio.Handle] = {}
+        """Streams that are not read just now, and what goes on with them."""
         self.deadline_timer: asyncio.TimerHandle | None = None
         self.summary_timer: asyncio.TimerHandle | None = None
         self.shell_pid: int | None = None
@@ -77,6 +85,11 @@ class _Live:
     def fields(self) -> dict[str, str]:
         """What every log entry about the session carries."""
         return {"WEFT_APP_ID": self.session.app_id, "WEFT_SESSION_ID": str(self.session.id)}
+
+    def stop_pauses(self) -> None:
+        for handle in self.pauses.values():
+            handle.cancel()
+        self.pauses.clear()
 
     def kill(self) -> None:
         """End all of it: what is in its control group, or where there is none, in its process group."""
@@ -110,8 +123,6 @@ class Supervisor:
         self._stopped: OrderedDict[int, Session] = OrderedDict()
         self._next_id = 1
         self._all_ended = asyncio.Event()
-        self._emptying: list[SessionGroup] = []
-        """Control groups of ended sessions: what was killed in there may take a moment to be gone."""
         self.groups: SessionGroups | None = None
         """Where sessions get control groups of their own; None is "nowhere"."""
         self.on_change: Callable[[], None] = lambda: None
@@ -186,7 +197,7 @@ class Supervisor:
         child, group = self._fork(app_id, argv) or self._execute(argv)
         session = Session.launched(
             self._next_id, app_id, child.pid,
-            wall=time.time(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
+            now=clock.now(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
         )  # fmt: skip
         self._next_id += 1
         live = self._adopt(session, child, group)
@@ -235,16 +246,12 @@ class Supervisor:
                 live.shell_pid = None
                 self._entry(live, Level.INFO, "its app shell has ended")
 
-    def remove_groups(self) -> None:
-        """Remove the control groups of ended sessions, once nothing is in them any more."""
-        self._emptying = [group for group in self._emptying if not group.remove()]
-
     def remove_left_over_groups(self) -> None:
-        """The same for those of a process image before this one, which crashed or was reloaded."""
+        """Remove the groups of a process image before this one, which crashed or was reloaded."""
         if self.groups is not None:
             known = {live.group for live in self._live.values() if live.group is not None}
-            self._emptying = self.groups.others(known)
-            self.remove_groups()
+            for group in self.groups.others(known):
+                self._remove_group(group)
 
     def to_json(self) -> dict[str, Any]:
         """All sessions, for the next process image; the descriptors in it must be inherited."""
@@ -284,7 +291,9 @@ class Supervisor:
             for name, rest in item["rest"].items():
                 live.splitters[name].rest = bytes.fromhex(rest)
             # An unfinished line may be the beginning of READY.
-            live.scanner.feed(live.splitters["stdout"].rest)
+            live.scanner.feed(live.splitters["stdout"].rest.rpartition(b"\n")[2])
+            for name in live.splitters:
+                self._log_lines(live, name)
             self._plan_summary(live)
 
     @property
@@ -364,8 +373,13 @@ class Supervisor:
         return self.groups.make(number, limits)
 
     def _remove_group(self, group: SessionGroup) -> None:
-        self._emptying.append(group)
-        self.remove_groups()
+        """Remove a group that is not needed any more, once nothing is in it."""
+        self._go_on_removing(Removal(group))
+
+    def _go_on_removing(self, removal: Removal) -> None:
+        delay = removal.work()
+        if delay is not None:
+            asyncio.get_running_loop().call_later(delay, self._go_on_removing, removal)
 
     def _adopt(
         self,
@@ -423,7 +437,7 @@ class Supervisor:
         for action in actions:
             match action:
                 case Action.ANNOUNCE_READY:
-                    took = time.time() - session.launched_at
+                    took = clock.now() - session.launched_at
                     # First of all those who wait for it.
                     self._announce(AppReady(session.id, session.app_id))
                     self._entry(live, Level.INFO, f"ready after {took:.3f} s", Event.SESSION_READY)
@@ -449,19 +463,44 @@ class Supervisor:
         self._output(live, name, data)
 
     def _output(self, live: _Live, name: str, data: bytes) -> None:
-        splitter = live.splitters[name]
-        lines = splitter.feed(data) if data else splitter.end()
-        if name == "stdout" and (live.scanner.feed(data) if data else live.scanner.end()):
+        """Take what was read of a stream; nothing is its end."""
+        splitter, at_end = live.splitters[name], not data
+        is_ready = name == "stdout" and (live.scanner.end() if at_end else live.scanner.feed(data))
+        if is_ready:
             # The signal is not output.
-            with contextlib.suppress(StopIteration):
-                lines.remove(next(line for line in lines if line.strip() == b"READY"))
-            self._act(live, live.session.ready(wall=time.time()))
-        live.output.lines(name, lines, time.monotonic())
-        self._plan_summary(live)
-        if not data:
+            start, end = live.scanner.span
+            if start == 0:
+                splitter.forget_line()
+            data = data[:start] + data[end:]
+        splitter.feed(data)
+        if at_end:
+            splitter.end()
             asyncio.get_running_loop().remove_reader(live.open_streams.pop(name))
-            if name == "stdout":
-                self._act(live, live.session.output_ended(now=time.monotonic()))
+        if is_ready:
+            self._act(live, live.session.ready(now=clock.now()))
+        if at_end and name == "stdout":
+            self._act(live, live.session.output_ended(now=time.monotonic()))
+        self._log_lines(live, name)
+
+    def _log_lines(self, live: _Live, name: str) -> None:
+        """Log lines that were read, and plan the next turn of the stream where it has to wait for that."""
+        has_more = live.output.take(name, live.splitters[name], time.monotonic())
+        self._plan_summary(live)
+        if not has_more and not (live.output.is_full and name in live.open_streams):
+            return
+        loop = asyncio.get_running_loop()
+        if name in live.open_streams:
+            loop.remove_reader(live.open_streams[name])
+        delay = 0 if has_more else _FLOOD_PAUSE_S
+        live.pauses[name] = loop.call_later(delay, self._go_on, live, name)
+
+    def _go_on(self, live: _Live, name: str) -> None:
+        del live.pauses[name]
+        if live.splitters[name].has_line:
+            self._log_lines(live, name)
+        if name in live.open_streams and name not in live.pauses:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(live.open_streams[name], self._readable, live, name)
 
     def _plan_summary(self, live: _Live) -> None:
         """Have it told what was dropped, even if the app falls silent."""
@@ -475,33 +514,47 @@ class Supervisor:
 
     def _ended(self, live: _Live) -> None:
         """The process is gone, but not reaped yet: its output and its report are read first."""
-        session = live.session
-        asyncio.get_running_loop().remove_reader(live.child.pidfd)
+        loop = asyncio.get_running_loop()
+        for fd in (live.child.pidfd, *live.open_streams.values()):
+            loop.remove_reader(fd)
+        live.stop_pauses()
         live.kill()
-        for name in list(live.open_streams):
-            for _ in range(_READS_AT_END):
-                try:
-                    data = os.read(live.open_streams[name], _READ_SIZE)
-                except BlockingIOError:
-                    data = b""  # somebody else holds the other end; this session is over all the same
-                self._output(live, name, data)
-                if not data:
-                    break
+        self._drain(live, _READS_AT_END)
+
+    def _drain(self, live: _Live, reads: int) -> None:
+        """Log what is left of its output, a piece in each turn of the loop, with so many `reads` at most."""
+        for name, splitter in live.splitters.items():
+            while splitter.has_line or name in live.open_streams:
+                data = b""
+                if splitter.has_line:
+                    self._log_lines(live, name)
+                else:
+                    # Somebody else may hold the other end, and even write: this session is over all the same.
+                    with contextlib.suppress(BlockingIOError):
+                        data = os.read(live.open_streams[name], _READ_SIZE) if reads else b""
+                        reads -= 1
+                    self._output(live, name, data)
+                live.stop_pauses()
+                if data or splitter.has_line:
+                    asyncio.get_running_loop().call_soon(self._drain, live, reads)
+                    return
+        self._finish(live)
+
+    def _finish(self, live: _Live) -> None:
+        """All of its output is logged: collect the process and tell how it ended."""
+        session = live.session
         result = processes.reap(live.child)
         usage = Usage(result.cpu_seconds, None, None)
         if live.group is not None:
             usage = live.group.usage()
-            self._emptying.append(live.group)
         actions = session.ended(
             exit_status=result.status, signal=result.signal,
-            reason=result.reason or usage.out_of_memory, wall=time.time(),
+            reason=result.reason or usage.out_of_memory, now=clock.now(),
         )  # fmt: skip
         for timer in (live.deadline_timer, live.summary_timer):
             if timer is not None:
                 timer.cancel()
         live.output.summarize()
-        for fd in live.open_streams.values():
-            asyncio.get_running_loop().remove_reader(fd)
         processes.close(live.child)
         if live.shell_pid is not None:
             processes.kill_and_reap(live.shell_pid)
@@ -509,7 +562,8 @@ class Supervisor:
         self._stopped[session.id] = session
         while len(self._stopped) > HISTORY_MAX:
             self._stopped.popitem(last=False)
-        self.remove_groups()
+        if live.group is not None:
+            self._remove_group(live.group)
         self._log_end(live, result, usage)
         self._act(live, actions)
         self.on_change()
