@@ -96,7 +96,7 @@ def message(opcode: int, payload: bytes) -> bytes:
 def pipeline() -> None:
     """Many requests at once, again and again, whose answers are long or costly."""
     connection = Connection()
-    requests = [
+    requests: list[list[object]] = [
         ["QUERY_INSTALLED_APPS"],
         ["QUERY_SESSIONS"],
         ["QUERY_STATUS"],

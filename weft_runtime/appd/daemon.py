@@ -21,6 +21,8 @@ from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
 from weft_runtime.appd.dispatch import READINGS_MAX, Client, Dispatcher
+from weft_runtime.appd.listener import listen
+from weft_runtime.appd.loopwatch import open_watch
 from weft_runtime.appd.persistence import STABLE_S, LastSession, RestoreRefused, write_port
 from weft_runtime.appd.settings import WS_PORT_OFF, Places, Settings, find_runtime, load, places
 from weft_runtime.appd.supervisor import Refused, Supervisor
@@ -84,6 +86,7 @@ class Daemon:
             log, wanted=True, notify_socket=environ.get("NOTIFY_SOCKET")
         )
         self._last_session = LastSession(self._places.state)
+        self._watch = open_watch(environ, self._log_callback)
         self._since = clock.now()
         self._stopping = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
@@ -134,6 +137,8 @@ class Daemon:
             self._take_last_session()
         else:
             self._finish_reload()
+        if self._watch is not None:
+            self._watch.begin()
         await self._restore()
         await self._stopping.wait()
         await self._shut_down()
@@ -177,7 +182,7 @@ class Daemon:
                 message = "there is no place for the control socket"
                 hint = "set WEFT_APPD_SOCKET or XDG_RUNTIME_DIR, or start weft-appd.socket"
                 raise WeftError(Problem.CONFIG_INVALID, message, hint)
-            listeners = [control.listen(self._places.socket)]
+            listeners = [listen(self._places.socket)]
             self._own_socket = self._places.socket
         self._control = ControlServer(listeners, self._settings, self._dispatcher, self._log)
         try:
@@ -216,6 +221,8 @@ class Daemon:
 
     async def _shut_down(self) -> None:
         """STOPPING, stop accepting, end the sessions, tell the clients, exit."""
+        if self._watch is not None:
+            self._watch.end()
         # Whatever is under way must neither take over now nor write a list of what is left meanwhile.
         self._supervisor.on_change = lambda: None
         if self._change_timer is not None:
@@ -389,6 +396,9 @@ class Daemon:
         details = "".join(traceback.format_exception(error)).rstrip() if error is not None else ""
         self._log.entry(Level.CRIT, f"{reason}\n{details}".rstrip(), Event.FAILED, WEFT_REASON=reason)
 
+    def _log_callback(self, text: str, is_fault: bool) -> None:
+        self._log.entry(Level.ERR if is_fault else Level.NOTICE, f"event loop: {text}")
+
     # Reload
 
     def _request_reload(self, client: Client | None) -> None:
@@ -412,12 +422,16 @@ class Daemon:
                 if self._stopping.is_set():
                     return
                 # The next image starts one of its own: of the program and with the settings that are there now.
+                if self._watch is not None:
+                    self._watch.end()
                 self._supervisor.close_fork_server()
                 self._execute()
             finally:
                 handover.unblock_signals()
         except (WeftError, OSError) as error:
             message = f"reload refused, going on as before: {error}"
+            if self._watch is not None:
+                self._watch.begin()
             self._supervisor.start_fork_server()
         if self._websocket is not None:
             self._websocket.start()

@@ -19,7 +19,7 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from weft_runtime.appd.answers import LongAnswer, Steps
-from weft_runtime.appd.control import ANSWERS_AHEAD, UNREAD_MAX
+from weft_runtime.appd.connection import ANSWERS_AHEAD, UNREAD_MAX
 from weft_runtime.appd.dispatch import Dispatcher, Push
 from weft_runtime.appd.websocket_frame import frame_size, text_frame, text_header
 from weft_runtime.journal import Log
