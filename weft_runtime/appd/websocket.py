@@ -23,16 +23,20 @@ from weft_runtime.appd.websocket_frame import MESSAGE_MAX
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Log
+from weft_runtime.limits import KIB
 
 ACCEPTS_MAX = 16
 """Connections that one callback accepts: with those of a flood that are refused, some milliseconds."""
 
-LEAVING_MAX = 64
+LEAVING_MAX = 32
 """Connections beside the limit that have been told why they are closed, or are in their closing handshake: the oldest
 is closed at once when there are more."""
 
 DESCRIPTORS_KEPT_BACK = 64
 """Descriptors that are left for launches and for the control socket: below that, no connection is kept."""
+
+KERNEL_BUFFER = 128 * KIB
+"""Bytes that the kernel keeps for each direction of a connection; else it is some megabytes, by what a client sends."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _TOKEN_MAX = 4096
@@ -47,6 +51,8 @@ class WebSocketServer:
         """Raises WeftError(CONFIG_INVALID) for a token file that cannot be used."""
         for listener in listeners:
             listener.setblocking(False)
+            for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # connections inherit them
+                listener.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
         self.listeners = listeners
         self.dispatcher = dispatcher
         self.log = log
@@ -119,17 +125,25 @@ class WebSocketServer:
             self._take(connection, address[1])
 
     def _take(self, connection: socket.socket, port: int) -> None:
-        """Count a connection from now on: in the place of the one that has been half open for longest, if need be."""
-        protocol = ServerProtocol(origins=self._origins, max_size=MESSAGE_MAX, logger=self._logger)
-        is_scarce = connection.fileno() >= _descriptors() - DESCRIPTORS_KEPT_BACK
-        if is_scarce or len(self._half_open) + len(self._open) >= self._settings.max_connections:
-            if self._half_open:
-                next(iter(self._half_open)).close()
+        """Count a connection from now on: in the place of the one that has been half open for longest, if need be.
+
+        One whose handshake has come, and that waits for its turn, keeps its place.
+        """
+        is_refused = False
+        if connection.fileno() >= _descriptors() - DESCRIPTORS_KEPT_BACK:
+            is_refused = True
+            for leaving in list(self._leaving):
+                leaving.close()
+        elif len(self._half_open) + len(self._open) >= self._settings.max_connections:
+            idle = next((client for client in self._half_open if client.is_idle), None)
+            if idle is None:
+                is_refused = True
             else:
-                is_scarce = True
+                idle.close()
+        protocol = ServerProtocol(origins=self._origins, max_size=MESSAGE_MAX, logger=self._logger)
         client = WebSocketClient(connection, port, self, protocol)
         self._half_open[client] = None
-        if is_scarce:
+        if is_refused:
             client.refuse("too many connections\n")
 
     def opened(self, client: WebSocketClient) -> None:

@@ -211,6 +211,11 @@ class WebSocketClient:
         self._server.closed(self)
 
     @property
+    def is_idle(self) -> bool:
+        """Whether it has said nothing that is still to be looked at."""
+        return not self._has_come
+
+    @property
     def _is_open(self) -> bool:
         return self._socket.fileno() >= 0
 
