@@ -6,6 +6,7 @@ to the next process image: each is a descriptor and what is buffered on either s
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -19,6 +20,7 @@ from typing import Any
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.dispatch import Dispatcher, Push
 from weft_runtime.appd.settings import Settings
+from weft_runtime.appd.tasks import AGAIN_S, Tasks
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import quote
 from weft_runtime.framing import FrameReader, FramingError, frame
@@ -121,6 +123,18 @@ class ControlClient:
 
     def resume(self) -> None:
         self._server.dispatcher.turns.ask(self)
+
+    def give_up(self, answer: Error) -> None:
+        self._making = None
+        self._out += self._behind
+        self._behind.clear()
+        self.waiting_for, self.waiting_for_reload = None, False
+        self.send(answer)
+        self._loop.call_later(AGAIN_S, self._go_on_reading)
+
+    def _go_on_reading(self) -> None:
+        if self._socket.fileno() >= 0:
+            self.resume()
 
     def close(self) -> None:
         """Close at once; what is still to be sent is lost."""
@@ -372,7 +386,13 @@ class ControlServer:
                 self.stop()
                 self._loop.call_later(ACCEPT_PAUSE_S, self.start)
             return
-        self._add(connection)
+        if not Tasks(self.log).call("accepting a connection", self._add, connection):
+            with contextlib.suppress(OSError):
+                answer = Error(
+                    ErrorCode.INTERNAL_ERROR, "the daemon could not take the connection: see its log"
+                )
+                connection.send(frame(encode_msgpack(answer)))
+            connection.close()
         if len(self.clients) >= self.settings.max_connections:
             self.stop()
 
