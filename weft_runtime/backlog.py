@@ -19,6 +19,10 @@ WAIT_S = 0.1
 LEAVE_S = 0.25
 """Seconds for a write that is under way: all but one to a disk that does not answer have ended by then."""
 
+GRACE_S = 0.05
+"""Seconds that whoever logs gives a write to a file, which all but a disk that does not answer needs a thousandth of. Once
+it has not come back by then, nobody waits for it again until all is written."""
+
 _POLL_S = 0.001
 
 
@@ -73,8 +77,10 @@ class Backlog:
                 return
             if self._channel.never_blocks:
                 self._drain()
-            if self._queue:
-                self._start()
+            if not self._queue or not self._start() or self._channel.never_blocks:
+                return
+            left = self._when_left()
+        left.acquire(timeout=GRACE_S)
 
     def flush(self, seconds: float) -> bool:
         """Wait until nothing waits any more, for that long at most; whether that is so."""
@@ -82,10 +88,8 @@ class Backlog:
         with self._lock:
             if not self._queue:
                 return True
-            left = _thread.allocate_lock()
-            left.acquire()
             if self._has_thread or self._start():
-                self._waiting.append(left)
+                left = self._when_left()
             else:  # there is no thread to be had
                 while self._queue and time.monotonic() < deadline:
                     self._channel.wait(WAIT_S)
@@ -135,6 +139,13 @@ class Backlog:
         return (
             len(self._queue) <= limits.LOG_ENTRIES.value // 2 and self._size <= limits.LOG_BYTES.value // 2
         )
+
+    def _when_left(self) -> _thread.LockType:
+        """A lock that can be acquired once the thread has left."""
+        left = _thread.allocate_lock()
+        left.acquire()
+        self._waiting.append(left)
+        return left
 
     def _append(self, entry: bytes, count: int) -> None:
         self._queue.append((entry, count))

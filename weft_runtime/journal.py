@@ -185,8 +185,7 @@ class Log:
 def open_log(identifier: str, settings: LogSettings, *, has_loop: bool = False) -> Log:
     """The log that `settings` ask for; `identifier` is its SYSLOG_IDENTIFIER. Nobody who writes to it waits.
 
-    With `has_loop` that holds for standard error too where it is a file, on a disk that may not answer: lines of others in
-    that file may then stand before those that are older.
+    With `has_loop` that holds for standard error too where it is a file, on a disk that may not answer.
 
     Where the journal is asked for and cannot be had, the log says so once, on standard error. Raises
     WeftError(CONFIG_INVALID) for a wrong `$WEFT_LOG_LEVEL`.

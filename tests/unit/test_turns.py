@@ -34,8 +34,7 @@ def order(*workers: tuple[str, Hashable, int], leaving: str = "") -> list[str]:
     done: list[str] = []
 
     async def run() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda *_: done.append("failed"))
-        turns = Turns()
+        turns = Turns(lambda client, error: done.append("failed"))
         clients = [Worker(*worker, done) for worker in workers]
         for client in clients:
             turns.ask(client)

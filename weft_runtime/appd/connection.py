@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.dispatch import Push
 from weft_runtime.appd.listener import peer
+from weft_runtime.appd.tasks import AGAIN_S
 from weft_runtime.framing import FrameReader, FramingError, frame
 from weft_runtime.limits import KIB
 from weft_runtime.protocol import Error, ErrorCode, ProtocolError, Response
@@ -119,6 +120,18 @@ class ControlClient:
         """Too much waits for it."""
         self._server.log.notice(f"dropping the control connection of {self.caller}: it does not read")
         self.close()
+
+    def give_up(self, answer: Error) -> None:
+        self._making = None
+        self._out += self._behind
+        self._behind.clear()
+        self.waiting_for, self.waiting_for_reload = None, False
+        self.send(answer)
+        self._loop.call_later(AGAIN_S, self._go_on_reading)
+
+    def _go_on_reading(self) -> None:
+        if self._socket.fileno() >= 0:
+            self.resume()
 
     def close(self) -> None:
         """Close at once; what is still to be sent is lost."""

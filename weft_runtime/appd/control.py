@@ -16,6 +16,7 @@ from weft_runtime.appd.connection import ControlClient
 from weft_runtime.appd.dispatch import Dispatcher
 from weft_runtime.appd.listener import peer
 from weft_runtime.appd.settings import Settings
+from weft_runtime.appd.tasks import Tasks
 from weft_runtime.framing import frame
 from weft_runtime.journal import Log
 from weft_runtime.limits import MIB
@@ -118,10 +119,16 @@ class ControlServer:
             connection.setblocking(False)
             uid = peer(connection)[1]
             refusal = self._admission.refusal(uid, connection.fileno())
-            if refusal is None:
-                self._add(connection)
-            else:
+            if refusal is not None:
                 self._refuse(connection, uid, refusal)
+            elif not Tasks(self.log).call("accepting a connection", self._add, connection):
+                self._fail(connection)
+
+    def _fail(self, connection: socket.socket) -> None:
+        """Say that the connection could not be taken, for a fault of ours, and close it."""
+        answer = Error(ErrorCode.INTERNAL_ERROR, "the daemon could not take the connection: see its log")
+        with connection, contextlib.suppress(OSError):
+            connection.send(frame(encode_msgpack(answer)))
 
     def _start_again(self) -> None:
         if not self.dispatcher.supervisor.closing:

@@ -5,7 +5,7 @@ import asyncio
 from collections.abc import Callable, Generator, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, assert_never
+from typing import Protocol, assert_never, cast
 
 from weft_runtime import store
 from weft_runtime.appd import turns
@@ -112,19 +112,27 @@ class Client(turns.Client, Protocol):
         """The answer that it waited for is sent: go on with its requests."""
         ...
 
+    def give_up(self, answer: Error) -> None:
+        """Its last request cannot be answered as it should be: answer it so, and go on with the next in a while."""
+        ...
+
 
 class Dispatcher:
     """Answers requests, in their order, and sends pushes to whoever hears them."""
 
     def __init__(self) -> None:
         self.clients: set[Client] = set()
-        self.turns = Turns()
+        self.turns = Turns(self._failed)
         self._to_flush: dict[Client, None] = {}
         """Those that something was put for: in order, and each once."""
         self._flush_is_planned = False
         self.supervisor: Supervisor
         self.reload: Callable[[Client], None]
         self.status: Callable[[], DaemonStatus]
+        self.failed: Callable[[Client, BaseException], None]
+
+    def _failed(self, client: turns.Client, error: BaseException) -> None:
+        self.failed(cast(Client, client), error)
 
     def handle(self, request: Request, client: Client) -> None:
         """Do what `request` says and answer it: at once, or when the session has ended that it ends."""

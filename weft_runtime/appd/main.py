@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from weft_runtime import __version__
 from weft_runtime.appd import handover
@@ -34,7 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     log = Log(stderr_sink(PROGRAM, with_priority=False))
     try:
         log = open_log(PROGRAM, log_settings(), has_loop=True)
-        return _run(build_parser().parse_args(argv), log)
+        state = handover.inherited_state(os.environ)
+        if state is not None and log.backlog is not None and state.get("log") is not None:
+            log.backlog.restore(state["log"])  # before anything else is logged
+        return _run(build_parser().parse_args(argv), log, state)
     except WeftError as error:
         log.entry(Level.ERR, str(error), Event.FAILED, WEFT_REASON=str(error), WEFT_PROBLEM=error.problem)
         return error.exit_status
@@ -64,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, log: Log) -> int:
+def _run(options: argparse.Namespace, log: Log, state: dict[str, Any] | None) -> int:
     if options.reload:
         return _reload()
     settings = load(options.config, os.environ)
@@ -75,7 +79,6 @@ def _run(options: argparse.Namespace, log: Log) -> int:
         print("the settings are valid")
         return 0
     log.level = settings.log_level
-    state = handover.inherited_state(os.environ)
 
     async def serve() -> None:
         await Daemon(options.config, settings, os.environ, log).run(state)

@@ -7,7 +7,7 @@ sixty connections as often as one with a single one. Between two turns the loop 
 
 import asyncio
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Protocol
 
 
@@ -27,7 +27,9 @@ class Client(Protocol):
 class Turns:
     """The clients that have work, in the order of their next turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, failed: Callable[[Client, BaseException], None]) -> None:
+        """`failed` is told of a turn that raised an exception."""
+        self._failed = failed
         self._queues: dict[Hashable, deque[Client]] = {}
         """By owner, the one whose turn is next first; no queue is empty."""
         self._queued: set[Client] = set()
@@ -64,9 +66,12 @@ class Turns:
         self._queued.discard(client)
         if queue:
             self._queues[owner] = queue  # behind the other owners
+        # Whatever goes wrong with this client, the others get their turns.
+        self._plan()
         try:
             if client.take_turn():
                 self.ask(client)
-        finally:
-            # Whatever went wrong with this client, the others get their turns.
-            self._plan()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._failed(client, error)

@@ -15,9 +15,11 @@ from websockets.http11 import Response as HttpResponse
 from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
+from weft_runtime.appd import files
 from weft_runtime.appd.control import ACCEPT_PAUSE_S, OUT_OF_RESOURCES
 from weft_runtime.appd.dispatch import Dispatcher
 from weft_runtime.appd.settings import Settings
+from weft_runtime.appd.tasks import Tasks
 from weft_runtime.appd.websocket_client import WebSocketClient
 from weft_runtime.appd.websocket_frame import MESSAGE_MAX
 from weft_runtime.errors import Problem, WeftError, from_os_error
@@ -122,7 +124,8 @@ class WebSocketServer:
                 self._pause()
                 self._loop.call_later(ACCEPT_PAUSE_S, self._accept_more)
                 return
-            self._take(connection, address[1])
+            if not Tasks(self.log).call("accepting a connection", self._take, connection, address[1]):
+                connection.close()
 
     def _take(self, connection: socket.socket, port: int) -> None:
         """Count a connection from now on: in the place of the one that has been half open for longest, if need be.
@@ -221,8 +224,7 @@ def read_token(settings: Settings) -> bytes | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            token = file.read(_TOKEN_MAX).strip()
+        token = files.read(path, is_ours=False)[:_TOKEN_MAX].strip()
     except OSError as error:
         message = f"cannot read the token file {quote(str(path))}: {error.strerror}"
         raise WeftError(Problem.CONFIG_INVALID, message) from None
