@@ -56,6 +56,7 @@ class Event(StrEnum):
     FAILED = "failed"
     STUB = "stub"
     CODE_REJECTED = "code-rejected"
+    DOWNGRADED = "downgraded"
 
     DAEMON_READY = "daemon-ready"
     DAEMON_STOPPING = "daemon-stopping"
@@ -82,6 +83,7 @@ MESSAGE_IDS = {
     Event.FAILED: "2bca5bf579c3437d82763c2ef15a643e",
     Event.STUB: "24e087d9a44b4290b08891f185a22ed0",
     Event.CODE_REJECTED: "3af54e34692049a49b2c931641720614",
+    Event.DOWNGRADED: "5d1d7c0f9a3e4a9c8f2b64f1a70f3be6",
     Event.RELOAD_FAILED: "eb8e90bb41bd47099855990ccd8b9ef5",
     Event.RESTORE_REFUSED: "23817af036ea4c7cbdf7c49ca23f7d68",
     Event.LAUNCH_REFUSED: "f95e483bc2e04ddc9fa56e386618fed6",
