@@ -72,6 +72,7 @@ class Event(StrEnum):
     CODE_REJECTED = "code-rejected"
     COMPILE_LIMIT = "compile-limit"
     TOO_COSTLY = "too-costly"
+    DOWNGRADED = "downgraded"
 
     DAEMON_READY = "daemon-ready"
     DAEMON_STOPPING = "daemon-stopping"
@@ -104,6 +105,7 @@ MESSAGE_IDS = {
     Event.CODE_REJECTED: "3af54e34692049a49b2c931641720614",
     Event.COMPILE_LIMIT: "5a83ed5ce00848bb8bda91742599ba48",
     Event.TOO_COSTLY: "fdfbf25440ff4561ab1ca2be223af74f",
+    Event.DOWNGRADED: "5d1d7c0f9a3e4a9c8f2b64f1a70f3be6",
     Event.RELOAD_FAILED: "eb8e90bb41bd47099855990ccd8b9ef5",
     Event.RESTORE_REFUSED: "23817af036ea4c7cbdf7c49ca23f7d68",
     Event.LAUNCH_REFUSED: "f95e483bc2e04ddc9fa56e386618fed6",
