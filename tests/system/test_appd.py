@@ -30,7 +30,7 @@ PROMISE_S = STOP_GRACE_S + 1
 SLACK_S = 2  # of a busy machine, systemctl included
 CRASHES, AT_ONCE = 100, 20
 
-pytestmark = pytest.mark.usefixtures("installed")
+pytestmark = [pytest.mark.sessions, pytest.mark.usefixtures("installed")]
 
 
 def test_it_is_started_when_it_serves(service: Container) -> None:

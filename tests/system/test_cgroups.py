@@ -8,6 +8,8 @@ import pytest
 from tests.system.appd import CONFIG, TICKER, UNIT, ask, entries, eventually, launch, show, until_state
 from tests.system.container import Container
 
+pytestmark = pytest.mark.sessions
+
 # Leaves a process behind that is in no process group of the session and asks for no pardon.
 BREEDER = """\
 #!/bin/sh

@@ -84,6 +84,12 @@ def test_a_session_can_make_few_groups_below_its_own(fake_base: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("leaf", ["supervisor", "compiler"])
+def test_nobody_can_make_groups_below_the_other_leaves(fake_base: Path, leaf: str) -> None:
+    SessionGroups(fake_base)
+    assert (fake_base / leaf / "cgroup.max.descendants").read_text() == "0"
+
+
 def remove(path: Path) -> int:
     """Remove a tree of empty groups; in how many turns."""
     removal, turns = Removal(SessionGroup(path)), 1

@@ -195,6 +195,8 @@ class SessionGroups:
         leaf = base / _SUPERVISOR
         leaf.mkdir(exist_ok=True)
         _write(leaf / "cgroup.procs", str(os.getpid()))
+        # A runtime of another kind is asked in here whether it has a fork server, and may answer with groups.
+        _write(leaf / "cgroup.max.descendants", "0")
         offered = _read(base / "cgroup.controllers").split()
         self.controllers = tuple(name for name in CONTROLLERS if name in offered)
         """Those that hold the limits; without one of CONTROLLERS its limit is not there."""
@@ -232,6 +234,7 @@ class SessionGroups:
         limits = Limits(COMPILE_MEMORY.value + _COMPILER_ROOM, None, _COMPILER_TASKS)
         # One compiler that is too large is ended, and not all of them.
         files = {name: value for name, value in self._files(limits).items() if name != "memory.oom.group"}
+        files["cgroup.max.descendants"] = "0"
         if "cpu" in self.controllers:
             files["cpu.weight"] = str(_COMPILER_WEIGHT)
         try:

@@ -16,7 +16,7 @@ from weft_runtime import manifest, paths, policy, settings, signature, store, tr
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
-from weft_runtime.journal import JOURNAL_SOCKET, Event, Level, Log, journal_sink
+from weft_runtime.journal import JOURNAL_SOCKET, Event, Level, open_log
 from weft_runtime.manifest import Manifest
 from weft_runtime.pack import check, code, storage
 from weft_runtime.pack.code import Cache
@@ -227,13 +227,11 @@ def _tell_forced(screen: Screen, new: Manifest, old: str, how: str) -> None:
         f"version {new.version} of {new.id} in place of {printable(old, 64)}, which {how}: --force was used"
     )
     screen.note(text)
-    try:
-        if JOURNAL_SOCKET.is_socket():
-            log = Log(journal_sink(PROGRAM))
-            fields = {"WEFT_APP_ID": new.id, "WEFT_VERSION": new.version, "WEFT_VERSION_BEFORE": old}
-            log.entry(Level.WARNING, text, Event.DOWNGRADED, **fields)
-    except (ImportError, OSError):
-        pass  # without a journal the screen has it
+    if JOURNAL_SOCKET.is_socket():  # else the screen has it
+        log = open_log(PROGRAM, settings.LogSettings(settings.LogTarget.JOURNAL, None, None))
+        fields = {"WEFT_APP_ID": new.id, "WEFT_VERSION": new.version, "WEFT_VERSION_BEFORE": old}
+        log.entry(Level.WARNING, text, Event.DOWNGRADED, **fields)
+        log.flush()
 
 
 class _Verified(NamedTuple):
