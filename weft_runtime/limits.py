@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every bound on what an app may cost before and while it runs, with its reason."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from weft_runtime.errors import Problem, WeftError
 
@@ -20,24 +20,32 @@ class Limit(NamedTuple):
 
 
 MANIFEST = Limit(
-    1 * MIB, "bytes", "wapp.toml",
-    "a manifest is a page of text; the TOML parser holds many times its size in memory",
+    64 * KIB, "bytes", "wapp.toml",
+    "twenty pages of text; the TOML parser takes a microsecond a byte, and holds many times its size in memory",
+)  # fmt: skip
+NAME = Limit(
+    256, "characters", "the name or the version of an app",
+    "every list of installed apps has them all; a name has 64 characters by the rule, a version a dozen",
 )  # fmt: skip
 MODULE = Limit(
     512 * MIB, "bytes", "the module file",
     "larger than any real module, smaller than what a small device would choke on",
 )  # fmt: skip
 ARGUMENTS = Limit(
-    128 * KIB, "bytes", "arguments and environment together",
-    "what Linux has always allowed a program (execve(2)); a guest copies it into its own memory",
+    32 * KIB, "bytes", "arguments and environment together",
+    "half of what a manifest may have; a guest copies it into its own memory",
 )  # fmt: skip
-COMPILE_SECONDS = Limit(
-    25, "seconds", "compile time",
-    "a supervisor waits 30 s for READY: give up a little earlier, so that the log has the reason",
+COMPILE_CPU = Limit(
+    300, "seconds", "CPU time of compiling",
+    "the largest of the usual modules take a minute of a small CPU; all threads of the compiler count",
 )  # fmt: skip
-COMPILE_AHEAD_SECONDS = Limit(
-    300, "seconds", "compile time ahead of a launch",
-    "nobody waits for READY when an app is installed; the largest of the usual modules take a minute of a small CPU",
+LAUNCH_COMPILE_CPU = Limit(
+    100, "seconds", "CPU time of compiling at a launch",
+    "half a minute of four small CPUs, for which the other apps wait; what takes longer is left to the background",
+)  # fmt: skip
+COMPILE_TIME = Limit(
+    1800, "seconds", "time of compiling by the clock",
+    "a busy device may give a compiler no CPU for minutes; but nobody who waits for one shall wait for ever",
 )  # fmt: skip
 COMPILE_MEMORY = Limit(
     2 * GIB, "bytes", "compile memory",
@@ -67,10 +75,18 @@ STACK = Limit(
     1 * MIB, "bytes at least", "the stack (ulimit -s)",
     "the engine gives a guest half of that and cannot tell that the stack below it is smaller: SIGSEGV",
 )  # fmt: skip
+LOG_ENTRIES = Limit(
+    16_384, "entries", "entries of the log that wait",
+    "what sixteen sessions write at once within log_lines, or some thousand launches; the journal takes them in a second",
+)  # fmt: skip
+LOG_BYTES = Limit(
+    8 * MIB, "bytes", "the log that waits",
+    "a journal that does not read must not cost a device its memory; usual entries have 300 bytes",
+)  # fmt: skip
 
 ALL = (
-    MANIFEST, MODULE, ARGUMENTS, COMPILE_SECONDS, COMPILE_AHEAD_SECONDS, COMPILE_MEMORY, CODE_CACHE,
-    MEMORY, MEMORIES, TABLE_ELEMENTS, TABLES, STACK,
+    MANIFEST, NAME, MODULE, ARGUMENTS, COMPILE_CPU, LAUNCH_COMPILE_CPU, COMPILE_TIME, COMPILE_MEMORY, CODE_CACHE,
+    MEMORY, MEMORIES, TABLE_ELEMENTS, TABLES, STACK, LOG_ENTRIES, LOG_BYTES,
 )  # fmt: skip
 
 
@@ -79,3 +95,45 @@ def exceeded(limit: Limit, found: str) -> WeftError:
     return WeftError(
         Problem.LIMIT_EXCEEDED, f"{found}; the limit for {limit.what} is {limit.value} {limit.unit}"
     )
+
+
+def effective(limit: Limit, what: int) -> Limit:
+    """`limit`, or what this process has been given of the resource `what` by setrlimit(2), if that is less."""
+    import resource  # noqa: PLC0415 - for who compiles
+
+    given = [value for value in resource.getrlimit(what) if value != resource.RLIM_INFINITY]
+    return limit._replace(value=min([limit.value, *given]))
+
+
+class CompileBounds(NamedTuple):
+    """What a compiler may have used that this process, or one like it, has started: seconds of CPU time, bytes."""
+
+    cpu: int
+    memory: int
+    version: str
+    """What this release allows at all: another one may try again."""
+
+    @classmethod
+    def here(cls, cpu: Limit = COMPILE_CPU) -> Self:
+        """Those that hold in this process."""
+        import resource  # noqa: PLC0415 - as above
+
+        memory = effective(COMPILE_MEMORY, resource.RLIMIT_DATA).value
+        version = f"{COMPILE_CPU.value}/{LAUNCH_COMPILE_CPU.value}/{COMPILE_MEMORY.value}"
+        return cls(effective(cpu, resource.RLIMIT_CPU).value, memory, version)
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """What `str` has made; None for anything else."""
+        cpu, _, rest = text.partition(" ")
+        memory, _, version = rest.partition(" ")
+        if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in (cpu, memory)):
+            return None
+        return cls(int(cpu), int(memory), version)
+
+    def __str__(self) -> str:
+        return f"{self.cpu} {self.memory} {self.version}"
+
+    def covers(self, other: "CompileBounds") -> bool:
+        """Whether what was too much for these is too much for `other` as well."""
+        return self.version == other.version and self.cpu >= other.cpu and self.memory >= other.memory

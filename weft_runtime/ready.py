@@ -5,6 +5,9 @@ import re
 
 READY_LINE = b"READY\n"
 
+COMPILING = "compiling"
+"""The event of a line of the report (`WEFT_REPORT_FD`): from here on the time until READY begins anew."""
+
 LINE_MAX = 64 * 1024
 """Bytes: a longer line is not READY whatever it holds, so that a stream without line breaks costs little."""
 

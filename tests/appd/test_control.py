@@ -15,6 +15,7 @@ from tests.appd.conftest import Make
 from tests.appd.harness import SLACK_SECONDS, Appd, eventually, memory, state_of
 from tests.appd.vectors import attempts, messages
 from weft_runtime.framing import FRAME_MAX, frame
+from weft_runtime.limits import MIB
 from weft_runtime.protocol import (
     AppState,
     Error,
@@ -156,16 +157,16 @@ def test_a_body_that_is_no_request_costs_only_an_error(control: Control) -> None
     [
         (b"\0\0\0\0", ErrorCode.BAD_REQUEST, "a frame is empty"),
         (
-            b"\x01\0\x10\0",
+            b"\x01\0\x01\0",
             ErrorCode.FRAME_TOO_LARGE,
-            "a frame announces 1048577 bytes, the limit is 1048576",
+            "a frame announces 65537 bytes, the limit is 65536",
         ),
         (
             b"\xff\xff\xff\xff",
             ErrorCode.FRAME_TOO_LARGE,
-            "a frame announces 4294967295 bytes, the limit is 1048576",
+            "a frame announces 4294967295 bytes, the limit is 65536",
         ),
-        (b"GET ", ErrorCode.FRAME_TOO_LARGE, "a frame announces 542393671 bytes, the limit is 1048576"),
+        (b"GET ", ErrorCode.FRAME_TOO_LARGE, "a frame announces 542393671 bytes, the limit is 65536"),
     ],
 )
 def test_a_lost_frame_ends_the_connection_after_what_came_before(
@@ -177,11 +178,11 @@ def test_a_lost_frame_ends_the_connection_after_what_came_before(
     assert control.receive() == NO_APPS
     assert control.receive() == Error(code, message)
     assert control.read_to_end() == b""
-    assert memory(appd.process.pid) - before < 8 * FRAME_MAX
+    assert memory(appd.process.pid) - before < 8 * MIB
 
 
 def test_the_longest_frame_is_taken(control: Control) -> None:
-    payload = "x" * (FRAME_MAX - len(msgpack.packb(["IPC_FORWARD", 7, ""])) - 4)
+    payload = "x" * (FRAME_MAX - len(msgpack.packb(["IPC_FORWARD", 7, ""])) - 2)
     body = msgpack.packb(["IPC_FORWARD", 7, payload])
     assert len(body) == FRAME_MAX
     control.send_bytes(frame(body))

@@ -204,7 +204,8 @@ def _check_executable(program: str) -> None:
     Behind _ENTER it would be too late: the launch would be acknowledged, and the shell run a file of any text.
     """
     try:
-        with open(program, "rb") as file:
+        # O_NONBLOCK: should a FIFO have the name, opening it must not wait for a writer.
+        with open(os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
             first_line = file.readline(_FIRST_LINE_MAX)
     except PermissionError:
         return  # what may not be read may be executed all the same

@@ -17,6 +17,7 @@ from weft_runtime import fork_protocol
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.appd.child import Child
+from weft_runtime.appd.tasks import Tasks
 from weft_runtime.escape import printable
 from weft_runtime.fork_protocol import ProtocolError, Request
 from weft_runtime.integrity import Identity
@@ -37,6 +38,10 @@ for the kernel to let it into its control group; with more, each costs a device 
 
 REFILL_DELAY_S = 0.02
 """Seconds from a launch until the spare is replaced: what has just been launched is to be ready first."""
+
+
+Call = Callable[..., None]
+"""Takes what is being done, a function and its arguments."""
 
 
 class Spare(NamedTuple):
@@ -67,8 +72,10 @@ class Spare(NamedTuple):
 class ForkServer:
     """One fork server, from its start until it ends or is closed."""
 
-    def __init__(self, program: Path, environment: Mapping[str, str], on_hello: Callable[[], None]) -> None:
-        """Start it. `on_hello` is called once it can fork. Raises OSError."""
+    def __init__(
+        self, program: Path, environment: Mapping[str, str], on_hello: Callable[[], None], call: Call
+    ) -> None:
+        """Start it. `on_hello` is called once it can fork; whatever happens is handled by `call`. Raises OSError."""
         self.program = program
         self.has_said_hello = False
         self._on_hello = on_hello
@@ -83,9 +90,9 @@ class ForkServer:
                 raise
         self._socket.settimeout(ANSWER_TIMEOUT_S)
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._socket, self._hello)
+        loop.add_reader(self._socket, call, "the hello of the fork server", self._hello)
         # A program that takes the option for an app and says READY need not be waited for.
-        loop.add_reader(self.child.stdout, self._is_none)
+        loop.add_reader(self.child.stdout, call, "the hello of the fork server", self._is_none)
 
     @property
     def is_current(self) -> bool:
@@ -146,6 +153,7 @@ class Spares:
         """`make_group` may raise OSError; `remove_group` is told what is not needed any more."""
         self._environment = environment
         self._log = log
+        self._tasks = Tasks(log)
         self._next_number = next_number
         self._make_group = make_group
         self._remove_group = remove_group
@@ -185,12 +193,12 @@ class Spares:
             return
         loop = asyncio.get_running_loop()
         try:
-            self._server = server = ForkServer(program, self._environment(), self._said_hello)
+            self._server = server = ForkServer(program, self._environment(), self._said_hello, self._call)
         except OSError as error:
             self._log.warning(f"cannot start the fork server, trying again: {error.strerror}")
             self._restart_later(program)
             return
-        loop.add_reader(server.child.pidfd, self._ended)
+        loop.add_reader(server.child.pidfd, self._call, "the end of the fork server", self._ended)
         self._plan(HELLO_TIMEOUT_S, processes.kill_group, server.child)
 
     def hint(self, app_id: str) -> None:
@@ -275,7 +283,9 @@ class Spares:
             return
         spare = self._fork(self._next_number() + len(self._waiting))
         if spare is not None:
-            asyncio.get_running_loop().add_reader(spare.child.pidfd, self._spare_ended, spare)
+            what = "the end of a process that waited"
+            loop = asyncio.get_running_loop()
+            loop.add_reader(spare.child.pidfd, self._call, what, self._spare_ended, spare)
             self._waiting.append(spare)
             # One at a time: whoever else waits for the loop comes between.
             self._plan(0, self._refill)
@@ -333,6 +343,28 @@ class Spares:
         if spare.group is not None:
             self._remove_group(spare.group)
 
+    def _call(self, what: str, function: Callable[..., None], *arguments: object) -> None:
+        """Call `function`; if it fails unexpectedly begin anew in a while, with nothing of what is there now."""
+        server = self._server
+        if self._tasks.call(what, function, *arguments):
+            return
+        program = (
+            server.program if server else next((item for item in arguments if isinstance(item, Path)), None)
+        )
+        self._begin_anew(program)
+
+    def failed(self, error: BaseException) -> None:
+        """A launch could not use what is there, for a fault of ours."""
+        server = self._server or self._origin
+        self._tasks.report("the fork server", error)
+        self._begin_anew(None if server is None else server.program)
+
+    def _begin_anew(self, program: Path | None) -> None:
+        self._tasks.call("ending the fork server", self.close)
+        self._server = self._origin = None
+        if program is not None:
+            self._restart_later(program)
+
     def _plan(self, seconds: float, what: Callable[..., None], *arguments: object) -> None:
         """The one thing to do next; it takes the place of what was planned."""
         if self._timer is not None:
@@ -340,7 +372,7 @@ class Spares:
 
         def do() -> None:
             self._timer = None
-            what(*arguments)
+            self._call("the next step of the fork server", what, *arguments)
 
         self._timer = asyncio.get_running_loop().call_later(seconds, do)
 

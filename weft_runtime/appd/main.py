@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from weft_runtime import __version__
 from weft_runtime.appd import handover
@@ -19,7 +20,7 @@ from weft_runtime.commandline import ArgumentParser
 from weft_runtime.errors import ExitStatus, Problem, WeftError, stack_of
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
-from weft_runtime.protocol import Error, Reload, Reloaded
+from weft_runtime.protocol import Error, ErrorCode, Reload, Reloaded
 from weft_runtime.settings import log_settings
 
 PROGRAM = "weft-appd"
@@ -33,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     _complete_standard_streams()
     log = Log(stderr_sink(PROGRAM, with_priority=False))
     try:
-        log = open_log(PROGRAM, log_settings())
-        return _run(build_parser().parse_args(argv), log)
+        log = open_log(PROGRAM, log_settings(), has_loop=True)
+        state = handover.inherited_state(os.environ)
+        if state is not None and log.backlog is not None and state.get("log") is not None:
+            log.backlog.restore(state["log"])  # before anything else is logged
+        return _run(build_parser().parse_args(argv), log, state)
     except WeftError as error:
         log.entry(Level.ERR, str(error), Event.FAILED, WEFT_REASON=str(error), WEFT_PROBLEM=error.problem)
         return error.exit_status
@@ -44,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = f"internal error: {type(error).__name__}: {printable(str(error))}"
         log.entry(Level.CRIT, f"{reason}\n{stack_of(error)}", Event.FAILED, WEFT_REASON=reason)
         return ExitStatus.SOFTWARE
+    finally:
+        log.flush()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,7 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, log: Log) -> int:
+def _run(options: argparse.Namespace, log: Log, state: dict[str, Any] | None) -> int:
     if options.reload:
         return _reload()
     settings = load(options.config, os.environ)
@@ -73,7 +79,6 @@ def _run(options: argparse.Namespace, log: Log) -> int:
         print("the settings are valid")
         return 0
     log.level = settings.log_level
-    state = handover.inherited_state(os.environ)
 
     async def serve() -> None:
         await Daemon(options.config, settings, os.environ, log).run(state)
@@ -97,6 +102,11 @@ def _reload() -> int:
     match answer:
         case Reloaded():
             print(f"reloaded, {PROGRAM} {printable(answer.version, 64)} is running")
+            return 0
+        case Error(ErrorCode.TOO_MANY_CONNECTIONS) if (pid := os.environ.get("MAINPID", "")).isdigit():
+            # systemd calls this one, and the daemon's own user has a way that needs no connection.
+            os.kill(int(pid), signal.SIGHUP)
+            print("there is no place for a connection: asked for a reload by SIGHUP")
             return 0
         case Error():
             raise WeftError(Problem.CONFIG_INVALID, printable(answer.message))

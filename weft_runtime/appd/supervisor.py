@@ -8,9 +8,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-from weft_runtime import capabilities, store
+from weft_runtime import capabilities, manifests, store
 from weft_runtime.appd import child as processes
 from weft_runtime.appd import clock
 from weft_runtime.appd.cgroups import Limits, Removal, SessionGroup, SessionGroups, Usage, in_units
@@ -19,17 +19,20 @@ from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
+from weft_runtime.appd.tasks import AGAIN_S, Tasks, Worker
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log
-from weft_runtime.manifests import Manifests
+from weft_runtime.manifests import Manifests, Reading
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
 from weft_runtime.settings import stores
 
 HISTORY_MAX = 1000
 """Stopped sessions that are remembered: enough to answer "what happened last night", and bounded."""
+
+P = ParamSpec("P")
 
 _READ_SIZE = 64 * 1024
 
@@ -78,6 +81,8 @@ class _Live:
         self.deadline_timer: asyncio.TimerHandle | None = None
         self.summary_timer: asyncio.TimerHandle | None = None
         self.shell_pid: int | None = None
+        self.is_collected = False
+        """Whether its process is reaped, and the descriptors are closed."""
 
     @property
     def fields(self) -> dict[str, str]:
@@ -110,11 +115,14 @@ class Supervisor:
         self._settings = settings
         self._places = places
         self._log = log
+        self._tasks = Tasks(log)
         self._announce = announce
         store_override = {} if settings.app_store is None else {"WEFT_APP_STORE": str(settings.app_store)}
         self._environ = {**environ, **store_override}
         self.stores = stores(self._environ)
-        self._manifests = Manifests()
+        self.manifests = Manifests()
+        # A thread of its own: what is written to a slow disk must not keep launches waiting.
+        self._reader = Worker("weft-manifests")
         self._live: dict[int, _Live] = {}
         self._stopped: OrderedDict[int, Session] = OrderedDict()
         self._next_id = 1
@@ -145,8 +153,12 @@ class Supervisor:
         live = self._live.get(session_id)
         return live.session if live else self._stopped.get(session_id)
 
-    def launch(self, app_id_text: str, caller: str) -> Session:
-        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it."""
+    def launch(self, app_id_text: str, caller: str, reading: Reading | None = None) -> Session:
+        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it.
+
+        Raises NotRemembered where its manifest has to be read first; `reading` is that then, once it is done.
+        """
+        self.manifests.use(reading)
         try:
             return self._launch(app_id_text, caller)
         except Refused as refusal:
@@ -156,6 +168,21 @@ class Supervisor:
                 WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
             )  # fmt: skip
             raise
+        finally:
+            self.manifests.use(None)
+
+    def read(self, directory: Path) -> "asyncio.Future[Reading]":
+        """Parse the manifest of the package in `directory` in another thread, which may take 100 ms, and remember it.
+
+        WeftError comes of it where the manifest cannot be opened.
+        """
+        reading = self._reader.run(manifests.read, directory)
+        reading.add_done_callback(self._keep)
+        return reading
+
+    def _keep(self, reading: "asyncio.Future[Reading]") -> None:
+        if not reading.cancelled() and reading.exception() is None:
+            self.manifests.keep(reading.result())
 
     def _launch(self, app_id_text: str, caller: str) -> Session:
         if self.closing:
@@ -177,7 +204,14 @@ class Supervisor:
             now=clock.now(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
         )  # fmt: skip
         self._next_id += 1
-        live = self._adopt(session, child, group)
+        try:
+            live = self._adopt(session, child, group)
+        except BaseException:
+            self._abandon(
+                self._live.get(session.id)
+                or _Live(session, child, group, OutputLog(0, 0, _nothing, _nothing))
+            )
+            raise
         self._entry(live, Level.INFO, f"launched by {caller}, pid {child.pid}", Event.SESSION_LAUNCHED)
         if notice is not None:
             self._entry(live, Level.NOTICE, notice)
@@ -282,7 +316,7 @@ class Supervisor:
         """The command line of a session, and what to say of its capabilities. Raises Refused."""
         try:
             runtime = find_runtime(self._settings)
-            package = store.open_package(app_id, self.stores, self._manifests.parse)
+            package = store.open_package(app_id, self.stores, self.manifests.recall)
             os.close(package.module_fd)
         except WeftError as error:
             raise Refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), str(error)) from None
@@ -301,7 +335,11 @@ class Supervisor:
 
     def _fork(self, app_id: AppId, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
         """The next session's process by the fork server, if there is one."""
-        spare = self.spares.take(Path(argv[0]), app_id, self._next_id)
+        try:
+            spare = self.spares.take(Path(argv[0]), app_id, self._next_id)
+        except Exception as error:
+            self.spares.failed(error)
+            return None
         if spare is None:
             return None
         if spare.begin(argv[1:]):
@@ -388,7 +426,7 @@ class Supervisor:
                 loop.add_reader(live.open_streams[name], self._readable, live, name)
             else:
                 del live.open_streams[name]
-        loop.add_reader(child.pidfd, self._ended, live)
+        loop.add_reader(child.pidfd, self._has_ended, live)
         self._all_ended.clear()
         self._arm(live)
         return live
@@ -403,6 +441,12 @@ class Supervisor:
             live.deadline_timer = asyncio.get_running_loop().call_later(max(0, delay), self._deadline, live)
 
     def _deadline(self, live: _Live) -> None:
+        if not self._tasks.call(f"the deadline of session {live.session.id}", self._act_at_deadline, live):
+            # However far it came: the session must not live on because of that.
+            loop = asyncio.get_running_loop()
+            live.deadline_timer = loop.call_later(AGAIN_S, self._deadline, live)
+
+    def _act_at_deadline(self, live: _Live) -> None:
         timeout = self._settings.ready_timeout
         self._act(live, live.session.deadline_passed(timeout, kill_deadline=self._kill_deadline()))
 
@@ -482,12 +526,50 @@ class Supervisor:
     def _plan_summary(self, live: _Live) -> None:
         """Have it told what was dropped, even if the app falls silent."""
         if live.output.is_dropping and live.summary_timer is None:
-            loop = asyncio.get_running_loop()
-            live.summary_timer = loop.call_later(live.output.interval, self._summarize, live)
+            what = f"the summary of session {live.session.id}"
+            live.summary_timer = self._tasks.later(live.output.interval, what, self._summarize, live)
 
     def _summarize(self, live: _Live) -> None:
         live.summary_timer = None
         live.output.summarize()
+
+    def _has_ended(self, live: _Live) -> None:
+        self._bring_to_an_end(live, self._ended, live)
+
+    def _bring_to_an_end(
+        self, live: _Live, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Do one step of the end of a session; where that fails, the session ends without the rest."""
+        what = f"the end of session {live.session.id}"
+        if not self._tasks.call(what, step, *args, **kwargs):
+            self._tasks.call(what, self._abandon, live)
+
+    def _abandon(self, live: _Live) -> None:
+        """Do what is owed to others when a session's end could not be handled as it should be."""
+        loop = asyncio.get_running_loop()
+        for fd in (live.child.pidfd, *live.open_streams.values()):
+            loop.remove_reader(fd)
+        for timer in (live.deadline_timer, live.summary_timer):
+            if timer is not None:
+                timer.cancel()
+        if not live.is_collected:
+            live.kill()
+            with contextlib.suppress(OSError):
+                processes.reap(live.child)
+            with contextlib.suppress(OSError):
+                processes.close(live.child)
+        if live.group is not None:
+            self._remove_group(live.group)
+        self._live.pop(live.session.id, None)
+        if not self._live:
+            self._all_ended.set()
+        if live.session.is_live:
+            live.session.ended(
+                exit_status=None, signal=None, reason="a fault of the daemon", now=clock.now()
+            )
+        self._stopped[live.session.id] = live.session
+        self._announce(AppState(live.session.id, State.STOPPED))
+        self.on_change()
 
     def _ended(self, live: _Live) -> None:
         """The process is gone, but not reaped yet: its output and its report are read first."""
@@ -513,7 +595,8 @@ class Supervisor:
                     self._output(live, name, data)
                 live.stop_pauses()
                 if data or splitter.has_line:
-                    asyncio.get_running_loop().call_soon(self._drain, live, reads)
+                    loop = asyncio.get_running_loop()
+                    loop.call_soon(self._bring_to_an_end, live, self._drain, live, reads)
                     return
         self._finish(live)
 
@@ -533,6 +616,7 @@ class Supervisor:
                 timer.cancel()
         live.output.summarize()
         processes.close(live.child)
+        live.is_collected = True
         if live.shell_pid is not None:
             processes.kill_and_reap(live.shell_pid)
         del self._live[session.id]
@@ -583,3 +667,7 @@ class Supervisor:
         self, live: _Live, level: Level, message: str, event: Event | None = None, **fields: str
     ) -> None:
         self._log.entry(level, message, event, **live.fields, **fields)
+
+
+def _nothing(*_: object) -> None:
+    pass

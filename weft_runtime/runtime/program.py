@@ -92,14 +92,14 @@ def go(
     try:
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
-        _print_and_leave(str(request))
+        _print_and_leave(log, str(request))
     except arguments.CheckRequested as request:
         # Into no cache: its result goes to whoever asked for it.
         find_runner(needs_engine=True).check(request, code._replace(caches=None), ending)
-        _print_and_leave("")
+        _print_and_leave(log, "")
     except arguments.VersionRequested:
         engine = find_runner(needs_engine=False).engine_name()
-        _print_and_leave(f"{program} {__version__} ({engine})\n")
+        _print_and_leave(log, f"{program} {__version__} ({engine})\n")
     if options.log_level is not None:
         log.level = options.log_level
     log.bind(WEFT_APP_ID=options.app_id)
@@ -134,7 +134,8 @@ def go(
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
 
         preopens += service.preopens(package, settings.service_settings(), log)
-    return runner.run(App(package, preopens, code, Readiness(log, notifier), ending, groundwork))
+    readiness, is_service = Readiness(log, notifier), options.session_id is None
+    return runner.run(App(package, preopens, code, readiness, ending, groundwork, is_service))
 
 
 def _demand_trust(package: Package) -> None:
@@ -183,9 +184,10 @@ def _complete_standard_streams() -> bool:
     return 1 not in closed
 
 
-def _print_and_leave(text: str) -> NoReturn:
+def _print_and_leave(log: Log, text: str) -> NoReturn:
     try:
         os.write(1, text.encode())
     except OSError as error:
         raise from_os_error("write to standard output", error) from None
+    log.flush()
     os._exit(0)
