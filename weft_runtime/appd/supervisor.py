@@ -12,16 +12,19 @@ from typing import Any
 
 from weft_runtime import capabilities, store
 from weft_runtime.appd import child as processes
+from weft_runtime.appd.background import Background
 from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.output import LineSplitter, OutputLog
+from weft_runtime.appd.report import Report
 from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
-from weft_runtime.errors import Problem, WeftError
+from weft_runtime.errors import ExitStatus, Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log
+from weft_runtime.limits import COMPILE_TIME
 from weft_runtime.manifests import Manifests
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
@@ -64,6 +67,9 @@ class _Live:
         self.child = child
         self.group = group
         self.output = output
+        self.report = Report(child.report)
+        self.extended_until = time.monotonic() + COMPILE_TIME.value
+        """Until when compiling may delay READY: longer than the runtime lets it take."""
         self.scanner = ReadyScanner()
         self.splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
         self.open_streams = {"stdout": child.stdout, "stderr": child.stderr}
@@ -113,6 +119,7 @@ class Supervisor:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a session has begun, is ready or has ended."""
         self.closing = False
+        self._background = Background(places.runtime, log)
         self.spares = Spares(
             self._session_environment, log, lambda: self._next_id, self._make_group, self._remove_group
         )  # fmt: skip
@@ -234,6 +241,7 @@ class Supervisor:
                     "open": list(live.open_streams),
                     "rest": {name: splitter.rest.hex() for name, splitter in live.splitters.items()},
                     "output": live.output.to_json(),
+                    "report": live.report.unread.hex(),
                     "shell": live.shell_pid,
                 }
                 for live in self._live.values()
@@ -257,6 +265,7 @@ class Supervisor:
             group = self.groups.find(session.id) if self.groups else None
             live = self._adopt(session, child, group, item["open"])
             live.output.restore(item["output"])
+            live.report.unread = bytes.fromhex(item.get("report", ""))
             live.shell_pid = item["shell"]
             for name, rest in item["rest"].items():
                 live.splitters[name].rest = bytes.fromhex(rest)
@@ -374,6 +383,8 @@ class Supervisor:
                 loop.add_reader(live.open_streams[name], self._readable, live, name)
             else:
                 del live.open_streams[name]
+        if session.state is State.STARTING:
+            loop.add_reader(child.report, self._reported, live)
         loop.add_reader(child.pidfd, self._ended, live)
         self._all_ended.clear()
         self._arm(live)
@@ -387,6 +398,14 @@ class Supervisor:
         if live.session.deadline is not None:
             delay = live.session.deadline - time.monotonic()
             live.deadline_timer = asyncio.get_running_loop().call_later(max(0, delay), self._deadline, live)
+
+    def _reported(self, live: _Live) -> None:
+        """The runtime says something before READY; afterwards nobody listens until its end."""
+        now = time.monotonic()
+        if live.report.is_compiling() and now < live.extended_until:
+            self._act(live, live.session.compiling(ready_deadline=now + self._settings.ready_timeout))
+        if not live.report.is_open or live.session.state is not State.STARTING:
+            asyncio.get_running_loop().remove_reader(live.child.report)
 
     def _deadline(self, live: _Live) -> None:
         timeout = self._settings.ready_timeout
@@ -464,6 +483,7 @@ class Supervisor:
                 self._output(live, name, data)
                 if not data:
                     break
+        reason = live.report.reason()
         result = processes.reap(live.child)
         usage = Usage(result.cpu_seconds, None, None)
         if live.group is not None:
@@ -471,13 +491,13 @@ class Supervisor:
             self._emptying.append(live.group)
         actions = session.ended(
             exit_status=result.status, signal=result.signal,
-            reason=result.reason or usage.out_of_memory, wall=time.time(),
+            reason=reason or usage.out_of_memory, wall=time.time(),
         )  # fmt: skip
         for timer in (live.deadline_timer, live.summary_timer):
             if timer is not None:
                 timer.cancel()
         live.output.summarize()
-        for fd in live.open_streams.values():
+        for fd in (*live.open_streams.values(), live.child.report):
             asyncio.get_running_loop().remove_reader(fd)
         processes.close(live.child)
         if live.shell_pid is not None:
@@ -488,6 +508,8 @@ class Supervisor:
             self._stopped.popitem(last=False)
         self.remove_groups()
         self._log_end(live, result, usage)
+        if result.status == ExitStatus.TRY_AGAIN:
+            self._background.request()
         self._act(live, actions)
         self.on_change()
         if not self._live:
