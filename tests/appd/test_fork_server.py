@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+import wasmtime
 
 from tests import packages
 from tests.appd.conftest import Make
@@ -380,13 +381,19 @@ def test_one_that_does_not_come_up_is_tried_again(start: Make, tmp_path: Path, m
 
 
 def test_one_that_hangs_before_its_hello_is_tried_again(start: Make, tmp_path: Path) -> None:
-    program = misbehaving(tmp_path, times=1, how="exec sleep 1000")
+    (tmp_path / "starts").touch()
+    program = tmp_path / "runtime"
+    hang = f"[ $(wc -l <{tmp_path}/starts) != 2 ] || exec sleep 1000"
+    program.write_text(f'#!/bin/sh\necho x >>{tmp_path}/starts\n{hang}\nexec {REAL_RUNTIME} "$@"\n')
+    program.chmod(0o755)
     appd = start(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
-    packages.install(appd.store, SLEEPING)
-    eventually(lambda: appd.has("is there again"), "it is tried again", HELLO_TIMEOUT_S + WAIT_SECONDS)
-    appd.find("did not come up, starting another: it ended by SIGKILL")
     until_full(appd)
-    assert was_forked(running(appd)[1])
+    server = server_of(appd)
+    assert server is not None
+    os.kill(server, signal.SIGKILL)
+    eventually(lambda: appd.has("is there again"), "it is tried again", HELLO_TIMEOUT_S + 2 * WAIT_SECONDS)
+    assert (tmp_path / "starts").read_text() == 3 * "x\n"
+    until_full(appd)
 
 
 def test_one_that_cannot_be_started_for_now_is_tried_again(make: Make, tmp_path: Path) -> None:
@@ -422,41 +429,54 @@ def test_one_whose_successor_is_killed_as_well_comes_back(forking: Appd) -> None
     assert was_forked(running(forking)[1])
 
 
-def test_code_that_a_session_has_forged_is_no_spares(make: Make, tmp_path: Path) -> None:
-    """What a spare rehearses with is the code that the fork server has had compiled, from a file that is sealed."""
+# Its start section writes, so whoever makes an instance of it is told of by its output.
+FORGED = wat(
+    '(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))'
+    '(memory (export "memory") 1) (data (i32.const 0) "\\08\\00\\00\\00\\07\\00\\00\\00forged\\0a") (start $forged)'
+    "(func $forged (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16))))"
+    '(func (export "_start"))'
+)
+
+
+def test_code_that_a_session_has_forged_is_never_run(make: Make, tmp_path: Path) -> None:
+    """A spare rehearses with what the fork server has had compiled, which is in memory and sealed."""
     cache = tmp_path / "cache/weft/code"
     appd = make(
         WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="true", XDG_CACHE_HOME=str(tmp_path / "cache")
     )
     packages.install(appd.store, SLEEPING)
-    for _ in range(2):
-        appd.start() if not appd.log_text else appd.run("--reload")
-        until_full(appd)
-        for pid in spares_of(appd):
-            # Once it waits for its order, it has rehearsed.
-            eventually(lambda pid=pid: "memfd:weft-code" in maps(pid), "it has rehearsed")  # type: ignore[misc]
-            assert os.fspath(cache) not in maps(pid)
-        server = server_of(appd)
-        assert server is not None
-        [code] = [
-            entry
-            for entry in Path(f"/proc/{server}/fd").iterdir()
-            if "memfd:weft-code" in os.fspath(entry.readlink())
-        ]
-        with code.open("rb") as file:
-            seals = fcntl.fcntl(file, fcntl.F_GET_SEALS)
-        assert seals == fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-        # Sealed again, as whoever runs as the daemon's user can do it; only a fool would execute it.
-        for entry in cache.glob("*.code"):
+    appd.start()
+    until_full(appd)
+    # Sealed as whoever runs as the daemon's user can do it.
+    forged = bytes(wasmtime.Module(wasmtime.Engine(), FORGED).serialize())
+    entries = list(cache.glob("*.code"))
+    assert entries
+    for entry in entries:
+        with entry.open("rb") as file:
+            key = code_cache.key_of(file.fileno())
+        assert key is not None
+        entry.unlink()
+        entry.write_bytes(forged + code_cache.trailer(forged, key))
+        entry.chmod(0o600)
+    assert appd.run("--reload").status == 0
+    until_full(appd)
+    server = server_of(appd)
+    assert server is not None
+    for _ in range(SPARES + 1):
+        session, pid = running(appd)
+        assert was_forked(pid)
+        assert not appd.has("forged", session)
+    until_full(appd)
+    assert seals_of_code(server) == [
+        fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    ]
+
+
+def seals_of_code(pid: int) -> list[int]:
+    """Those of the files in memory that a process has open."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        if "memfd:weft-code" in os.fspath(entry.readlink()):
             with entry.open("rb") as file:
-                key = code_cache.key_of(file.fileno())
-            assert key is not None
-            entry.unlink()
-            forged = b"\x7fELF, and what somebody else wants"
-            entry.write_bytes(forged + code_cache.trailer(forged, key))
-            entry.chmod(0o600)
-    assert was_forked(running(appd)[1])
-
-
-def maps(pid: int) -> str:
-    return Path(f"/proc/{pid}/maps").read_text()
+                found.append(fcntl.fcntl(file, fcntl.F_GET_SEALS))
+    return found
