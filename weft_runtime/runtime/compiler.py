@@ -174,7 +174,9 @@ class Compilation:
         return os.waitstatus_to_exitcode(status), used
 
     def _error(self, status: int, used: Usage) -> WeftError:
-        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and used.cpu >= self._cpu.value):
+        # Where whoever started us has set the same bound for both signals it is SIGKILL, at a tick of the kernel's.
+        is_spent = used.cpu >= self._cpu.value - min(1.0, self._cpu.value / 2)
+        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and is_spent):
             return self._exceeded(Problem.COMPILE_LIMIT, self._cpu, used)
         if self._is_out_of_memory(status, used):
             return self._exceeded(Problem.COMPILE_LIMIT, self._memory, used)
