@@ -78,6 +78,7 @@ class ForkServer:
         """Start it. `on_hello` is called once it can fork; whatever happens is handled by `call`. Raises OSError."""
         self.program = program
         self.has_said_hello = False
+        self._is_closed = False
         self._on_hello = on_hello
         self._identities: dict[str, Identity | None] = {}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -110,7 +111,10 @@ class ForkServer:
         )
 
     def close(self) -> str:
-        """End it, if it has not ended; what it has to say."""
+        """End it, if it has not ended; what it has to say. Asked again it does nothing."""
+        if self._is_closed:
+            return ""
+        self._is_closed = True
         self._expect_nothing()
         self._socket.close()
         result = processes.reap(self.child)
@@ -351,6 +355,8 @@ class Spares:
         program = (
             server.program if server else next((item for item in arguments if isinstance(item, Path)), None)
         )
+        if server is not None:
+            self._tasks.call("ending the fork server", server.close)  # however far it came
         self._begin_anew(program)
 
     def failed(self, error: BaseException) -> None:
