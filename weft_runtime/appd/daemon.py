@@ -323,7 +323,10 @@ class Daemon:
         ):
             # First the next one, which must come whatever becomes of this.
             asyncio.get_running_loop().call_later(int(microseconds) / 2e6, self._ping_watchdog)
-            self._notifier.send("WATCHDOG=1")
+            self._tasks.call("notifying the watchdog", self._notify_watchdog)
+
+    def _notify_watchdog(self) -> None:
+        self._notifier.send("WATCHDOG=1")
 
     def _child_ended(self) -> None:
         # The ends of sessions themselves are told by their descriptors, at once.

@@ -95,6 +95,7 @@ class ForkServer:
         self.has_said_hello = False
         self.is_none = False
         """Whether it has said, by whatever it did, that it is no fork server."""
+        self._is_closed = False
         self._on_hello = on_hello
         self._silence: asyncio.TimerHandle | None = None
         self._identities: dict[str, Identity | None] = {}
@@ -128,7 +129,10 @@ class ForkServer:
         )
 
     def close(self) -> str:
-        """End it, if it has not ended; what it has to say."""
+        """End it, if it has not ended; what it has to say. Asked again it does nothing."""
+        if self._is_closed:
+            return ""
+        self._is_closed = True
         self._expect_nothing()
         self._socket.close()
         result = processes.reap(self.child)
@@ -412,6 +416,8 @@ class Spares:
         program = (
             server.program if server else next((item for item in arguments if isinstance(item, Path)), None)
         )
+        if server is not None:
+            self._tasks.call("ending the fork server", server.close)  # however far it came
         self._begin_anew(program)
 
     def failed(self, error: BaseException) -> None:
