@@ -244,9 +244,10 @@ def test_all_that_waits_for_one_user_has_a_bound(appd: Appd) -> None:
     install_many(appd.store, MANY)
     assert appd.control.ask(QueryInstalledApps())
     before = memory(appd.process.pid)
-    deaf = [appd.connect() for _ in range(40)]
+    deaf = [appd.connect() for _ in range(50)]
     for connection in deaf:
-        connection.send(QueryInstalledApps())
+        # Without it ten seconds would be all that they have.
+        connection.send(Subscribe(None), QueryInstalledApps())
     eventually(lambda: appd.log_text.count("it does not read") > 2, "some of them are dropped")
     assert appd.control.ask(QueryRunning()) == NO_APPS
     assert memory(appd.process.pid) - before < UNREAD_OF_A_USER_MAX + 16 * MIB

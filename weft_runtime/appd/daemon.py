@@ -44,6 +44,9 @@ STRAYS_DELAY_S = 0.1
 """Seconds from one look for strays to the next: many ends become one look, whose cost grows with the number of
 sessions."""
 
+STRAYS_AT_ONCE = 256
+"""Children without a session of their own that one look is for: each takes three system calls."""
+
 CHECK_TIMEOUT_S = 30.0
 """Seconds that the next program may take to say that it would start."""
 
@@ -92,6 +95,7 @@ class Daemon:
         self._reloading: asyncio.Task[None] | None = None
         self._change_timer: asyncio.TimerHandle | None = None
         self._strays_timer: asyncio.TimerHandle | None = None
+        self._strays_begin = 0
         self._looked_at = float("-inf")
         self._saving: asyncio.Task[None] | None = None
         self._saved: list[str] | None = None
@@ -366,10 +370,14 @@ class Daemon:
             children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         except OSError:  # a kernel without that file, or no descriptor left just now
             return False
-        some_left = False
-        for pid in map(int, children):
-            if pid in known:
-                continue
+        others = [pid for pid in map(int, children) if pid not in known]
+        some_left = len(others) > STRAYS_AT_ONCE
+        if some_left:
+            # Those that live on in the group of a session must not hide the ones behind them.
+            self._strays_begin = (self._strays_begin + STRAYS_AT_ONCE) % len(others)
+            others = (others[self._strays_begin :] + others[: self._strays_begin])[:STRAYS_AT_ONCE]
+            self._child_ended()
+        for pid in others:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 # In the group of a live session it will end with that; anything else has no owner left.
                 is_stray = os.getpgid(pid) not in known

@@ -32,6 +32,13 @@ from weft_runtime.settings import stores
 HISTORY_MAX = 1000
 """Stopped sessions that are remembered: enough to answer "what happened last night", and bounded."""
 
+GROUPS_AT_ONCE = 64
+"""Control groups that one callback tries to remove: each takes the kernel 30 microseconds, and a thousand sessions may end
+at the same time."""
+
+GROUPS_DELAY_S = 0.01
+"""Seconds until the next of them."""
+
 _READ_SIZE = 64 * 1024
 
 _READS_AT_END = 64
@@ -112,6 +119,7 @@ class Supervisor:
         self._all_ended = asyncio.Event()
         self._emptying: list[SessionGroup] = []
         """Control groups of ended sessions: what was killed in there may take a moment to be gone."""
+        self._removal_is_planned = False
         self.groups: SessionGroups | None = None
         """Where sessions get control groups of their own; None is "nowhere"."""
         self.on_change: Callable[[], None] = lambda: None
@@ -236,8 +244,16 @@ class Supervisor:
                 self._entry(live, Level.INFO, "its app shell has ended")
 
     def remove_groups(self) -> None:
-        """Remove the control groups of ended sessions, once nothing is in them any more."""
-        self._emptying = [group for group in self._emptying if not group.remove()]
+        """Remove the control groups of ended sessions, once nothing is in them any more: some at once, others soon."""
+        now, later = self._emptying[:GROUPS_AT_ONCE], self._emptying[GROUPS_AT_ONCE:]
+        self._emptying = [*later, *(group for group in now if not group.remove())]
+        if later and not self._removal_is_planned:
+            self._removal_is_planned = True
+            asyncio.get_running_loop().call_later(GROUPS_DELAY_S, self._remove_more_groups)
+
+    def _remove_more_groups(self) -> None:
+        self._removal_is_planned = False
+        self.remove_groups()
 
     def remove_left_over_groups(self) -> None:
         """The same for those of a process image before this one, which crashed or was reloaded."""
