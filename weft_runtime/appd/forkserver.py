@@ -31,8 +31,9 @@ HELLO_TIMEOUT_S = 30.0
 SILENCE_TIMEOUT_S = 5.0
 """Seconds from the end of a conversation until the program is gone, if it is about to end anyway."""
 
-ANSWER_TIMEOUT_S = 1.0
-"""Seconds for a fork, for which the daemon waits; it takes some milliseconds."""
+ANSWER_TIMEOUT_S = 0.5
+"""Seconds for a fork, which takes some milliseconds. The daemon's whole loop waits for it: one that is as late is killed,
+and the next one is not started at once."""
 
 RESTART_MIN_S, RESTART_MAX_S = 1.0, 60.0
 """Seconds until a fork server that has ended is started again, doubled each time."""
