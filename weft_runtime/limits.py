@@ -20,16 +20,20 @@ class Limit(NamedTuple):
 
 
 MANIFEST = Limit(
-    1 * MIB, "bytes", "wapp.toml",
-    "a manifest is a page of text; the TOML parser holds many times its size in memory",
+    64 * KIB, "bytes", "wapp.toml",
+    "twenty pages of text; the TOML parser takes a microsecond a byte, and holds many times its size in memory",
+)  # fmt: skip
+NAME = Limit(
+    256, "characters", "the name or the version of an app",
+    "every list of installed apps has them all; a name has 64 characters by the rule, a version a dozen",
 )  # fmt: skip
 MODULE = Limit(
     512 * MIB, "bytes", "the module file",
     "larger than any real module, smaller than what a small device would choke on",
 )  # fmt: skip
 ARGUMENTS = Limit(
-    128 * KIB, "bytes", "arguments and environment together",
-    "what Linux has always allowed a program (execve(2)); a guest copies it into its own memory",
+    32 * KIB, "bytes", "arguments and environment together",
+    "half of what a manifest may have; a guest copies it into its own memory",
 )  # fmt: skip
 COMPILE_SECONDS = Limit(
     25, "seconds", "compile time",
@@ -69,7 +73,7 @@ STACK = Limit(
 )  # fmt: skip
 
 ALL = (
-    MANIFEST, MODULE, ARGUMENTS, COMPILE_SECONDS, COMPILE_AHEAD_SECONDS, COMPILE_MEMORY, CODE_CACHE,
+    MANIFEST, NAME, MODULE, ARGUMENTS, COMPILE_SECONDS, COMPILE_AHEAD_SECONDS, COMPILE_MEMORY, CODE_CACHE,
     MEMORY, MEMORIES, TABLE_ELEMENTS, TABLES, STACK,
 )  # fmt: skip
 

@@ -32,6 +32,9 @@ class ErrorCode(IntEnum):
     RELOAD_FAILED = 14, "the daemon could not be reloaded and goes on as it was"
     TIMED_OUT = 15, "the connection was idle, or had half a frame waiting, for too long"
 
+    TOO_MANY_CONNECTIONS = 16, "there are as many connections as are allowed, in all or of one user"
+    INTERNAL = 17, "the daemon has a fault, which it has logged"
+
     def __new__(cls, value: int, meaning: str) -> "ErrorCode":
         member = int.__new__(cls, value)
         member._value_ = value

@@ -78,6 +78,7 @@ class Appd:
             "WEFT_APPD_WS_PORT": "off",
             "WEFT_STOP_GRACE": "1",
             "WEFT_LOG": "stderr",
+            "WEFT_LOOP_WATCH": "1",
             "WEFT_FORK_SERVER": os.environ.get("WEFT_FORK_SERVER", "true"),
         } | dict(settings)
         self.expected_errors: list[str] = []

@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Mapping
@@ -19,7 +20,9 @@ from weft_runtime.appd import cgroups, control, handover, status, websocket
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
-from weft_runtime.appd.dispatch import Client, Dispatcher
+from weft_runtime.appd.dispatch import READINGS_MAX, Client, Dispatcher
+from weft_runtime.appd.listener import listen
+from weft_runtime.appd.loopwatch import open_watch
 from weft_runtime.appd.persistence import STABLE_S, LastSession, RestoreRefused, write_port
 from weft_runtime.appd.settings import WS_PORT_OFF, Places, Settings, find_runtime, load, places
 from weft_runtime.appd.supervisor import Refused, Supervisor
@@ -27,6 +30,7 @@ from weft_runtime.appd.websocket import WebSocketServer
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log
+from weft_runtime.manifests import NotRemembered
 from weft_runtime.notify import Notifier, open_notifier
 from weft_runtime.protocol import DaemonStatus, Error, ErrorCode, Reloaded
 
@@ -40,6 +44,9 @@ STRAYS_DELAY_S = 0.1
 """Seconds from one look for strays to the next: many ends become one look, whose cost grows with the number of
 sessions."""
 
+STRAYS_AT_ONCE = 256
+"""Children without a session of their own that one look is for: each takes three system calls."""
+
 CHECK_TIMEOUT_S = 30.0
 """Seconds that the next program may take to say that it would start."""
 
@@ -51,6 +58,10 @@ RESTORED_A_CPU = 2
 time on a device with many of them."""
 
 RESTORE_POLL_S = 0.05
+
+GIVE_WAY_S = 0.0005
+"""Seconds after which another thread of ours lets the loop go on, which asks for that after each of some fifty system
+calls of a launch. Python's own 5 ms are for threads that are equals."""
 
 PORT_FILE = "appd.wsport"
 _PR_SET_CHILD_SUBREAPER = 36
@@ -78,11 +89,13 @@ class Daemon:
             log, wanted=True, notify_socket=environ.get("NOTIFY_SOCKET")
         )
         self._last_session = LastSession(self._places.state)
+        self._watch = open_watch(environ, self._log_callback)
         self._since = time.time()
         self._stopping = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
         self._change_timer: asyncio.TimerHandle | None = None
         self._strays_timer: asyncio.TimerHandle | None = None
+        self._strays_begin = 0
         self._looked_at = float("-inf")
         self._saving: asyncio.Task[None] | None = None
         self._saved: list[str] | None = None
@@ -100,6 +113,7 @@ class Daemon:
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._log_failure)
+        sys.setswitchinterval(GIVE_WAY_S)
         # Signals are for the main thread alone: a reload blocks them there.
         loop.set_default_executor(ThreadPoolExecutor(1, initializer=handover.block_signals))
         # Orphans of a session come to us and not to PID 1, so that they can be found and ended.
@@ -127,6 +141,8 @@ class Daemon:
             self._take_last_session()
         else:
             self._finish_reload()
+        if self._watch is not None:
+            self._watch.begin()
         await self._restore()
         await self._stopping.wait()
         await self._shut_down()
@@ -170,7 +186,7 @@ class Daemon:
                 message = "there is no place for the control socket"
                 hint = "set WEFT_APPD_SOCKET or XDG_RUNTIME_DIR, or start weft-appd.socket"
                 raise WeftError(Problem.CONFIG_INVALID, message, hint)
-            listeners = [control.listen(self._places.socket)]
+            listeners = [listen(self._places.socket)]
             self._own_socket = self._places.socket
         self._control = ControlServer(listeners, self._settings, self._dispatcher, self._log)
         try:
@@ -209,6 +225,8 @@ class Daemon:
 
     async def _shut_down(self) -> None:
         """STOPPING, stop accepting, end the sessions, tell the clients, exit."""
+        if self._watch is not None:
+            self._watch.end()
         # Whatever is under way must neither take over now nor write a list of what is left meanwhile.
         self._supervisor.on_change = lambda: None
         if self._change_timer is not None:
@@ -272,9 +290,22 @@ class Daemon:
                 await asyncio.sleep(RESTORE_POLL_S)
                 continue
             with contextlib.suppress(Refused):  # it has been logged
-                session = self._supervisor.launch(self._to_restore.pop(0), "the last session")
-                self._dispatcher.acknowledge(session)
+                await self._launch_again(self._to_restore[0])
+            del self._to_restore[0]
             await asyncio.sleep(0)
+
+    async def _launch_again(self, app_id: str) -> None:
+        """Raises Refused."""
+        reading = None
+        for _ in range(READINGS_MAX):
+            try:
+                session = self._supervisor.launch(app_id, "the last session", reading)
+            except NotRemembered as absent:
+                with contextlib.suppress(WeftError):  # the launch finds it again
+                    reading = await self._supervisor.read(absent.directory)
+            else:
+                self._dispatcher.acknowledge(session)
+                return
 
     def _survived(self) -> None:
         with contextlib.suppress(OSError):
@@ -346,10 +377,14 @@ class Daemon:
             children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
         except OSError:  # a kernel without that file, or no descriptor left just now
             return False
-        some_left = False
-        for pid in map(int, children):
-            if pid in known:
-                continue
+        others = [pid for pid in map(int, children) if pid not in known]
+        some_left = len(others) > STRAYS_AT_ONCE
+        if some_left:
+            # Those that live on in the group of a session must not hide the ones behind them.
+            self._strays_begin = (self._strays_begin + STRAYS_AT_ONCE) % len(others)
+            others = (others[self._strays_begin :] + others[: self._strays_begin])[:STRAYS_AT_ONCE]
+            self._child_ended()
+        for pid in others:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 # In the group of a live session it will end with that; anything else has no owner left.
                 is_stray = os.getpgid(pid) not in known
@@ -369,6 +404,9 @@ class Daemon:
         reason = f"internal error: {message}: {type(error).__name__}: {printable(str(error))}"
         details = "".join(traceback.format_exception(error)).rstrip() if error is not None else ""
         self._log.entry(Level.CRIT, f"{reason}\n{details}".rstrip(), Event.FAILED, WEFT_REASON=reason)
+
+    def _log_callback(self, text: str, is_fault: bool) -> None:
+        self._log.entry(Level.ERR if is_fault else Level.NOTICE, f"event loop: {text}")
 
     # Reload
 
@@ -393,12 +431,16 @@ class Daemon:
                 if self._stopping.is_set():
                     return
                 # The next image starts one of its own: of the program and with the settings that are there now.
+                if self._watch is not None:
+                    self._watch.end()
                 self._supervisor.close_fork_server()
                 self._execute()
             finally:
                 handover.unblock_signals()
         except (WeftError, OSError) as error:
             message = f"reload refused, going on as before: {error}"
+            if self._watch is not None:
+                self._watch.begin()
             self._supervisor.start_fork_server()
         if self._websocket is not None:
             self._websocket.start()

@@ -2,17 +2,21 @@
 """What each request does, and who hears of it: the same for both sockets."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import Protocol, assert_never
 
 from weft_runtime import store
 from weft_runtime.appd import turns
-from weft_runtime.appd.answers import Steps
+from weft_runtime.appd.answers import Places, Steps
 from weft_runtime.appd.session import Session
 from weft_runtime.appd.supervisor import Refused, Supervisor
 from weft_runtime.appd.turns import Turns
+from weft_runtime.errors import WeftError
+from weft_runtime.escape import quote
 from weft_runtime.framing import frame
+from weft_runtime.manifests import NotRemembered, Reading, name_and_version
 from weft_runtime.protocol import (
     AppReady,
     AppState,
@@ -44,6 +48,9 @@ from weft_runtime.protocol import (
     unknown_session,
 )
 from weft_runtime.wire import encode_json, encode_msgpack
+
+READINGS_MAX = 3
+"""Times that a launch reads a manifest that changes before it is used."""
 
 FLUSHES_MAX = 32
 """Clients that one callback sends a push to: each takes the kernel some 10 microseconds, and wakes a process."""
@@ -112,6 +119,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self.clients: set[Client] = set()
         self.turns = Turns()
+        self._places = Places()
         self._to_flush: dict[Client, None] = {}
         """Those that something was put for: in order, and each once."""
         self._flush_is_planned = False
@@ -123,16 +131,19 @@ class Dispatcher:
         """Do what `request` says and answer it: at once, or when the session has ended that it ends."""
         match request:
             case LaunchApp():
-                self._launch(request, client)
+                try:
+                    self._launch(request, client)
+                except NotRemembered as absent:
+                    client.begin(self._launch_when_read(request, client, absent.directory))
             case TerminateApp():
                 self._terminate(request, client)
             case QueryRunning():
-                client.begin(self._running())
+                self._begin(client, self._running())
             case QueryAppState():
                 session = self.supervisor.find(request.session_id)
                 client.send(AppState(request.session_id, session.state if session else State.NOT_FOUND))
             case QueryInstalledApps():
-                client.begin(self._installed())
+                self._begin(client, self._installed())
             case IpcForward():
                 if self.supervisor.find(request.session_id) is None:
                     client.send(unknown_session(request.session_id))
@@ -149,7 +160,7 @@ class Dispatcher:
                 client.subscribe(request.session_id)
                 client.send(Subscribed(request.session_id))
             case QuerySessions():
-                client.begin(self._sessions())
+                self._begin(client, self._sessions())
             case Reload():
                 self._reload(client)
             case QueryStatus():
@@ -200,33 +211,77 @@ class Dispatcher:
         if self._flush_is_planned:
             asyncio.get_running_loop().call_soon(self._flush)
 
-    # Answers that may be long. What they tell is as it was when the request was looked at.
+    # Answers that may be long. What they tell of sessions is as it was when the request was looked at: so the snapshot is
+    # taken at once, and what is pushed from then on comes behind the answer.
+
+    def _begin(self, client: Client, steps: Steps) -> None:
+        client.begin(self._places.when_free(client.owner, steps))
 
     def _running(self) -> Steps:
         states = (State.STARTING, State.RUNNING)
         live = [session for session in self.supervisor.live if session.state in states]
-        yield None
-        return RunningApps(tuple(RunningApp(session.id, session.app_id) for session in live))
+
+        def steps() -> Steps:
+            yield None
+            return RunningApps(tuple(RunningApp(session.id, session.app_id) for session in live))
+
+        return steps()
 
     def _sessions(self) -> Steps:
-        # Those that have stopped do not change any more.
-        stopped = self.supervisor.stopped
+        stopped = self.supervisor.stopped  # they do not change any more
         live = [session.info() for session in self.supervisor.live]
-        infos = []
-        for session in stopped:
-            infos.append(session.info())
-            yield None
-        return Sessions((*infos, *live))
+
+        def steps() -> Steps:
+            infos = []
+            for session in stopped:
+                infos.append(session.info())
+                yield None
+            return Sessions((*infos, *live))
+
+        return steps()
 
     def _installed(self) -> Steps:
-        found = store.installed(self.supervisor.stores)
-        yield None
-        apps = (InstalledApp(app_id, app.name, app.version) for app_id, app in found.items())
+        apps, known = [], self.supervisor.manifests
+        for package in store.packages(self.supervisor.stores):
+            yield None
+            if package is None:
+                continue
+            app_id, directory = package
+            try:
+                listed = store.read_by(directory, known.recall_listed)
+            except NotRemembered:
+                try:
+                    listed = name_and_version((yield from self._read(directory)))
+                except WeftError:
+                    continue
+            except WeftError:
+                continue
+            if listed is not None:
+                apps.append(InstalledApp(app_id, *listed))
         return InstalledApps(tuple(apps))
 
-    def _launch(self, request: LaunchApp, client: Client) -> None:
+    def _read(self, directory: Path) -> Generator[asyncio.Future[Reading], None, Reading]:
+        reading = self.supervisor.read(directory)
+        yield reading
+        return reading.result()
+
+    def _launch_when_read(self, request: LaunchApp, client: Client, directory: Path) -> Steps:
+        for _ in range(READINGS_MAX):
+            try:
+                reading = yield from self._read(directory)
+            except WeftError:
+                reading = None  # a launch says what is wrong
+            try:
+                self._launch(request, client, reading)
+                return None
+            except NotRemembered as other:
+                directory = other.directory
+        message = f"the manifest of {quote(request.app_id)} changes all the time"
+        return Error(ErrorCode.PACKAGE_INVALID, message)
+
+    def _launch(self, request: LaunchApp, client: Client, reading: Reading | None = None) -> None:
         try:
-            session = self.supervisor.launch(request.app_id, client.caller)
+            session = self.supervisor.launch(request.app_id, client.caller, reading)
         except Refused as refusal:
             client.send(Error(refusal.code, refusal.message))
             return

@@ -25,8 +25,9 @@ from weft_runtime.journal import Level, Log
 HELLO_TIMEOUT_S = 30.0
 """Seconds until a program that does not say hello is taken for one that cannot; ours needs a tenth of one."""
 
-ANSWER_TIMEOUT_S = 1.0
-"""Seconds for a fork, for which the daemon waits; it takes some milliseconds."""
+ANSWER_TIMEOUT_S = 0.5
+"""Seconds for a fork, which takes some milliseconds. The daemon's whole loop waits for it: one that is as late is killed,
+and the next one is not started at once."""
 
 RESTART_MIN_S, RESTART_MAX_S = 1.0, 60.0
 """Seconds until a fork server that has ended is started again, doubled each time."""

@@ -7,14 +7,16 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from weft_runtime import capabilities, store
+from weft_runtime import capabilities, manifests, store
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
+from weft_runtime.appd.handover import block_signals
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
@@ -22,13 +24,20 @@ from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log
-from weft_runtime.manifests import Manifests
+from weft_runtime.manifests import Manifests, Reading
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
 from weft_runtime.settings import stores
 
 HISTORY_MAX = 1000
 """Stopped sessions that are remembered: enough to answer "what happened last night", and bounded."""
+
+GROUPS_AT_ONCE = 64
+"""Control groups that one callback tries to remove: each takes the kernel 30 microseconds, and a thousand sessions may end
+at the same time."""
+
+GROUPS_DELAY_S = 0.01
+"""Seconds until the next of them."""
 
 _READ_SIZE = 64 * 1024
 
@@ -101,13 +110,16 @@ class Supervisor:
         store_override = {} if settings.app_store is None else {"WEFT_APP_STORE": str(settings.app_store)}
         self._environ = {**environ, **store_override}
         self.stores = stores(self._environ)
-        self._manifests = Manifests()
+        self.manifests = Manifests()
+        # A thread of its own: what is written to a slow disk must not keep launches waiting.
+        self._reader = ThreadPoolExecutor(1, "manifests", block_signals)
         self._live: dict[int, _Live] = {}
         self._stopped: OrderedDict[int, Session] = OrderedDict()
         self._next_id = 1
         self._all_ended = asyncio.Event()
         self._emptying: list[SessionGroup] = []
         """Control groups of ended sessions: what was killed in there may take a moment to be gone."""
+        self._removal_is_planned = False
         self.groups: SessionGroups | None = None
         """Where sessions get control groups of their own; None is "nowhere"."""
         self.on_change: Callable[[], None] = lambda: None
@@ -134,8 +146,12 @@ class Supervisor:
         live = self._live.get(session_id)
         return live.session if live else self._stopped.get(session_id)
 
-    def launch(self, app_id_text: str, caller: str) -> Session:
-        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it."""
+    def launch(self, app_id_text: str, caller: str, reading: Reading | None = None) -> Session:
+        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it.
+
+        Raises NotRemembered where its manifest has to be read first; `reading` is that then, once it is done.
+        """
+        self.manifests.use(reading)
         try:
             return self._launch(app_id_text, caller)
         except Refused as refusal:
@@ -145,6 +161,21 @@ class Supervisor:
                 WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
             )  # fmt: skip
             raise
+        finally:
+            self.manifests.use(None)
+
+    def read(self, directory: Path) -> "asyncio.Future[Reading]":
+        """Parse the manifest of the package in `directory` in another thread, which may take 100 ms, and remember it.
+
+        WeftError comes of it where the manifest cannot be opened.
+        """
+        reading = asyncio.get_running_loop().run_in_executor(self._reader, manifests.read, directory)
+        reading.add_done_callback(self._keep)
+        return reading
+
+    def _keep(self, reading: "asyncio.Future[Reading]") -> None:
+        if not reading.cancelled() and reading.exception() is None:
+            self.manifests.keep(reading.result())
 
     def _launch(self, app_id_text: str, caller: str) -> Session:
         if self.closing:
@@ -213,8 +244,16 @@ class Supervisor:
                 self._entry(live, Level.INFO, "its app shell has ended")
 
     def remove_groups(self) -> None:
-        """Remove the control groups of ended sessions, once nothing is in them any more."""
-        self._emptying = [group for group in self._emptying if not group.remove()]
+        """Remove the control groups of ended sessions, once nothing is in them any more: some at once, others soon."""
+        now, later = self._emptying[:GROUPS_AT_ONCE], self._emptying[GROUPS_AT_ONCE:]
+        self._emptying = [*later, *(group for group in now if not group.remove())]
+        if later and not self._removal_is_planned:
+            self._removal_is_planned = True
+            asyncio.get_running_loop().call_later(GROUPS_DELAY_S, self._remove_more_groups)
+
+    def _remove_more_groups(self) -> None:
+        self._removal_is_planned = False
+        self.remove_groups()
 
     def remove_left_over_groups(self) -> None:
         """The same for those of a process image before this one, which crashed or was reloaded."""
@@ -273,7 +312,7 @@ class Supervisor:
         """The command line of a session, and what to say of its capabilities. Raises Refused."""
         try:
             runtime = find_runtime(self._settings)
-            package = store.open_package(app_id, self.stores, self._manifests.parse)
+            package = store.open_package(app_id, self.stores, self.manifests.recall)
             os.close(package.module_fd)
         except WeftError as error:
             raise Refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), str(error)) from None
