@@ -66,7 +66,7 @@ class LastSession:
 
     def _count_attempts(self) -> int:
         try:
-            return int(self._attempts.read_text()[:8])
+            return int(self._attempts.read_text(encoding="utf-8")[:8])
         except (FileNotFoundError, ValueError):
             return 0
 
@@ -74,7 +74,7 @@ class LastSession:
 def _write(path: Path, text: str, *, durable: bool, mode: int = 0o600) -> None:
     temporary = path.with_name(f".{path.name}.new")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fchmod(file.fileno(), mode)

@@ -127,7 +127,7 @@ class Compilation:
 def _killed_for_memory(group: Path | None) -> int:
     """How often the kernel has ended a process of that control group for want of memory."""
     try:
-        text = "" if group is None else group.with_name("memory.events").read_text()
+        text = "" if group is None else group.with_name("memory.events").read_text(encoding="utf-8")
     except OSError:
         return 0
     found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
