@@ -259,7 +259,7 @@ def _raise_oom_score(pid: int) -> None:
 @cache
 def _oom_score() -> str:
     """That of a session; ours is set before we start. Raises OSError and ValueError."""
-    ours = int(Path("/proc/self/oom_score_adj").read_text())
+    ours = int(Path("/proc/self/oom_score_adj").read_text(encoding="utf-8"))
     return str(min(1000, ours + _OOM_SCORE_ABOVE_OURS))
 
 

@@ -352,7 +352,7 @@ class Daemon:
         self._supervisor.reap_shells()
         known = {self._checker, *self._supervisor.pids}
         try:
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
         except OSError:  # a kernel without that file, or no descriptor left just now
             return False
         others = [pid for pid in map(int, children) if pid not in known]
