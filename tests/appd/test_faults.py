@@ -92,7 +92,7 @@ def _tracebacks_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def serves(appd: Appd) -> None:
-    assert appd.control.ask(QueryRunning()) is not None
+    assert appd.connect().ask(QueryRunning()) is not None
     assert appd.process.poll() is None
 
 
@@ -223,7 +223,7 @@ def test_an_accept(faulty: Callable[..., Appd]) -> None:
         ("supervisor:Supervisor", "find", TerminateApp(7)),
         ("status", "describe", QueryStatus()),
         ("dispatch:Dispatcher", "_running", QueryRunning()),
-        ("control", "decode_request_msgpack", QueryRunning()),
+        ("connection", "decode_request_msgpack", QueryRunning()),
     ],
 )
 def test_a_request(faulty: Callable[..., Appd], owner: str, name: str, ask: Request) -> None:
@@ -279,10 +279,8 @@ def test_the_conversation_with_the_fork_server(faulty: Callable[..., Appd], name
         until_told(appd)
     elif name != "_hello":
         arm(appd)
-        appd.control.ask(LaunchApp(APP_ID, 0))
-        if name == "fork":
-            appd.control.ask(LaunchApp(APP_ID, 0))
-            appd.control.ask(LaunchApp(APP_ID, 0))
+        for _ in range(3 if name == "fork" else 1):
+            appd.connect().ask(LaunchApp(APP_ID, 0))
         until_told(appd)
     serves(appd)
     eventually(lambda: len(appd.helpers) == 3, "a fork server is there again, and what it has forked")
