@@ -231,6 +231,7 @@ def test_restored_sessions_are_told_of_as_any_other(appd: Appd) -> None:
     until_saved(appd, BOTH)
     appd.kill()
     appd.start()
+    until_apps(appd, APP_ID, OTHER_ID)
     answer = appd.control.ask(QuerySessions())
     assert isinstance(answer, Sessions)
     assert [session.session_id for session in answer.sessions] == [1, 2]

@@ -54,6 +54,9 @@ time on a device with many of them."""
 
 RESTORE_POLL_S = 0.05
 
+TAKE_S = 0.5
+"""Seconds by which a slow disk may delay the start, which does not depend on it."""
+
 GIVE_WAY_S = 0.0005
 """Seconds after which another thread of ours lets the loop go on, which asks for that after each of some fifty system
 calls of a launch. Python's own 5 ms are for threads that are equals."""
@@ -129,12 +132,17 @@ class Daemon:
             self._take_over(state)
         self._supervisor.remove_left_over_groups()
         handover.unblock_signals()
+        # Before anybody is served, so that those apps are the first, unless the disk is slow.
+        taking = self._tasks.start(
+            "the list of the last session", self._keeper.take, wanted=self._settings.restore
+        )
+        await asyncio.wait([taking], timeout=TAKE_S)
         await self._serve()
         self._ping_watchdog()
         self._supervisor.start_fork_server()
         if state is not None:
             self._finish_reload()
-        self._restoring = self._tasks.start("starting the apps of the last session", self._restore)
+        self._restoring = self._tasks.start("starting the apps of the last session", self._restore, taking)
         await self._stopping.wait()
         await self._shut_down()
 
@@ -253,9 +261,9 @@ class Daemon:
 
     # Sessions of the run before
 
-    async def _restore(self) -> None:
+    async def _restore(self, taking: "asyncio.Task[None]") -> None:
         """Start the apps one by one: on a busy device all take longer than a client or the watchdog waits."""
-        await self._keeper.take(wanted=self._settings.restore)
+        await taking
         at_once = RESTORED_A_CPU * (os.cpu_count() or 1)
         while to_restore := self._keeper.to_restore:
             if self._supervisor.starting >= at_once:
