@@ -22,13 +22,15 @@ from weft_runtime import limits
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
 from weft_runtime.integrity import SETTLED_NS, Identity, unsafe, unsafe_above
-from weft_runtime.limits import Limit
+from weft_runtime.limits import CompileBounds, Limit
 
 SUBDIRECTORY = "code"
 """Of a cache directory: entries and records, both in one so that one chain of directories is to be checked."""
 
 ENTRY_SUFFIX = ".code"
 RECORD_SUFFIX = ".module"
+VAIN_SUFFIX = ".vain"
+"""Of a note that compiling ran into a limit: it stands where the entry would be."""
 
 MAGIC = b"weftcode"
 DIGEST_BYTES = 32
@@ -37,7 +39,7 @@ TRAILER_BYTES = len(MAGIC) + 3 * DIGEST_BYTES
 RECORDS_MAX = 4096
 """Records in one cache: each takes a block of the file system, and there is one for each module and engine."""
 
-_RECORD_MAX = 400
+_RECORD_MAX = 1000
 _CHUNK = 1024 * 1024
 _ENGINE_DIGITS = 16
 """Of the engine's digest, in a file's name: they tell a few engines apart. The trailer has all of it."""
@@ -66,7 +68,15 @@ class Key(NamedTuple):
 
     @property
     def file_name(self) -> str:
-        return f"{_engine_name(self.engine)}-{self.module.hex()}{ENTRY_SUFFIX}"
+        return f"{self._stem}{ENTRY_SUFFIX}"
+
+    @property
+    def vain_name(self) -> str:
+        return f"{self._stem}{VAIN_SUFFIX}"
+
+    @property
+    def _stem(self) -> str:
+        return f"{_engine_name(self.engine)}-{self.module.hex()}"
 
 
 class Entry(NamedTuple):
@@ -75,6 +85,17 @@ class Entry(NamedTuple):
     fd: int
     path: str
     """For messages."""
+
+
+class Vain(NamedTuple):
+    """That a module was compiled in vain."""
+
+    bounds: CompileBounds
+    """What the compiler may have used."""
+    reason: str
+    """What came of it: one safe line."""
+    noted_at: float = 0.0
+    """When, in Unix seconds; not part of the note."""
 
 
 class Lookup(NamedTuple):
@@ -174,6 +195,7 @@ def keep(
             raise limits.exceeded(limit, f"it has {size} bytes")
         _make_room(place, size, limit, besides=found.key.file_name)
         fd = place.write(found.key.file_name, sealed_fd, public=public)
+        _remove(place, found.key.vain_name)
         _remember(cache, found.key, found.module, Identity.of(os.fstat(fd)), wait=True, public=public)
         return fd
 
@@ -185,9 +207,40 @@ def remember(cache: Path, found: Lookup, *, public: bool = False) -> None:
         _remember(cache, found.key, found.module, code, wait=True, public=public)
 
 
+def is_there(cache: Path, key: Key) -> bool:
+    """Whether there is a file where the entry of `key` would be; whether it is any good, `find` says."""
+    return os.access(cache / SUBDIRECTORY / key.file_name, os.F_OK)
+
+
+def vain(cache: Path, key: Key) -> Vain | None:
+    """What is noted in `cache` of an attempt to compile a module; None for nothing, or nothing to believe."""
+    try:
+        with _Place(cache / SUBDIRECTORY) as place:
+            data = place.read_record(key.vain_name)
+            if not isinstance(data, bytes):
+                return None
+            text, reason, *_ = data.decode(errors="replace").split("\n")
+            if (bounds := CompileBounds.parse(text)) is None:
+                return None
+            return Vain(bounds, printable(reason), os.stat(key.vain_name, dir_fd=place.fd).st_mtime)
+    except (OSError, ValueError):
+        return None
+
+
+def note_vain(cache: Path, key: Key, vain: Vain, *, public: bool = False) -> None:
+    """Note in `cache` that a module was compiled in vain. Raises OSError, and WeftError(NOT_PERMITTED) as `keep`."""
+    _make_directory(cache / SUBDIRECTORY, 0o755 if public else 0o700)
+    with _Place(cache / SUBDIRECTORY) as place:
+        if place.complaint:
+            raise WeftError(Problem.NOT_PERMITTED, place.complaint)
+        data = f"{vain.bounds}\n{vain.reason}\n".encode(errors="replace")
+        os.close(place.write(key.vain_name, data[:_RECORD_MAX], public=public))
+        _make_room(place, 0, limits.CODE_CACHE)
+
+
 def forget(cache: Path, module: bytes) -> None:
     """Remove the code of the module with this digest, for whichever engine it was made. Raises OSError."""
-    suffix = f"-{module.hex()}{ENTRY_SUFFIX}"
+    suffix = (f"-{module.hex()}{ENTRY_SUFFIX}", f"-{module.hex()}{VAIN_SUFFIX}")
     with suppress(FileNotFoundError), _Place(cache / SUBDIRECTORY) as place, os.scandir(place.fd) as found:
         for file in found:
             if file.name.endswith(suffix):
@@ -481,7 +534,7 @@ def _make_room(place: _Place, size: int, limit: Limit, besides: str = "") -> Non
                 continue
             if file.name.startswith("."):
                 _remove_if_left(place, file.name)
-            elif file.name.endswith(RECORD_SUFFIX):
+            elif file.name.endswith((RECORD_SUFFIX, VAIN_SUFFIX)):
                 records.append((status.st_mtime_ns, file.name))
             elif file.name.endswith(ENTRY_SUFFIX) and file.name != besides:
                 # Being mapped counts as being read. Where the time of that is not kept, the oldest goes first.

@@ -23,6 +23,7 @@ class ExitStatus(IntEnum):
     UNAVAILABLE = 169, "the engine is not installed"
     SOFTWARE = 170, "internal error"
     OS_ERROR = 171, "operating system error"
+    TRY_AGAIN = 175, "compiling ran into a limit; a later attempt may succeed"
     NO_PERMISSION = 177, "not permitted"
     CONFIG = 178, "the configuration is wrong"
 
@@ -45,6 +46,8 @@ class Problem(StrEnum):
     PACKAGE_INVALID = "package-invalid"
     MODULE_INVALID = "module-invalid"
     LIMIT_EXCEEDED = "limit-exceeded"
+    COMPILE_LIMIT = "compile-limit"
+    COMPILE_STARVED = "compile-starved"
     PACKAGE_NOT_FOUND = "package-not-found"
     MODULE_NOT_FOUND = "module-not-found"
     ENGINE_MISSING = "engine-missing"
@@ -61,6 +64,8 @@ EXIT_STATUS_OF = {
     Problem.PACKAGE_INVALID: ExitStatus.DATA,
     Problem.MODULE_INVALID: ExitStatus.DATA,
     Problem.LIMIT_EXCEEDED: ExitStatus.DATA,
+    Problem.COMPILE_LIMIT: ExitStatus.TRY_AGAIN,
+    Problem.COMPILE_STARVED: ExitStatus.TRY_AGAIN,
     Problem.PACKAGE_NOT_FOUND: ExitStatus.NO_INPUT,
     Problem.MODULE_NOT_FOUND: ExitStatus.NO_INPUT,
     Problem.ENGINE_MISSING: ExitStatus.UNAVAILABLE,

@@ -70,6 +70,9 @@ class Event(StrEnum):
     FAILED = "failed"
     STUB = "stub"
     CODE_REJECTED = "code-rejected"
+    COMPILE_LIMIT = "compile-limit"
+    TOO_COSTLY = "too-costly"
+    DOWNGRADED = "downgraded"
 
     DAEMON_READY = "daemon-ready"
     DAEMON_STOPPING = "daemon-stopping"
@@ -85,6 +88,7 @@ class Event(StrEnum):
     SAVE_FAILED = "save-failed"
 
     LOG_LOST = "log-lost"
+    FORK_SERVER_LOST = "fork-server-lost"
 
 
 # Only what an operator acts on has an id; infra/systemd/catalog has an entry for each.
@@ -99,6 +103,9 @@ MESSAGE_IDS = {
     Event.FAILED: "2bca5bf579c3437d82763c2ef15a643e",
     Event.STUB: "24e087d9a44b4290b08891f185a22ed0",
     Event.CODE_REJECTED: "3af54e34692049a49b2c931641720614",
+    Event.COMPILE_LIMIT: "5a83ed5ce00848bb8bda91742599ba48",
+    Event.TOO_COSTLY: "fdfbf25440ff4561ab1ca2be223af74f",
+    Event.DOWNGRADED: "5d1d7c0f9a3e4a9c8f2b64f1a70f3be6",
     Event.RELOAD_FAILED: "eb8e90bb41bd47099855990ccd8b9ef5",
     Event.RESTORE_REFUSED: "23817af036ea4c7cbdf7c49ca23f7d68",
     Event.LAUNCH_REFUSED: "f95e483bc2e04ddc9fa56e386618fed6",
@@ -106,6 +113,7 @@ MESSAGE_IDS = {
     Event.OUTPUT_DROPPED: "acc4ef3275724efc897232217fb681dc",
     Event.SAVE_FAILED: "687d1014cd654b1a97b3fd8f8e2adb55",
     Event.LOG_LOST: "89c24adededc4fe9ad0ebebb1a6bac46",
+    Event.FORK_SERVER_LOST: "1d3741c7c92a45c99989608bae113b86",
 }
 
 Sink = Callable[[Level, str, dict[str, str]], None]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from weft_runtime import limits, manifest
+from weft_runtime import limits, manifest, paths
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
@@ -83,7 +83,7 @@ def open_package(
         raise _wrong_path(source, "ui.entry", values.ui_entry, error) from None
     except OSError as error:
         raise from_os_error(f"open {quote(str(directory / values.ui_entry))}", error) from None
-    module = directory / values.module
+    module = directory / paths.local(values.module)
     module_fd = _open_module(directory, values.module, source)
     return Package(app_id, directory, values, module, module_fd)
 
@@ -237,9 +237,9 @@ def _open_inside(directory: Path, name: str) -> int:
         raise _Outside("is no path of a file")
     if name.startswith("/"):
         raise _Outside("is absolute: expected a path inside the package")
-    # A name that the file system's encoding cannot express (a lone surrogate) names no file.
+    # A manifest is UTF-8, whatever the locale is; a lone surrogate in it names no file.
     try:
-        os.fsencode(name)
+        name = os.fsdecode(name.encode())
     except UnicodeEncodeError:
         raise _Outside("is no path of a file") from None
     if (found := _without_links(directory, name)) is not None:

@@ -168,10 +168,10 @@ def test_a_manifest_that_is_only_long_is_read(store: Path, run: Run, text: str) 
 def test_the_largest_manifest(store: Path, run: Run) -> None:
     path = install(store, OK) / "wapp.toml"
     text = manifest().encode()
-    path.write_bytes(text + b"#" * (MIB - len(text)))
+    path.write_bytes(text + b"#" * (MANIFEST_MAX - len(text)))
     assert run().status == 9
 
-    path.write_bytes(text + b"#" * (MIB - len(text) + 1))
+    path.write_bytes(text + b"#" * (MANIFEST_MAX - len(text) + 1))
     done = run()
     assert (done.status, done.stdout) == (165, b"")
     assert done.log == [f"err: {path} has over 65536 bytes; the limit for wapp.toml is 65536 bytes"]

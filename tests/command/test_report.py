@@ -27,6 +27,10 @@ class Report(NamedTuple):
     def env(self) -> Mapping[str, str]:
         return {"WEFT_REPORT_FD": str(self.writer)}
 
+    def ends(self) -> list[bytes]:
+        """What has been written so far, without what was to be said while the module was compiled."""
+        return [line for line in self.lines() if json.loads(line) != {"event": "compiling"}]
+
     def lines(self) -> list[bytes]:
         """What has been written so far."""
         try:
@@ -45,24 +49,32 @@ def report() -> Iterator[Report]:
 
 
 @pytest.mark.parametrize(
-    ("content", "event", "status", "reason"),
+    ("content", "event", "status", "reason", "problem"),
     [
-        (guest(""), "exited", 0, "the app exited with status 0"),
-        (guest(leave(3)), "exited", 3, "the app exited with status 3"),
-        (guest("unreachable"), "trapped", 134, UNREACHABLE),
-        (named(b"f\n\"}{"), "trapped", 134, UNREACHABLE),
-        (b"", "package-invalid", 165, "{}/app.wasm is empty"),
+        (guest(""), "exited", 0, "the app exited with status 0", None),
+        (guest(leave(3)), "exited", 3, "the app exited with status 3", None),
+        (guest("unreachable"), "trapped", 134, UNREACHABLE, None),
+        (named(b"f\n\"}{"), "trapped", 134, UNREACHABLE, None),
+        (b"", "package-invalid", 165, "{}/app.wasm is empty", "module-invalid"),
     ],
 )  # fmt: skip
 def test_the_report_is_one_line_with_event_status_and_reason(
-    store: Path, run: Run, report: Report, content: bytes, event: str, status: int, reason: str
+    store: Path,
+    run: Run,
+    report: Report,
+    content: bytes,
+    event: str,
+    status: int,
+    reason: str,
+    problem: str | None,
 ) -> None:
     package = install(store, content)
     done = run(env=report.env, pass_fds=[report.writer])
-    [line] = report.lines()
+    [line] = report.ends()
     assert line.endswith(b"\n")
     assert json.loads(line) == {
         "event": event, "exit_status": status, "signal": None, "reason": reason.format(package),
+        "problem": problem,
     }  # fmt: skip
     assert done.status == status
 
@@ -73,7 +85,7 @@ def test_a_stop_is_reported(store: Path, start: Start, report: Report) -> None:
     assert done.status == -SIGTERM
     assert json.loads(report.lines()[-1]) == {
         "event": "stopped", "exit_status": 143, "signal": "SIGTERM",
-        "reason": "stopped by SIGTERM while running _start",
+        "reason": "stopped by SIGTERM while running _start", "problem": None,
     }  # fmt: skip
 
 
@@ -92,7 +104,7 @@ def test_what_fails_early_is_reported_too(
 ) -> None:
     done = run(args=args, env={**report.env, **env}, pass_fds=[report.writer])
     assert done.status == status
-    [line] = report.lines()
+    [line] = report.ends()
     found = json.loads(line)
     assert (found["event"], found["exit_status"], found["signal"]) == (event, status, None)
     assert f"err: {found['reason']}" == done.end
@@ -101,14 +113,14 @@ def test_what_fails_early_is_reported_too(
 def test_a_missing_engine_is_reported(store: Path, run_bare: Run, report: Report) -> None:
     install(store, guest(""))
     done = run_bare(program="weft-runtime-wasmtime", env=report.env, pass_fds=[report.writer])
-    [line] = report.lines()
+    [line] = report.ends()
     assert (done.status, json.loads(line)["event"]) == (169, "engine-missing")
 
 
 def test_the_app_cannot_reach_the_report(store: Path, run: Run, report: Report) -> None:
     install(store, guest(writing(report.writer)))
     assert run(env=report.env, pass_fds=[report.writer]).status == BADF
-    assert len(report.lines()) == 1
+    assert len(report.ends()) == 1
 
 
 @pytest.mark.parametrize("value", ["", "0", "1", "2", "-1", "x", "3.0", "\uff19", " 9", "999", "1" * 30])

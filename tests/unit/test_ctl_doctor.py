@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.packages import APP_ID, install
-from weft_runtime import __version__
+from weft_runtime import __version__, signature
 from weft_runtime.client import SYSTEM_SOCKET
 from weft_runtime.ctl import checks, logs, scene
 from weft_runtime.ctl.checks import Finding, Verdict
 from weft_runtime.ctl.scene import Scene
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.protocol import DaemonStatus, SessionInfo, State
+from weft_runtime.trust import Places
 
 NO_MODULE = b"\0asm\1\0\0\0"
 NO_ANSWER = WeftError(Problem.OS_ERROR, "no weft-appd is listening on '/x'", "start it")
@@ -53,6 +54,20 @@ def test_the_engine_is_that_of_the_daemon(tmp_path: Path) -> None:
     without = STATUS._replace(runtime=None, runtime_problem="there is none")
     finding = checks.engine(scene._replace(answer=without))
     assert (finding.verdict, finding.text) == (Verdict.WRONG, "there is none")
+
+
+def test_where_sessions_come_from() -> None:
+    assert checks.launches(system()).verdict is Verdict.NOTE
+    missed = system()._replace(answer=STATUS)
+    found = checks.launches(missed)
+    assert found.verdict is Verdict.NOTE
+    assert found.text.startswith("there is no fork server now: each launch executes the runtime")
+    there = STATUS._replace(fork_server=9, spares=2)
+    assert checks.launches(missed._replace(answer=there)) == Finding(
+        Verdict.OK, "by the fork server, pid 9; 2 forks ready"
+    )
+    off = system(environ={"WEFT_FORK_SERVER": "false"})._replace(answer=STATUS)
+    assert checks.launches(off) == Finding(Verdict.OK, "each executes the runtime: fork_server is off")
 
 
 def test_the_controllers_are_those_that_the_daemon_uses(
@@ -281,3 +296,32 @@ def test_the_matches_of_a_session_are_its_app_its_number_and_its_time() -> None:
     ]  # fmt: skip
     early = info._replace(launched=0.0)
     assert logs.session_matches(early)[0] == "--since=@0.000000"
+
+
+def test_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = [tmp_path / name for name in ("trusted", "revoked")]
+    for directory in directories:
+        directory.mkdir()
+    config = tmp_path / "pack.toml"
+    places = Places(config, directories[:1], [], os.geteuid(), directories[1])
+    monkeypatch.setattr(checks, "Places", lambda: places)
+    assert checks.trust(system()) == Finding(Verdict.OK, "policy 'warn', 0 trusted keys, 0 revoked")
+    config.write_text('policy = "require"')
+    assert checks.trust(system()).verdict is Verdict.WRONG
+    for directory, seed in zip(directories, (b"1", b"2"), strict=True):
+        (directory / "one.pub").write_text(signature.public_key(seed * 32).hex())
+        (directory / "one.pub").chmod(0o644)
+    assert checks.trust(system()) == Finding(Verdict.OK, "policy 'require', 1 trusted key, 1 revoked")
+    bad = directories[0] / "bad.pub"
+    bad.touch(0o666)
+    bad.chmod(0o666)
+    assert f"ignored: {bad} can be written by others" in checks.trust(system()).text
+    bad.rename(directories[1] / "any name")
+    finding = checks.trust(system())
+    assert finding.verdict is Verdict.WRONG
+    assert finding.text.startswith(
+        f"{directories[1]}/any name can be written by others: its mode is 666: no"
+    )
+    (directories[1] / "any name").unlink()
+    config.write_text("policy")
+    assert checks.trust(system()).verdict is Verdict.WRONG

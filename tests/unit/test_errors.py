@@ -19,7 +19,7 @@ from weft_runtime.errors import (
 def test_exit_statuses_are_those_of_the_design() -> None:
     assert {status.name: int(status) for status in ExitStatus} == {
         "TRAP": 134, "USAGE": 164, "DATA": 165, "NO_INPUT": 166, "UNAVAILABLE": 169, "SOFTWARE": 170,
-        "OS_ERROR": 171, "NO_PERMISSION": 177, "CONFIG": 178,
+        "OS_ERROR": 171, "TRY_AGAIN": 175, "NO_PERMISSION": 177, "CONFIG": 178,
     }  # fmt: skip
 
 
@@ -49,6 +49,8 @@ def test_an_exit_status_prints_as_its_number() -> None:
         ("manifest-invalid", 165),
         ("module-invalid", 165),
         ("limit-exceeded", 165),
+        ("compile-limit", 175),
+        ("compile-starved", 175),
         ("package-not-found", 166),
         ("module-not-found", 166),
         ("engine-missing", 169),

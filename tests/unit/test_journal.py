@@ -77,6 +77,48 @@ def test_an_entry_has_its_own_fields_and_the_bound_ones() -> None:
     assert [fields for _, _, fields in entries] == [{}, bound | {"WEFT_REASON": "because"}, bound]
 
 
+def texts(entries: list[Entry]) -> list[str]:
+    return [entry[1] for entry in entries]
+
+
+def test_what_is_held_waits_until_it_is_released_and_then_nothing_waits() -> None:
+    log, entries = collecting(Level.DEBUG)
+    log.hold()
+    log.entry(Level.INFO, "first", Event.STARTING, WEFT_X="1")
+    log.debug("second")
+    assert entries == []
+    log.bind(WEFT_Y="later")
+    log.release()
+    assert entries == [
+        (Level.INFO, "first", {"WEFT_EVENT": "starting", "WEFT_X": "1"}),
+        (Level.DEBUG, "second", {}),
+    ]
+    log.entry(Level.INFO, "third")
+    assert texts(entries) == ["first", "second", "third"]
+    log.release()
+    assert texts(entries) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("level", [level for level in Level if level < Level.INFO])
+def test_what_is_held_comes_before_an_entry_that_somebody_acts_on(level: Level) -> None:
+    log, entries = collecting()
+    log.hold()
+    log.entry(Level.INFO, "first")
+    log.entry(Level.INFO, "second")
+    log.entry(level, "bad")
+    assert texts(entries) == ["first", "second", "bad"]
+    log.entry(Level.INFO, "after")
+    assert texts(entries) == ["first", "second", "bad", "after"]
+
+
+def test_what_is_below_the_level_is_not_held() -> None:
+    log, entries = collecting(Level.NOTICE)
+    log.hold()
+    log.entry(Level.INFO, "never")
+    log.release()
+    assert entries == []
+
+
 def test_the_events_of_an_app_have_names_that_scripts_may_rely_on() -> None:
     names = [
         "starting", "loaded", "ready", "exited", "trapped", "stopped", "package-not-found",

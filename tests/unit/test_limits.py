@@ -5,7 +5,7 @@ import pytest
 
 from weft_runtime import limits
 from weft_runtime.errors import Problem
-from weft_runtime.limits import Limit
+from weft_runtime.limits import CompileBounds, Limit
 
 
 @pytest.mark.parametrize(
@@ -21,9 +21,32 @@ def test_promised_limits_have_their_values(limit: Limit, value: int, unit: str) 
     assert (limit.value, limit.unit) == (value, unit)
 
 
-def test_compilation_ends_before_a_supervisor_gives_up_on_ready() -> None:
-    assert limits.COMPILE_SECONDS.unit == "seconds"
-    assert 0 < limits.COMPILE_SECONDS.value < 30 < limits.COMPILE_AHEAD_SECONDS.value
+def test_a_launch_may_compile_for_less_time_than_who_compiles_ahead() -> None:
+    assert 0 < limits.LAUNCH_COMPILE_CPU.value < limits.COMPILE_CPU.value < limits.COMPILE_TIME.value
+
+
+HERE = CompileBounds.here()
+
+
+@pytest.mark.parametrize(
+    ("other", "covered"),
+    [
+        (HERE, True),
+        (CompileBounds.here(limits.LAUNCH_COMPILE_CPU), True),
+        (HERE._replace(cpu=HERE.cpu + 1), False),
+        (HERE._replace(memory=HERE.memory + 1), False),
+        (HERE._replace(memory=1), True),
+        (HERE._replace(version="1/1/1"), False),
+    ],
+)
+def test_bounds_cover_what_is_no_larger(other: CompileBounds, covered: bool) -> None:
+    assert HERE.covers(other) is covered
+    assert CompileBounds.parse(str(other)) == other
+
+
+@pytest.mark.parametrize("text", ["", "1", "x 1 v", "1 x v", "-1 2 v", f"{'9' * 30} 2 v", "\u0661 2 v"])
+def test_what_states_no_bounds_is_none(text: str) -> None:
+    assert CompileBounds.parse(text) is None
 
 
 def test_the_table_has_every_limit_once() -> None:

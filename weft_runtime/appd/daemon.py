@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -14,12 +15,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from weft_runtime import __version__, activation
-from weft_runtime.appd import cgroups, control, handover, status, websocket
+from weft_runtime.appd import cgroups, clock, control, handover, status, websocket
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
 from weft_runtime.appd.dispatch import READINGS_MAX, Client, Dispatcher
 from weft_runtime.appd.keeper import Keeper
+from weft_runtime.appd.listener import listen
+from weft_runtime.appd.loopwatch import open_watch
 from weft_runtime.appd.persistence import LastSession, write_port
 from weft_runtime.appd.settings import WS_PORT_OFF, Places, Settings, find_runtime, load, places
 from weft_runtime.appd.supervisor import Refused, Supervisor
@@ -41,6 +44,9 @@ CHANGE_DELAY_S = 0.2
 STRAYS_DELAY_S = 0.1
 """Seconds from one look for strays to the next: many ends become one look, whose cost grows with the number of
 sessions."""
+
+STRAYS_AT_ONCE = 256
+"""Children without a session of their own that one look is for: each takes three system calls."""
 
 CHECK_TIMEOUT_S = 30.0
 """Seconds that the next program may take to say that it would start."""
@@ -94,12 +100,14 @@ class Daemon:
             self._tasks, log,
         )  # fmt: skip
         self._files = Worker("weft-settings")
-        self._since = time.time()
+        self._watch = open_watch(environ, self._log_callback)
+        self._since = clock.now()
         self._stopping = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
         self._restoring: asyncio.Task[None] | None = None
         self._change_timer: asyncio.TimerHandle | None = None
         self._strays_timer: asyncio.TimerHandle | None = None
+        self._strays_begin = 0
         self._looked_at = float("-inf")
         self._checker: int | None = None
         self._own_socket: Path | None = None
@@ -137,11 +145,16 @@ class Daemon:
             "the list of the last session", self._keeper.take, wanted=self._settings.restore
         )
         await asyncio.wait([taking], timeout=TAKE_S)
+        # What was imported stays: the garbage collector need not look at it again and again, for 10 ms each time.
+        gc.collect()
+        gc.freeze()
         await self._serve()
         self._ping_watchdog()
         self._supervisor.start_fork_server()
         if state is not None:
             self._finish_reload()
+        if self._watch is not None:
+            self._watch.begin()
         self._restoring = self._tasks.start("starting the apps of the last session", self._restore, taking)
         await self._stopping.wait()
         await self._shut_down()
@@ -185,7 +198,7 @@ class Daemon:
                 message = "there is no place for the control socket"
                 hint = "set WEFT_APPD_SOCKET or XDG_RUNTIME_DIR, or start weft-appd.socket"
                 raise WeftError(Problem.CONFIG_INVALID, message, hint)
-            listeners = [control.listen(self._places.socket)]
+            listeners = [listen(self._places.socket)]
             self._own_socket = self._places.socket
         self._control = ControlServer(listeners, self._settings, self._dispatcher, self._log)
         try:
@@ -224,6 +237,8 @@ class Daemon:
 
     async def _shut_down(self) -> None:
         """STOPPING, stop accepting, end the sessions, tell the clients, exit."""
+        if self._watch is not None:
+            self._watch.end()
         # Whatever is under way must neither take over now nor write a list of what is left meanwhile.
         self._supervisor.on_change = lambda: None
         if self._change_timer is not None:
@@ -310,7 +325,7 @@ class Daemon:
     def _describe(self) -> DaemonStatus:
         return status.describe(
             self._settings, self._supervisor,
-            since=self._since, clients=len(self._dispatcher.clients), log_to_journal=self._log.is_native,
+            since=clock.to_unix(self._since), clients=len(self._dispatcher.clients), log_to_journal=self._log.is_native,
         )  # fmt: skip
 
     def _notify_later(self, seconds: float, send: Callable[[], None]) -> None:
@@ -345,13 +360,17 @@ class Daemon:
         self._supervisor.reap_shells()
         known = {self._checker, *self._supervisor.pids}
         try:
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
         except OSError:  # a kernel without that file, or no descriptor left just now
             return False
-        some_left = False
-        for pid in map(int, children):
-            if pid in known:
-                continue
+        others = [pid for pid in map(int, children) if pid not in known]
+        some_left = len(others) > STRAYS_AT_ONCE
+        if some_left:
+            # Those that live on in the group of a session must not hide the ones behind them.
+            self._strays_begin = (self._strays_begin + STRAYS_AT_ONCE) % len(others)
+            others = (others[self._strays_begin :] + others[: self._strays_begin])[:STRAYS_AT_ONCE]
+            self._child_ended()
+        for pid in others:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 # In the group of a live session it will end with that; anything else has no owner left.
                 is_stray = os.getpgid(pid) not in known
@@ -359,7 +378,6 @@ class Daemon:
                     os.kill(pid, signal.SIGKILL)
                 if os.waitpid(pid, os.WNOHANG) == (0, 0):
                     some_left |= is_stray
-        self._supervisor.remove_groups()
         return some_left
 
     def _log_failure(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -380,6 +398,9 @@ class Daemon:
         # A launch may have left a process that belongs to no session.
         self._child_ended()
 
+    def _log_callback(self, text: str, is_fault: bool) -> None:
+        self._log.entry(Level.ERR if is_fault else Level.NOTICE, f"event loop: {text}")
+
     # Reload
 
     def _request_reload(self, client: Client | None) -> None:
@@ -393,6 +414,8 @@ class Daemon:
             if reason is None:
                 return
             message = f"reload refused, going on as before: {reason}"
+            if self._watch is not None:
+                self._watch.begin()
             # Each of them is owed to somebody, whatever becomes of the others.
             self._tasks.call("starting the fork server again", self._supervisor.start_fork_server)
             if self._websocket is not None:
@@ -424,6 +447,8 @@ class Daemon:
                 if self._stopping.is_set():
                     return None
                 # The next image starts one of its own: of the program and with the settings that are there now.
+                if self._watch is not None:
+                    self._watch.end()
                 self._supervisor.close_fork_server()
                 self._execute()
             finally:
@@ -469,7 +494,7 @@ class Daemon:
             "more_control": doors[1:],
             "more_websocket": ws_doors[1:],
             "own_socket": None if self._own_socket is None else str(self._own_socket),
-            "since": self._since,
+            "since": clock.to_unix(self._since),
             **self._keeper.to_json(),
         }
         descriptors = [*doors, *ws_doors, *(client["fd"] for client in clients)]
@@ -483,7 +508,8 @@ class Daemon:
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         """Go on with what the process image before this one had."""
-        self._since = state.get("since", self._since)
+        if "since" in state:
+            self._since = clock.from_unix(state["since"])
         self._keeper.restore(state)
         self._own_socket = None if state["own_socket"] is None else Path(state["own_socket"])
         doors = [state["control"], *state.get("more_control", [])]

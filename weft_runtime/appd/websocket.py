@@ -5,7 +5,6 @@ import asyncio
 import hmac
 import http
 import logging
-import resource
 import socket
 from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
@@ -16,7 +15,8 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
 from weft_runtime.appd import files
-from weft_runtime.appd.control import ACCEPT_PAUSE_S, OUT_OF_RESOURCES
+from weft_runtime.appd.admission import is_kept_back
+from weft_runtime.appd.control import ACCEPT_PAUSE_S, OUT_OF_RESOURCES, UNREAD_OF_A_USER_MAX
 from weft_runtime.appd.dispatch import Dispatcher
 from weft_runtime.appd.settings import Settings
 from weft_runtime.appd.tasks import Tasks
@@ -25,16 +25,17 @@ from weft_runtime.appd.websocket_frame import MESSAGE_MAX
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Log
+from weft_runtime.limits import KIB
 
 ACCEPTS_MAX = 16
 """Connections that one callback accepts: with those of a flood that are refused, some milliseconds."""
 
-LEAVING_MAX = 64
+LEAVING_MAX = 32
 """Connections beside the limit that have been told why they are closed, or are in their closing handshake: the oldest
 is closed at once when there are more."""
 
-DESCRIPTORS_KEPT_BACK = 64
-"""Descriptors that are left for launches and for the control socket: below that, no connection is kept."""
+KERNEL_BUFFER = 128 * KIB
+"""Bytes that the kernel keeps for each direction of a connection; else it is some megabytes, by what a client sends."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _TOKEN_MAX = 4096
@@ -49,6 +50,8 @@ class WebSocketServer:
         """Raises WeftError(CONFIG_INVALID) for a token file that cannot be used."""
         for listener in listeners:
             listener.setblocking(False)
+            for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # connections inherit them
+                listener.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
         self.listeners = listeners
         self.dispatcher = dispatcher
         self.log = log
@@ -60,6 +63,8 @@ class WebSocketServer:
         """Those whose handshake is to come, in order; they count like the open ones."""
         self._open: set[WebSocketClient] = set()
         self._leaving: dict[WebSocketClient, None] = {}
+        self._unread = 0
+        """Bytes that wait for all of them."""
         self._is_empty = asyncio.Event()
         self._is_serving = False
         # What the library has to say is about single clients, and never about the daemon.
@@ -122,17 +127,25 @@ class WebSocketServer:
                 connection.close()
 
     def _take(self, connection: socket.socket, port: int) -> None:
-        """Count a connection from now on: in the place of the one that has been half open for longest, if need be."""
-        protocol = ServerProtocol(origins=self._origins, max_size=MESSAGE_MAX, logger=self._logger)
-        is_scarce = connection.fileno() >= _descriptors() - DESCRIPTORS_KEPT_BACK
-        if is_scarce or len(self._half_open) + len(self._open) >= self._settings.max_connections:
-            if self._half_open:
-                next(iter(self._half_open)).close()
+        """Count a connection from now on: in the place of the one that has been half open for longest, if need be.
+
+        One whose handshake has come, and that waits for its turn, keeps its place.
+        """
+        is_refused = False
+        if is_kept_back(connection.fileno()):
+            is_refused = True
+            for leaving in list(self._leaving):
+                leaving.close()
+        elif len(self._half_open) + len(self._open) >= self._settings.max_connections:
+            idle = next((client for client in self._half_open if client.is_idle), None)
+            if idle is None:
+                is_refused = True
             else:
-                is_scarce = True
+                idle.close()
+        protocol = ServerProtocol(origins=self._origins, max_size=MESSAGE_MAX, logger=self._logger)
         client = WebSocketClient(connection, port, self, protocol)
         self._half_open[client] = None
-        if is_scarce:
+        if is_refused:
             client.refuse("too many connections\n")
 
     def opened(self, client: WebSocketClient) -> None:
@@ -152,6 +165,12 @@ class WebSocketServer:
         self.dispatcher.forget(client)
         if not (self._half_open or self._open or self._leaving):
             self._is_empty.set()
+
+    def count_unread(self, more: int) -> None:
+        """Drop the one for whom most waits, where too much does: all of them may be of one user."""
+        self._unread += more
+        if self._unread > UNREAD_OF_A_USER_MAX and more > 0:
+            max((*self._open, *self._leaving), key=lambda client: client.unread).drop()
 
     def _forget(self, client: WebSocketClient) -> None:
         self._half_open.pop(client, None)
@@ -175,11 +194,6 @@ class WebSocketServer:
         given = [value.removeprefix("Bearer ") for value in request.headers.get_all("Authorization")]
         given += parse_qs(urlsplit(request.path).query).get("token", [])
         return any(hmac.compare_digest(value.encode(errors="replace"), self._token) for value in given)
-
-
-def _descriptors() -> int:
-    """How many this process may have."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _hostname(host: str) -> str | None:

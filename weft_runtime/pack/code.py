@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import code_cache, settings, store
-from weft_runtime.code_cache import Caches, Key, Lookup
+from weft_runtime.code_cache import Caches, Key, Lookup, Vain
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
 from weft_runtime.integrity import Identity
+from weft_runtime.limits import CompileBounds
 from weft_runtime.pack import engine
+from weft_runtime.pack.engine import Answer
 from weft_runtime.store import WrongPath
 
 # One type () -> (), one function of it, exported as _start, with an empty body.
@@ -46,6 +48,10 @@ def cache_for(environ: Mapping[str, str], path: Path) -> Cache | None:
         return Cache(Caches().system, is_public=True)
     own = settings.cache_directory(environ)
     return None if own is None else Cache(own, is_public=False)
+
+
+class TooCostly(WeftError):
+    """The compiler ran into a limit, and that is noted: nobody compiles this module again until something changes."""
 
 
 @contextmanager
@@ -83,11 +89,14 @@ def ensure(
     cache: Cache,
     for_engine: bytes,
     waiting: Callable[[], None],
+    *,
+    by_hand: bool = True,
 ) -> bool:
     """Have the code of an installed app in the cache; returns whether it was compiled for that.
 
-    `for_engine` is what `engine_digest` says. Raises WeftError as `store.open_package` does, and where the module
-    cannot be compiled or its code not be kept.
+    `for_engine` is what `engine_digest` says. What was too costly before is tried again only `by_hand`. Raises
+    WeftError as `store.open_package` does, and where the module cannot be compiled or its code not be kept; TooCostly
+    where that has just been found out.
     """
     package = store.open_package(app_id, stores)
     with open(package.module_fd, "rb") as module, receptacle() as code_fd:
@@ -97,18 +106,38 @@ def ensure(
                 # A module of another package, or in a file that an upgrade has replaced by the same.
                 code_cache.remember(cache.directory, found, public=cache.is_public)
             return False
-        complaint = _compiled(module.fileno(), environ, code_fd, waiting)
-        if complaint:
-            raise WeftError(Problem.MODULE_INVALID, f"{printable(str(package.module))} {complaint}")
+        bounds = CompileBounds.here()
+        before = None if by_hand else code_cache.vain(cache.directory, found.key)
+        if before is not None and before.bounds.covers(bounds):
+            raise WeftError(
+                Problem.COMPILE_LIMIT,
+                f"not compiled again: {before.reason}",
+                f"'weft-pack compile {app_id}' does",
+            )
+        answer = _compiled(module.fileno(), environ, code_fd, waiting)
+        if answer.complaint:
+            complaint = f"{printable(str(package.module))} {answer.complaint}"
+            if not answer.is_too_costly:
+                raise WeftError(Problem.MODULE_INVALID, complaint)
+            _note_vain(cache, found.key, Vain(bounds, complaint))
+            raise TooCostly(Problem.COMPILE_LIMIT, complaint)
         keep(code_fd, module, found.key.module, cache)
     return True
+
+
+def _note_vain(cache: Cache, key: Key, vain: Vain) -> None:
+    """Raises WeftError."""
+    try:
+        code_cache.note_vain(cache.directory, key, vain, public=cache.is_public)
+    except OSError as error:
+        raise from_os_error(f"write to the cache {quote(str(cache.directory))}", error) from None
 
 
 def engine_digest(environ: Mapping[str, str]) -> bytes:
     """What tells the engine that is installed from others: it is in all code that it makes. Raises WeftError."""
     with receptacle() as module_fd, receptacle() as code_fd:
         os.write(module_fd, _SMALLEST)
-        complaint = _compiled(module_fd, environ, code_fd, lambda: None)
+        complaint = _compiled(module_fd, environ, code_fd, lambda: None).complaint
         if complaint:
             raise WeftError(
                 Problem.INTERNAL_ERROR, f"the engine refuses the smallest module: it {complaint}"
@@ -137,14 +166,16 @@ def forget(modules: Iterable[Module], stores: Iterable[Path], cache: Cache) -> N
         raise from_os_error(f"write to the cache {quote(str(cache.directory))}", error) from None
 
 
-def _compiled(module_fd: int, environ: Mapping[str, str], code_fd: int, waiting: Callable[[], None]) -> str:
+def _compiled(
+    module_fd: int, environ: Mapping[str, str], code_fd: int, waiting: Callable[[], None]
+) -> Answer:
     """What the engine has against a module; nothing, and there is code. Raises WeftError."""
     answer = engine.ask(module_fd, environ, code_fd, waiting=waiting)
     if answer is None:
         raise WeftError(Problem.ENGINE_MISSING, "the engine is not installed")
     if answer.note is not None:
         raise WeftError(Problem.NOT_PERMITTED, answer.note)
-    return answer.complaint
+    return answer
 
 
 def _sealed(code_fd: int) -> Key:

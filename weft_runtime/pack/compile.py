@@ -8,8 +8,10 @@ from pathlib import Path
 
 from weft_runtime import settings, store
 from weft_runtime.errors import Problem, WeftError
+from weft_runtime.ids import AppId
+from weft_runtime.journal import Event, Level, Log, open_log
 from weft_runtime.pack import code, install
-from weft_runtime.pack.screen import Screen
+from weft_runtime.pack.screen import PROGRAM, Screen
 
 
 def compile_apps(screen: Screen, environ: Mapping[str, str], options: argparse.Namespace) -> int:
@@ -26,14 +28,19 @@ def compile_apps(screen: Screen, environ: Mapping[str, str], options: argparse.N
     apps = options.apps or sorted(store.installed(stores))
     told: list[dict[str, object]] = []
     engine = code.engine_digest(environ) if apps else b""
+    log = open_log(PROGRAM, settings.log_settings(environ))
     for app_id in apps:
         compiled, problem = False, None
         try:
             with screen.progress(f"compiling {app_id}") as go_on:
-                compiled = code.ensure(app_id, stores, environ, cache, engine, go_on)
+                by_hand = not options.all
+                compiled = code.ensure(app_id, stores, environ, cache, engine, go_on, by_hand=by_hand)
         except WeftError as error:
             problem = str(error)
-            screen.error(f"{app_id}: {problem}")
+            if isinstance(error, code.TooCostly) and log.is_native:
+                _log_too_costly(log, app_id, problem)
+            else:
+                screen.error(f"{app_id}: {problem}")
         else:
             if not options.json:
                 screen.line(f"compiled {app_id}" if compiled else f"{app_id} is compiled already")
@@ -43,6 +50,13 @@ def compile_apps(screen: Screen, environ: Mapping[str, str], options: argparse.N
     elif not apps:
         screen.line("no packages installed")
     return 1 if any(entry["problem"] for entry in told) else 0
+
+
+def _log_too_costly(log: Log, app_id: AppId, problem: str) -> None:
+    log.entry(
+        Level.ERR, f"{app_id}: {problem}", Event.TOO_COSTLY,
+        WEFT_APP_ID=app_id, WEFT_PROBLEM=Problem.COMPILE_LIMIT, WEFT_REASON=problem,
+    )  # fmt: skip
 
 
 def _stores(environ: Mapping[str, str]) -> tuple[Path, ...]:

@@ -28,8 +28,11 @@ from weft_runtime.escape import printable, quote
 
 RUNTIME = "weft-runtime-wasmtime"
 
-SECONDS = limits.COMPILE_AHEAD_SECONDS.value + 10
+SECONDS = limits.COMPILE_TIME.value + 60
 """For the runtime's answer: it gives up compiling earlier by itself."""
+
+_CPU_S = limits.COMPILE_CPU.value + 60
+"""CPU time of each of its processes; the compiler is one of them, and bounds itself to less."""
 
 USER = "weft-compile"
 """Who compiles for root, made by the Debian package. Nothing else runs as this user."""
@@ -71,6 +74,8 @@ class Answer(NamedTuple):
     """What it has against the module, empty for nothing."""
     note: str | None = None
     """Why there is no code although it was asked for."""
+    is_too_costly: bool = False
+    """Whether the compiler ran into a limit, which is the complaint then."""
 
 
 class _Ended(NamedTuple):
@@ -207,7 +212,7 @@ def _bound(account: Account | None) -> None:
     memory = limits.COMPILE_MEMORY.value + limits.MEMORIES.value * limits.MEMORY.value
     bounds = {
         resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_CPU: SECONDS * (os.cpu_count() or 1),
+        resource.RLIMIT_CPU: _CPU_S,
         resource.RLIMIT_DATA: memory,
         resource.RLIMIT_FSIZE: limits.CODE_CACHE.value,
     }
@@ -251,11 +256,19 @@ def _answer(ended: _Ended) -> Answer | None:
     if ended.status == ExitStatus.UNAVAILABLE:
         return None
     try:
-        reason = str(json.loads(ended.report)["reason"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        reason = f"{RUNTIME} ended with status {ended.status} and told no reason"
+        # The last line is about the end.
+        *_, line = ended.report.splitlines()
+        report = json.loads(line)
+        reason, problem = str(report["reason"]), report.get("problem")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        reason, problem = f"{RUNTIME} ended with status {ended.status} and told no reason", None
+    about_it = reason.removeprefix(store.shown("-")).lstrip()
     if ended.status == ExitStatus.DATA:
-        return Answer(reason.removeprefix(store.shown("-")).lstrip())
+        return Answer(about_it)
+    if ended.status == ExitStatus.TRY_AGAIN and problem == Problem.COMPILE_LIMIT:
+        return Answer(about_it, is_too_costly=True)
+    if ended.status == ExitStatus.TRY_AGAIN:
+        raise WeftError(Problem.COMPILE_STARVED, f"the module {about_it}", "try again when less is going on")
     raise WeftError(Problem.OS_ERROR, f"the module could not be checked: {reason}")
 
 

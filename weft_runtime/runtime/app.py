@@ -41,6 +41,8 @@ class App(NamedTuple):
     readiness: Readiness
     ending: Ending
     groundwork: Groundwork | None = None
+    is_service: bool = False
+    """Whether the service manager starts it, which waits for it."""
 
 
 class Runner(Protocol):

@@ -2,14 +2,18 @@
 """Compiling a module in a child process, where its cost is bounded and a crash is only an error."""
 
 import ctypes
+import fcntl
+import mmap
 import os
 import re
 import resource
 import select
 import signal
+import time
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import wasmtime
 
@@ -19,6 +23,15 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.limits import Limit
 from weft_runtime.runtime import cgroup
 from weft_runtime.runtime.engine import NOT_EXECUTABLE, Engine, compatibility, not_executable, one_line
+
+TELL_S = 5.0
+"""Seconds between two signs that a compiler is at work: whoever waits for READY waits 30 s for the next one."""
+
+_TICK_MS = 500
+"""Milliseconds between two looks at what the compiler uses, of which nothing is left to see after its end."""
+
+_CPU_GRACE_S = 5
+"""Seconds from SIGXCPU, which the bound on CPU time sends, to SIGKILL."""
 
 _PR_SET_PDEATHSIG = 1
 _REFUSED = 1
@@ -30,20 +43,48 @@ _HOST_FAILED = 2
 _TEXT_MAX = 8192
 """Bytes of what the child may tell: an error's text, or a panic message."""
 
-# What the allocators of Rust and Python say when the memory bound is hit.
-_OUT_OF_MEMORY = ("memory allocation of", "MemoryError", "Cannot allocate memory")
+# What the allocators of Rust and Python say when the memory bound is hit. Each is written by a single call, so that
+# another thread can write before and behind it, but not within.
+_OUT_OF_MEMORY = (
+    "memory allocation of", " bytes failed", "to avoid potential recursion", "MemoryError", "Cannot allocate memory",
+)  # fmt: skip
+
+_CRASHES = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGTRAP)
+
+# What the child is at, in memory that it shares with its parent.
+_PREPARING, _COMPILING, _COMPILED = 0, 1, 2
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class Usage(NamedTuple):
+    """What a compiler has used: seconds of CPU time, bytes of memory at most, seconds by the clock."""
+
+    cpu: float
+    memory: int
+    elapsed: float
+
+    def __str__(self) -> str:
+        memory = f"{self.memory / limits.MIB:.0f} MiB of memory"
+        return f"{self.cpu:.1f} s of CPU time, {memory} and {self.elapsed:.0f} s by the clock"
+
+
+class Bounds(NamedTuple):
+    """What a compiler may use; its memory is always bounded by `limits.COMPILE_MEMORY`."""
+
+    cpu: Limit = limits.COMPILE_CPU
+    elapsed: Limit = limits.COMPILE_TIME
+    hint: str | None = None
+    """What helps where one of them is hit."""
 
 
 class Compilation:
     """A compilation under way in a child; the parent can prepare the guest meanwhile."""
 
     def __init__(
-        self,
-        engine: Engine,
-        module_fd: int,
-        source: str,
-        group: Path | None,
-        time_limit: Limit = limits.COMPILE_SECONDS,
+        self, engine: Engine, module_fd: int, source: str, group: Path | None, bounds: Bounds | None = None
     ) -> None:
         """Start compiling the module open on `module_fd`; `source` is its path for messages.
 
@@ -52,12 +93,17 @@ class Compilation:
         """
         self._source = source
         self._group = group
-        self._time_limit = time_limit
+        self._bounds = bounds or Bounds()
+        self._cpu = limits.effective(self._bounds.cpu, resource.RLIMIT_CPU)
+        self._memory = limits.effective(limits.COMPILE_MEMORY, resource.RLIMIT_DATA)
         self._killed_before = _killed_for_memory(group)
+        self._begun = time.monotonic()
+        self._data = 0
+        self._stage = mmap.mmap(-1, 1)
         self.note = ""
-        """What the compiler had to say although it succeeded: one safe line."""
+        """What the compiler had to say besides: one safe line."""
         try:
-            self._code_fd = os.memfd_create("weft-code")
+            self._code_fd = os.memfd_create("weft-code", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             # Never written to beyond what a pipe holds, so that nobody has to read it meanwhile.
             self._text_fd, text_end = os.pipe()
             os.set_blocking(text_end, False)
@@ -66,108 +112,179 @@ class Compilation:
         except OSError as error:
             raise from_os_error("start the compiler", error) from None
         if self._pid == 0:
-            _compile_and_exit(engine, module_fd, self._code_fd, text_end, parent, group)
+            _end_with(parent)
+            _Child(engine, module_fd, self._code_fd, self._stage).work(
+                text_end, group, self._cpu, self._memory
+            )
         os.close(text_end)
 
-    def result(self) -> int:
-        """Wait for the child: a descriptor of the sealed entry that it made, which is the caller's.
+    def result(self, tell: Callable[[], None] = lambda: None) -> int:
+        """Wait for the child: a descriptor of the entry that it made, which nobody can change; it is the caller's.
 
-        No other process has that file open, and nobody but the child has written it. Raises WeftError:
-        MODULE_INVALID, LIMIT_EXCEEDED naming the limit, or INTERNAL_ERROR where the compiler crashed.
+        `tell` is called at once and then every few seconds as long as the compiler works. Raises WeftError:
+        MODULE_INVALID, COMPILE_LIMIT or COMPILE_STARVED naming the limit, or INTERNAL_ERROR where the compiler crashed.
         """
         try:
-            status = self._wait()
-            text = one_line(os.read(self._text_fd, _TEXT_MAX).decode(errors="replace"))
+            status, used = self._wait(tell)
+            self.note = one_line(os.read(self._text_fd, _TEXT_MAX).decode(errors="replace"))
             if status != 0:
-                raise self._error(status, text)
-            self.note = text
+                raise self._error(status, used)
+            # What has written it is gone: from here on it stays as it is.
+            fcntl.fcntl(self._code_fd, fcntl.F_ADD_SEALS, _SEALS)
         except BaseException as error:
             os.close(self._code_fd)
             if isinstance(error, OSError):
-                os.kill(self._pid, signal.SIGKILL)
                 raise from_os_error("wait for the compiler", error) from None
             raise
         finally:
             os.close(self._text_fd)
+            self._stage.close()
         return self._code_fd
 
-    def _wait(self) -> int:
-        """The child's exit status, or minus the number of the signal that ended it."""
-        pidfd = os.pidfd_open(self._pid)
-        waiting = select.poll()
-        waiting.register(pidfd, select.POLLIN)
-        in_time = waiting.poll(self._time_limit.value * 1000)
-        os.close(pidfd)
-        if not in_time:
-            os.kill(self._pid, signal.SIGKILL)
-        _, status = os.waitpid(self._pid, 0)
-        if not in_time:
-            raise limits.exceeded(self._time_limit, f"{self._source} is still not compiled")
-        return os.waitstatus_to_exitcode(status)
+    def _wait(self, tell: Callable[[], None]) -> tuple[int, Usage]:
+        """The child's exit status, or minus the number of the signal that ended it, and what it has used.
 
-    def _error(self, status: int, text: str) -> WeftError:
-        if any(words in text for words in _OUT_OF_MEMORY):
-            return limits.exceeded(limits.COMPILE_MEMORY, f"{self._source} is too costly to compile: {text}")
+        Whatever goes wrong here, the child is gone and collected in the end.
+        """
+        deadline, next_told = self._begun + self._bounds.elapsed.value, self._begun
+        has_ended, in_time = False, True
+        try:
+            pidfd = os.pidfd_open(self._pid)
+            try:
+                waiting = select.poll()
+                waiting.register(pidfd, select.POLLIN)
+                while in_time and not has_ended:
+                    if time.monotonic() >= next_told:
+                        tell()
+                        next_told = time.monotonic() + TELL_S
+                    has_ended = bool(waiting.poll(_TICK_MS))
+                    self._data = max(self._data, _data_of(self._pid))
+                    in_time = time.monotonic() < deadline
+            finally:
+                os.close(pidfd)
+        finally:
+            if not has_ended:
+                os.kill(self._pid, signal.SIGKILL)
+            _, status, spent = os.wait4(self._pid, 0)
+        used = Usage(
+            spent.ru_utime + spent.ru_stime, spent.ru_maxrss * limits.KIB, time.monotonic() - self._begun
+        )
+        if not has_ended:
+            raise self._exceeded(Problem.COMPILE_STARVED, self._bounds.elapsed, used)
+        return os.waitstatus_to_exitcode(status), used
+
+    def _error(self, status: int, used: Usage) -> WeftError:
+        # Where whoever started us has set the same bound for both signals it is SIGKILL, at a tick of the kernel's.
+        is_spent = used.cpu >= self._cpu.value - min(1.0, self._cpu.value / 2)
+        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and is_spent):
+            return self._exceeded(Problem.COMPILE_LIMIT, self._cpu, used)
+        if self._is_out_of_memory(status, used):
+            return self._exceeded(Problem.COMPILE_LIMIT, self._memory, used)
         if status == -signal.SIGKILL and _killed_for_memory(self._group) > self._killed_before:
-            found = f"{self._source} is too costly to compile: its control group has no more memory"
-            return limits.exceeded(limits.COMPILE_MEMORY, found)
-        if NOT_EXECUTABLE in text:
-            return not_executable(text)
+            what = f"its control group has no more memory, and it has used {used}"
+            message = f"{self._source} is too costly to compile: {what}"
+            # Which may be that of others.
+            return WeftError(Problem.COMPILE_STARVED, message, self._bounds.hint)
+        if NOT_EXECUTABLE in self.note:
+            return not_executable(self.note)
         if status == _REFUSED:
-            return WeftError(Problem.MODULE_INVALID, f"{self._source} is not a valid module: {text}")
+            return WeftError(Problem.MODULE_INVALID, f"{self._source} is not a valid module: {self.note}")
         if status == _HOST_FAILED:
-            return WeftError(
-                Problem.OS_ERROR, f"cannot compile {self._source}: {text or 'no reason was told'}"
-            )
+            why = self.note or "no reason was told"
+            return WeftError(Problem.OS_ERROR, f"cannot compile {self._source}: {why}")
         how = signal.Signals(-status).name if status < 0 else f"status {status}"
-        hint = "the kernel may have been short of memory" if status == -signal.SIGKILL else text or None
+        # What a compiler wrote while it crashed can be pieces of several texts: it is for the log, not for the reason.
+        hint = "the kernel may have been short of memory" if status == -signal.SIGKILL else None
         return WeftError(Problem.INTERNAL_ERROR, f"the compiler ended with {how} on {self._source}", hint)
+
+    def _is_out_of_memory(self, status: int, used: Usage) -> bool:
+        """Whether that was its bound on memory, which has no signal of its own: an allocation fails, and it gives up."""
+        if status == _REFUSED:
+            return False  # the text is the engine's word on a module, and may quote that
+        if any(words in self.note for words in _OUT_OF_MEMORY):
+            return True
+        # As a rule what fails is an allocation of half of all that there is: a table that doubles its size.
+        is_near = max(self._data, used.memory) >= self._memory.value // 2
+        return status in [-number for number in _CRASHES] and self._stage[0] == _COMPILING and is_near
+
+    def _exceeded(self, problem: Problem, limit: Limit, used: Usage) -> WeftError:
+        found = f"{self._source} is too costly to compile: the compiler has used {used}"
+        if problem is Problem.COMPILE_STARVED:
+            found = f"{self._source} is still not compiled: the compiler has used {used}"
+        message = limits.exceeded(limit, found).message
+        return WeftError(problem, message, self._bounds.hint)
+
+
+def _data_of(pid: int) -> int:
+    """Bytes of memory that count for the bound; 0 of a process that has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[5]) * mmap.PAGESIZE
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def _killed_for_memory(group: Path | None) -> int:
-    """How often the kernel has ended a process of that control group for want of memory."""
+    """How often the kernel has ended a process for want of memory, in that control group or else in our own."""
     try:
-        text = "" if group is None else group.with_name("memory.events").read_text()
+        own = re.search(r"^0::(/.*)$", Path("/proc/self/cgroup").read_text(encoding="utf-8"), re.MULTILINE)
+        place = _CGROUPS / own[1].lstrip("/") if group is None and own else (group or _CGROUPS).parent
+        text = (place / "memory.events").read_text(encoding="utf-8")
     except OSError:
         return 0
     found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)
     return int(found[1]) if found else 0
 
 
-def _compile_and_exit(
-    engine: Engine, module_fd: int, code_fd: int, text_fd: int, parent: int, group: Path | None
-) -> NoReturn:
+class _Child:
     """The child: leaves by os._exit or a signal, never through the parent's code."""
-    status = _REFUSED
-    try:
-        os.dup2(text_fd, 1)
-        os.dup2(text_fd, 2)
-        _end_with(parent)
-        note = _enter(group)
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        bound = limits.COMPILE_MEMORY.value
-        _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        if hard != resource.RLIM_INFINITY:
-            bound = min(bound, hard)
-        resource.setrlimit(resource.RLIMIT_DATA, (bound, bound))
-        with open(module_fd, "rb", closefd=False) as file:
+
+    def __init__(self, engine: Engine, module_fd: int, code_fd: int, stage: mmap.mmap) -> None:
+        self._engine = engine
+        self._module_fd = module_fd
+        self._code_fd = code_fd
+        self._stage = stage
+
+    def work(self, text_fd: int, group: Path | None, cpu: Limit, memory: Limit) -> NoReturn:
+        """Compile within the bounds; what there is to tell goes to `text_fd`."""
+        status = _REFUSED
+        try:
+            os.dup2(text_fd, 1)
+            os.dup2(text_fd, 2)
+            note = _enter(group)
+            _bound(cpu.value, memory.value)
+            self._compile()
+            os.write(2, note.encode(errors="replace"))
+            status = 0
+        except BaseException as error:  # whatever it is, the parent tells it
+            status = _REFUSED if isinstance(error, wasmtime.WasmtimeError) else _HOST_FAILED
+            text = repr(error) if isinstance(error, MemoryError) else str(error)
+            os.write(2, text.encode(errors="replace")[:_TEXT_MAX])
+        finally:
+            os._exit(status)
+
+    def _compile(self) -> None:
+        with open(self._module_fd, "rb", closefd=False) as file:
             file.seek(0)
             module = file.read()
         digest = sha256(module).digest()
-        code = wasmtime.Module(engine.engine, without_costly_names(module)).serialize()
-        made_by = compatibility(engine.kind)
+        self._stage[0] = _COMPILING
+        code = wasmtime.Module(self._engine.engine, without_costly_names(module)).serialize()
+        self._stage[0] = _COMPILED
+        made_by = compatibility(self._engine.kind)
         assert made_by is not None  # what compiles any module compiles an empty one
-        with open(code_fd, "wb", closefd=False) as file:
+        with open(self._code_fd, "wb", closefd=False) as file:
             file.write(code)
             file.write(code_cache.trailer(code, code_cache.Key(made_by, digest)))
-        os.write(2, note.encode(errors="replace"))
-        status = 0
-    except BaseException as error:  # whatever it is, the parent tells it
-        status = _REFUSED if isinstance(error, wasmtime.WasmtimeError) else _HOST_FAILED
-        text = repr(error) if isinstance(error, MemoryError) else str(error)
-        os.write(2, text.encode(errors="replace")[:_TEXT_MAX])
-    finally:
-        os._exit(status)
+
+
+def _bound(cpu: int, memory: int) -> None:
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    last = cpu + _CPU_GRACE_S if hard == resource.RLIM_INFINITY else min(cpu + _CPU_GRACE_S, hard)
+    signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGXCPU,))
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu, last))
 
 
 def _enter(group: Path | None) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple, NoReturn
 from weft_runtime.errors import ExitStatus, Problem, WeftError, stack_of
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log
+from weft_runtime.ready import COMPILING
 from weft_runtime.runtime.main import STOP_SIGNALS
 
 STOP_GRACE_S = 0.6
@@ -51,6 +52,7 @@ _EVENTS = {
     ExitStatus.NO_INPUT: Event.PACKAGE_NOT_FOUND,
     ExitStatus.DATA: Event.PACKAGE_INVALID,
     ExitStatus.UNAVAILABLE: Event.ENGINE_MISSING,
+    ExitStatus.TRY_AGAIN: Event.COMPILE_LIMIT,
 }
 
 
@@ -91,6 +93,11 @@ class Ending:
             _thread.start_new_thread(self._wait_for_signal, ())
         except RuntimeError as error:
             raise WeftError(Problem.OS_ERROR, f"cannot start a thread: {error}") from None
+
+    def tell_delay(self) -> None:
+        """Tell the supervisor that the time until READY does not count now. One that does not read gets none of it."""
+        if self.report_fd is not None:
+            _write_report(self.report_fd, f'{{"event": "{COMPILING}"}}\n'.encode(), wait_ms=0)
 
     def finish(self, outcome: Outcome) -> NoReturn:
         """Tell `outcome` and end with it. The first caller wins; a stop that comes second hurries it."""
@@ -148,13 +155,18 @@ def _report(fd: int, outcome: Outcome) -> None:
         "exit_status": outcome.exit_status,
         "signal": outcome.stopped_by.name if outcome.stopped_by else None,
         "reason": outcome.reason,
+        "problem": outcome.problem,
     }
+    # A supervisor that does not read gets no report, rather than a process that does not end.
+    _write_report(fd, json.dumps(report).encode() + b"\n", wait_ms=REPORT_WAIT_MS)
+
+
+def _write_report(fd: int, line: bytes, *, wait_ms: int) -> None:
     waiting = select.poll()
     waiting.register(fd, select.POLLOUT)
     try:
-        # A supervisor that does not read gets no report, rather than a process that does not end.
-        if waiting.poll(REPORT_WAIT_MS):
-            os.write(fd, json.dumps(report).encode() + b"\n")
+        if waiting.poll(wait_ms):
+            os.write(fd, line)
     except OSError:
         pass  # whoever asked for the report is gone
 

@@ -2,14 +2,38 @@
 """A module on its way into this process: from the cache of compiled code, or else from the compiler."""
 
 import os
+import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 from weft_runtime import code_cache, limits
-from weft_runtime.code_cache import Lookup
+from weft_runtime.code_cache import Caches, Key, Lookup, Vain
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
+from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Log
+from weft_runtime.limits import CompileBounds
 from weft_runtime.runtime.app import CodeSettings
 from weft_runtime.runtime.engine import CodeRefused, Module, compatibility, machine
+
+_LOOK_S = 1.0
+"""Seconds between two looks whether the background compiler is done."""
+
+
+class Launch(NamedTuple):
+    """What a launch does where no code is kept: it compiles, within less than an installation does."""
+
+    app_id: AppId
+    has_background: bool
+    """Whether a background compiler of root's sees to the app, too."""
+    may_wait: bool
+    """Whether it waits for that one, rather than to be tried again."""
+    tell: Callable[[str], None]
+    """Called every few seconds with what takes its time: that does not count into the time until READY."""
+
+    @property
+    def hint(self) -> str:
+        return f"try again, or compile it ahead, with higher limits: 'weft-pack compile {self.app_id}'"
 
 
 def load_known(settings: CodeSettings, module_fd: int) -> tuple[Module, int] | None:
@@ -39,11 +63,19 @@ class Loading:
     """Loads one module; where it is being compiled the guest can be prepared meanwhile."""
 
     def __init__(
-        self, settings: CodeSettings, module_fd: int, source: str, log: Log, *, copy_to: int | None = None
+        self,
+        settings: CodeSettings,
+        module_fd: int,
+        source: str,
+        log: Log,
+        *,
+        launch: Launch | None = None,
+        copy_to: int | None = None,
     ) -> None:
         """Begin with the module open on `module_fd`; `source` is its path for messages.
 
-        What is compiled goes, as a sealed entry, to the file open on `copy_to` as well.
+        What is compiled goes, as a sealed entry, to the file open on `copy_to` as well. Raises WeftError where a `launch`
+        had better not compile: COMPILE_LIMIT while the background compiler does, LIMIT_EXCEEDED where even that could not.
         """
         self.engine = machine(settings.engine)
         self._settings = settings
@@ -51,28 +83,84 @@ class Loading:
         self._log = log
         self._copy_to = copy_to
         self._found = _find(settings, module_fd)
+        self._launch = launch
         self._module = None if self._found is None else self._load_found(self._found)
+        if self._module is None and self._found is not None and launch is not None:
+            self._module = self._mind_the_background(self._found, launch, module_fd)
         self.is_new = self._module is None
         """Whether it had to be compiled."""
         if self._module is None:
-            from weft_runtime.runtime.compiler import Compilation  # noqa: PLC0415 - only where it must be
+            from weft_runtime.runtime.compiler import Bounds, Compilation  # noqa: PLC0415 - only where it must be
 
-            time_limit = limits.COMPILE_SECONDS if copy_to is None else limits.COMPILE_AHEAD_SECONDS
-            self._compilation = Compilation(
-                self.engine, module_fd, source, settings.compiler_group, time_limit
-            )
+            bounds = None if launch is None else Bounds(limits.LAUNCH_COMPILE_CPU, hint=launch.hint)
+            self._compilation = Compilation(self.engine, module_fd, source, settings.compiler_group, bounds)
 
     def result(self) -> Module:
         """The module. Raises WeftError as `Compilation.result` does, or where its code cannot be loaded."""
         if self._module is None:
-            code_fd = self._compilation.result()
+            launch = self._launch
+            tell = None if launch is None else lambda: launch.tell("compiling the module")
             try:
+                code_fd = self._compilation.result(tell or (lambda: None))
+            except WeftError as error:
+                if error.problem is Problem.COMPILE_LIMIT:
+                    self._note_vain(error.message)
+                raise
+            finally:
                 if self._compilation.note:
                     self._log.debug(f"compiling {self._source}: {self._compilation.note}")
+            try:
                 self._module = self._load_compiled(code_fd)
             finally:
                 os.close(code_fd)
         return self._module
+
+    def _mind_the_background(self, found: Lookup, launch: Launch, module_fd: int) -> Module | None:
+        """Do not compile in vain what is known to need more than a launch may use; None to compile all the same.
+
+        Raises WeftError.
+        """
+        caches = self._settings.caches
+        if caches is None or not launch.has_background:
+            return None
+        bounds = CompileBounds.here(limits.LAUNCH_COMPILE_CPU)
+        while True:
+            self._refuse_what_is_in_vain(caches, found.key, launch, bounds)
+            own = None if caches.own is None else code_cache.vain(caches.own, found.key)
+            if own is None or not own.bounds.covers(bounds):
+                return None
+            # Not for ever: perhaps nobody compiles in the background, or the device was busy just then.
+            if not 0 <= time.time() - own.noted_at < limits.COMPILE_TIME.value:
+                return None
+            if not launch.may_wait:
+                message = f"{self._source} is left to weft-compile.service, which has not compiled it yet: {own.reason}"
+                raise WeftError(Problem.COMPILE_LIMIT, message, launch.hint)
+            launch.tell("waiting for weft-compile.service to compile the module")
+            if code_cache.is_there(caches.system, found.key):
+                again = _find(self._settings, module_fd)
+                return None if again is None else self._load_found(again)
+            time.sleep(_LOOK_S)
+
+    def _refuse_what_is_in_vain(
+        self, caches: Caches, key: Key, launch: Launch, bounds: CompileBounds
+    ) -> None:
+        vain = code_cache.vain(caches.system, key)
+        if vain is not None and vain.bounds.covers(bounds):
+            message = f"{self._source} could not be compiled in the background either: {vain.reason}"
+            hint = f"'weft-pack compile {launch.app_id}' tries it again"
+            raise WeftError(Problem.LIMIT_EXCEEDED, message, hint)
+
+    def _note_vain(self, reason: str) -> None:
+        """Have the next launch know."""
+        own = self._settings.caches and self._settings.caches.own
+        if self._launch is None or not self._launch.has_background or self._found is None or own is None:
+            return
+        try:
+            code_cache.note_vain(
+                own, self._found.key, Vain(CompileBounds.here(limits.LAUNCH_COMPILE_CPU), reason)
+            )
+        except (OSError, WeftError) as error:
+            self._log.debug(f"cannot note that {self._source} was compiled in vain: {error}")
 
     def _load_found(self, found: Lookup) -> Module | None:
         for complaint in found.complaints:

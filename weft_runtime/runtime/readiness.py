@@ -9,6 +9,10 @@ from weft_runtime.journal import Event, Level, Log
 from weft_runtime.notify import Notifier
 from weft_runtime.ready import READY_LINE
 
+EXTENSION_S = 30
+"""Seconds that the service manager waits on after each word that something takes its time: six times the interval of
+those words, and what it waits for READY at all."""
+
 
 class Readiness:
     """Announces at most once that the app is ready."""
@@ -22,6 +26,10 @@ class Readiness:
     def mirrored(self) -> bool:
         """Whether the service manager is told too."""
         return self._notifier.active
+
+    def delayed(self, what: str) -> None:
+        """Tell the service manager that `what` is under way: its time until READY begins anew."""
+        self._notifier.send(f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}", f"STATUS={what}")
 
     def announce(self) -> None:
         """Write the READY line, then tell everybody else. Raises WeftError where it cannot be written."""

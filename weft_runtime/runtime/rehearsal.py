@@ -47,7 +47,8 @@ class Rehearsal:
         except WeftError:
             pass  # the session itself is the one to say so
         found = code_cache.find(self._caches, package.module_fd, self._made_by)
-        module = self._engine.load(self._code_fd if found.entry is None else found.entry.fd)
+        # Never what was found, which a session could have written: what was compiled here, and nobody can change.
+        module = self._engine.load(self._code_fd)
         engine.entries(module, session.START, session.WEFT_READY)
         guest = Guest(self._engine)
         guest.instantiate(guest.link(module), GuestSetup(("app.wasm",), (), ()))

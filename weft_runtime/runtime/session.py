@@ -17,8 +17,8 @@ from weft_runtime.runtime.app import App, CodeSettings, Groundwork
 from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
 from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked, Module
-from weft_runtime.runtime.loading import Loading, load_known
-from weft_runtime.settings import EngineKind
+from weft_runtime.runtime.loading import Launch, Loading, load_known
+from weft_runtime.settings import SYSTEM_STORES, EngineKind
 from weft_runtime.store import Package
 
 START = "_start"
@@ -114,7 +114,7 @@ def _run(app: App) -> Outcome:
         guest, linked, mode = app.groundwork.loaded
     else:
         ending.phase = "compiling"
-        loading = Loading(app.code, app.package.module_fd, source, ending.log)
+        loading = Loading(app.code, app.package.module_fd, source, ending.log, launch=_launch(app))
         if loading.is_new:
             done = "compiled"
             ending.log.release()
@@ -131,7 +131,7 @@ def _run(app: App) -> Outcome:
     if mode is not ReadyMode.HOST:
         ending.log.release()
     ending.phase = f"running {START_SECTION}"
-    setup = GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens)
+    setup = GuestSetup((manifest.module.rpartition("/")[2], *manifest.args), manifest.env, app.preopens)
     guest.instantiate(linked, setup)
     ending.phase = "saying READY"
     match mode:
@@ -150,6 +150,15 @@ def _run(app: App) -> Outcome:
     except GuestExit as error:
         return exited(error.status, error.note)
     return exited(0)
+
+
+def _launch(app: App) -> Launch:
+    def tell(what: str) -> None:
+        app.ending.tell_delay()
+        app.readiness.delayed(what)
+
+    package = app.package
+    return Launch(package.app_id, package.directory.parent in SYSTEM_STORES, app.is_service, tell)
 
 
 def _load(loading: Loading, source: str, ready_mode: ReadyMode | None, ending: Ending) -> Loaded:
