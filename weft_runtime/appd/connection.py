@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.dispatch import Push
 from weft_runtime.appd.listener import peer
-from weft_runtime.appd.tasks import AGAIN_S
 from weft_runtime.framing import FrameReader, FramingError, frame
 from weft_runtime.limits import KIB
 from weft_runtime.protocol import Error, ErrorCode, ProtocolError, Response
@@ -125,13 +124,7 @@ class ControlClient:
         self._making = None
         self._out += self._behind
         self._behind.clear()
-        self.waiting_for, self.waiting_for_reload = None, False
-        self.send(answer)
-        self._loop.call_later(AGAIN_S, self._go_on_reading)
-
-    def _go_on_reading(self) -> None:
-        if self._socket.fileno() >= 0:
-            self.resume()
+        self._give_up(answer.code, answer.message)
 
     def close(self) -> None:
         """Close at once; what is still to be sent is lost."""
@@ -177,19 +170,13 @@ class ControlClient:
 
     def take_turn(self) -> bool:
         """Go on with an answer, or read, and answer one request."""
-        try:
-            if self._making is not None:
-                self._go_on(self._making)
-            elif self._has_come:
-                self._receive()
-            if self._bodies and not self._is_blocked:
-                self._body = self._bodies.popleft()
-                self._answer(self._body)
-        except Exception as error:
-            # Nobody knows what is answered: this connection ends, and the others are served.
-            self._making = None
-            self._loop.call_exception_handler({"message": f"a request of {self.caller}", "exception": error})
-            self._give_up(ErrorCode.INTERNAL, "internal error of the daemon: its log says more")
+        if self._making is not None:
+            self._go_on(self._making)
+        elif self._has_come:
+            self._receive()
+        if self._bodies and not self._is_blocked:
+            self._body = self._bodies.popleft()
+            self._answer(self._body)
         if not (self._bodies or self._is_blocked):
             if self._broken is not None:
                 self._give_up(self._broken.code, str(self._broken))
@@ -312,7 +299,7 @@ class ControlClient:
         if self._socket.fileno() >= 0:
             self.resume()
 
-    def _give_up(self, code: ErrorCode, message: str) -> None:
+    def _give_up(self, code: int, message: str) -> None:
         """Say why, and close once that is sent."""
         if self._socket.fileno() < 0:
             return

@@ -288,7 +288,9 @@ class Daemon:
                 await self._launch_again(to_restore[0])
             except Refused:
                 pass  # it has been logged
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if self._stopping.is_set():
+                    raise
                 self._tasks.report(f"starting {to_restore[0]} again", error)
             del to_restore[0]
             await asyncio.sleep(0)
@@ -392,8 +394,8 @@ class Daemon:
 
     def _request_failed(self, client: Client, error: BaseException) -> None:
         """A request was not answered, for a fault of ours: say so."""
-        reason = self._tasks.report(f"a request of {client.caller}", error)
-        answer = Error(ErrorCode.INTERNAL_ERROR, f"{reason}: the log has more")
+        self._tasks.report(f"a request of {client.caller}", error)
+        answer = Error(ErrorCode.INTERNAL, "internal error of the daemon: its log says more")
         self._tasks.call(f"answering {client.caller}", client.give_up, answer)
         # A launch may have left a process that belongs to no session.
         self._child_ended()
