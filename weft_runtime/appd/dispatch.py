@@ -113,7 +113,7 @@ class Client(turns.Client, Protocol):
         ...
 
     def give_up(self, answer: Error) -> None:
-        """Send a last answer, and close once it is sent: nobody knows how much of the right one was sent before."""
+        """Nobody knows how far its last request came: say so, and end the connection."""
         ...
 
 

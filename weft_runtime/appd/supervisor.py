@@ -346,7 +346,9 @@ class Supervisor:
         """The next session's process by the fork server, if there is one."""
         try:
             spare = self.spares.take(Path(argv[0]), app_id, self._next_id)
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             self.spares.failed(error)
             return None
         if spare is None:

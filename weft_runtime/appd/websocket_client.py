@@ -124,8 +124,11 @@ class WebSocketClient:
         self._out += self._behind
         self._behind.clear()
         self.send(answer)
-        self._protocol.send_close(CloseCode.INTERNAL_ERROR)
-        self._say()
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(CloseCode.INTERNAL_ERROR)
+            self._say()
+        else:
+            self.close()
 
     def take_turn(self) -> bool:
         """Go on with an answer, or read; and show the library one frame, and answer the request that it completes."""
