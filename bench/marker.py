@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 STEPS = {
     "appd": (
         ("weft_runtime.appd.connection", "ControlClient.take_turn", "read the request and do all of it"),
-        ("weft_runtime.appd.connection", "ControlClient.send", "send {}"),
+        ("weft_runtime.appd.dispatch", "Dispatcher.push", "send {}"),
         ("weft_runtime.appd.supervisor", "Supervisor._command", "look at the package and its capabilities"),
         ("weft_runtime.appd.supervisor", "Supervisor._fork", "give it to a process that waits"),
         ("weft_runtime.appd.supervisor", "Supervisor._make_group", "make a control group"),

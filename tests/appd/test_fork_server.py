@@ -2,20 +2,32 @@
 """Sessions that are forks: the same as executed ones in every way, and never lost with the fork server."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
+import wasmtime
 
 from tests import packages
 from tests.appd.conftest import Make
-from tests.appd.harness import HELPERS, REAL_RUNTIME, Appd, eventually, is_gone, memory, state_of
+from tests.appd.harness import (
+    HELPERS,
+    REAL_RUNTIME,
+    WAIT_SECONDS,
+    Appd,
+    eventually,
+    is_gone,
+    memory,
+    state_of,
+)
 from tests.appd.test_real_runtime import SLEEPING
 from tests.appd.test_soak import GROWTH_MAX, HISTORY_MAX
 from tests.packages import printing, wat
-from weft_runtime.appd.forkserver import SPARES
+from weft_runtime import code_cache
+from weft_runtime.appd.forkserver import HELLO_TIMEOUT_S, SPARES
 from weft_runtime.protocol import (
     AppState,
     DaemonStatus,
@@ -313,16 +325,158 @@ def test_nothing_of_it_outlives_a_daemon_that_was_killed(forking: Appd) -> None:
     forking.start()
 
 
-# Each ends or says something else than hello; one that does neither is given up after half a minute.
-ANSWERS = ["exit 1", "echo READY; exec sleep 1000", "exec dd if=/dev/zero bs=1000 count=1 >&3"]
-
-
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_a_program_that_is_none_is_executed(start: Make, tmp_path: Path, answer: str) -> None:
-    program = tmp_path / "runtime"
-    program.write_text(f'#!/bin/sh\n[ "$1" = --fork-server ] && {{ {answer}; }}\nexec {REAL_RUNTIME} "$@"\n')
+def misbehaving(directory: Path, *, times: int, how: str) -> Path:
+    """A runtime whose fork server misbehaves the first `times` that it is started, in the words of a shell."""
+    program = directory / "runtime"
+    program.write_text(
+        f"""#!/bin/sh
+if [ "$1" = --fork-server ]; then
+    echo x >>{directory}/starts
+    [ $(wc -l <{directory}/starts) -gt {times} ] || {{ {how}; }}
+fi
+exec {REAL_RUNTIME} "$@"
+"""
+    )
     program.chmod(0o755)
+    return program
+
+
+# Each says something else than hello, or ends by itself and gives no reason that could be gone the next time.
+WORDS = [
+    "exit 1", "exit 0", "exit 164", "exit 169", "echo READY; exec sleep 1000",
+    "exec dd if=/dev/zero bs=1000 count=1 >&3", "exec sleep 1000 3>&-",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", WORDS)
+def test_a_program_that_is_none_is_executed(start: Make, tmp_path: Path, words: str) -> None:
+    program = misbehaving(tmp_path, times=1, how=words)
     appd = start(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
     packages.install(appd.store, SLEEPING)
     assert not was_forked(running(appd)[1])
     appd.find(f"{program} offers no fork server, each session executes it")
+
+
+# What happens to a program, and is not its own word.
+MISHAPS = [
+    "kill -KILL $$", "kill -SEGV $$", "exit 137", "exit 126", "exit 171",
+    "echo MemoryError >&2; exit 1", "echo 'cannot map: Cannot allocate memory' >&2; exit 127",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mishap", MISHAPS)
+def test_one_that_does_not_come_up_is_tried_again(start: Make, tmp_path: Path, mishap: str) -> None:
+    program = misbehaving(tmp_path, times=3, how=mishap)
+    appd = start(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
+    packages.install(appd.store, SLEEPING)
+    appd.find(f"warning: the fork server of {program} did not come up, starting another: it ended ")
+    # Meanwhile each session executes the runtime.
+    assert not was_forked(running(appd)[1])
+    appd.find(f"notice: the fork server of {program} is there again")
+    assert (tmp_path / "starts").read_text() == 4 * "x\n"
+    until_full(appd)
+    assert was_forked(running(appd)[1])
+    # It is told once, however often it is tried.
+    assert appd.log_text.count("did not come up") == 1
+
+
+def test_one_that_hangs_before_its_hello_is_tried_again(start: Make, tmp_path: Path) -> None:
+    (tmp_path / "starts").touch()
+    program = tmp_path / "runtime"
+    hang = f"[ $(wc -l <{tmp_path}/starts) != 2 ] || exec sleep 1000"
+    program.write_text(f'#!/bin/sh\necho x >>{tmp_path}/starts\n{hang}\nexec {REAL_RUNTIME} "$@"\n')
+    program.chmod(0o755)
+    appd = start(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
+    until_full(appd)
+    server = server_of(appd)
+    assert server is not None
+    os.kill(server, signal.SIGKILL)
+    eventually(lambda: appd.has("is there again"), "it is tried again", HELLO_TIMEOUT_S + 2 * WAIT_SECONDS)
+    assert (tmp_path / "starts").read_text() == 3 * "x\n"
+    until_full(appd)
+
+
+def test_one_that_cannot_be_started_for_now_is_tried_again(make: Make, tmp_path: Path) -> None:
+    """As where memory or descriptors are short; here its interpreter is not there yet."""
+    program = tmp_path / "runtime"
+    shell = tmp_path / "sh"
+    program.write_text(f'#!{shell}\nexec {REAL_RUNTIME} "$@"\n')
+    program.chmod(0o755)
+    appd = make(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
+    packages.install(appd.store, SLEEPING)
+    appd.start()
+    appd.find(f"warning: the fork server of {program} cannot be started: No such file or directory")
+    shell.symlink_to("/bin/sh")
+    appd.find(f"notice: the fork server of {program} is there again")
+    until_full(appd)
+    assert was_forked(running(appd)[1])
+
+
+def test_one_whose_successor_is_killed_as_well_comes_back(forking: Appd) -> None:
+    for _ in range(2):
+        eventually(lambda: server_of(forking) is not None, "there is one")
+        server = server_of(forking)
+        assert server is not None
+        os.kill(server, signal.SIGKILL)
+        # The next one, before it can have said hello.
+        known = (None, server)
+        eventually(lambda known=known: server_of(forking) not in known, "another", 2 * WAIT_SECONDS)  # type: ignore[misc]
+        successor = server_of(forking)
+        assert successor is not None
+        os.kill(successor, signal.SIGKILL)
+    eventually(lambda: forking.has("is there again"), "it is there again", 2 * WAIT_SECONDS)
+    until_full(forking)
+    assert was_forked(running(forking)[1])
+
+
+# Its start section writes, so whoever makes an instance of it is told of by its output.
+FORGED = wat(
+    '(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))'
+    '(memory (export "memory") 1) (data (i32.const 0) "\\08\\00\\00\\00\\07\\00\\00\\00forged\\0a") (start $forged)'
+    "(func $forged (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16))))"
+    '(func (export "_start"))'
+)
+
+
+def test_code_that_a_session_has_forged_is_never_run(make: Make, tmp_path: Path) -> None:
+    """A spare rehearses with what the fork server has had compiled, which is in memory and sealed."""
+    cache = tmp_path / "cache/weft/code"
+    appd = make(
+        WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="true", XDG_CACHE_HOME=str(tmp_path / "cache")
+    )
+    packages.install(appd.store, SLEEPING)
+    appd.start()
+    until_full(appd)
+    # Sealed as whoever runs as the daemon's user can do it.
+    forged = bytes(wasmtime.Module(wasmtime.Engine(), FORGED).serialize())
+    entries = list(cache.glob("*.code"))
+    assert entries
+    for entry in entries:
+        with entry.open("rb") as file:
+            key = code_cache.key_of(file.fileno())
+        assert key is not None
+        entry.unlink()
+        entry.write_bytes(forged + code_cache.trailer(forged, key))
+        entry.chmod(0o600)
+    assert appd.run("--reload").status == 0
+    until_full(appd)
+    server = server_of(appd)
+    assert server is not None
+    for _ in range(SPARES + 1):
+        session, pid = running(appd)
+        assert was_forked(pid)
+        assert not appd.has("forged", session)
+    until_full(appd)
+    assert seals_of_code(server) == [
+        fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+    ]
+
+
+def seals_of_code(pid: int) -> list[int]:
+    """Those of the files in memory that a process has open."""
+    found = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        if "memfd:weft-code" in os.fspath(entry.readlink()):
+            with entry.open("rb") as file:
+                found.append(fcntl.fcntl(file, fcntl.F_GET_SEALS))
+    return found

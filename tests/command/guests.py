@@ -170,9 +170,8 @@ def named(name: bytes, body: bytes = b"\0\0\x0b") -> bytes:
     return functions([body], (0, sized(b"name") + names))
 
 
-def slow_to_compile(copies: int = 1) -> bytes:
+def slow_to_compile(copies: int = 1, *, count: int = 1000, depth: int = 250) -> bytes:
     """13 KB that the engine compiles for minutes, in little memory: nested loops that change many locals."""
-    count, depth = 1000, 250
     get, put, branch, end = b"\x20", b"\x21", b"\x0d\0", b"\x0b"
     code = b"\x03\x40" * depth
     for index in range(count):

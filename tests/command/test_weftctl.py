@@ -417,7 +417,7 @@ def test_output_that_nobody_reads_or_that_cannot_be_written(appd: Device) -> Non
     assert done == Done(141, "", "")
     with open("/dev/full", "wb") as full:
         done = appd.ctl("apps", stdout=full)
-    assert done == Done(171, "", "weftctl: cannot write the results: No space left on device\n")
+    assert done == Done(171, "", "weftctl: cannot write to standard output: No space left on device\n")
 
 
 @pytest.mark.parametrize(

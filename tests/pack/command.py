@@ -22,9 +22,15 @@ class Done(NamedTuple):
         return self.err.splitlines()
 
 
-def pack(*arguments: str | Path, python: Path | None = None, env: Mapping[str, str] | None = None) -> Done:
+def pack(
+    *arguments: str | Path,
+    python: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    wrapper: Sequence[str] = (),
+) -> Done:
     """Run weft-pack with these arguments; there must be no traceback."""
-    command: Sequence[str | Path] = (python or sys.executable, "-m", "weft_runtime.pack.main", *arguments)
+    program: Sequence[str | Path] = (python or sys.executable, "-m", "weft_runtime.pack.main")
+    command: Sequence[str | Path] = (*wrapper, *program, *arguments)
     done = subprocess.run(
         command,
         env={"PATH": "/usr/bin:/bin", **(env or {})},

@@ -3,12 +3,13 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.command.guests import guest, leave
+from tests.command.guests import guest, leave, slow_to_compile
 from tests.pack import trees
 from tests.pack.command import Done, pack
 from tests.packages import APP_ID
@@ -199,3 +200,41 @@ def test_without_a_home_there_is_nowhere_to_keep_code(tmp_path: Path) -> None:
     assert (done.status, done.problems) == (
         1, ["weft-pack: there is no cache for compiled code: $HOME is not set"]
     )  # fmt: skip
+
+
+def test_what_was_in_vain_is_done_again_only_by_hand_or_with_higher_limits(home: Home) -> None:
+    home.install("1.0.0")
+    for entry in home.entries():
+        entry.unlink()
+    module = home.store / APP_ID / "app.wasm"
+    module.write_bytes(slow_to_compile())
+
+    def run(*arguments: str, seconds: int) -> Done:
+        limited = ("prlimit", f"--cpu={seconds}")
+        env = {**home.env, "WEFT_APP_STORE": str(home.store)}
+        return pack("compile", *arguments, env=env, wrapper=limited)
+
+    def notes() -> list[Path]:
+        return list(home.cache.glob(f"{code_cache.SUBDIRECTORY}/*{code_cache.VAIN_SUFFIX}"))
+
+    used = r"the compiler has used \d+\.\d s of CPU time, \d+ MiB of memory and \d+ s by the clock"
+    too_costly = (
+        rf"{re.escape(str(module))} is too costly to compile: {used}; the limit for CPU time of compiling is"
+    )
+    done = run("--all", seconds=4)
+    (problem,) = done.problems
+    assert done.status == 1
+    assert re.fullmatch(rf"weft-pack: {APP_ID}: {too_costly} 4 seconds", problem), problem
+    assert len(notes()) == 1
+    done = run("--all", seconds=4)
+    (problem,) = done.problems
+    again = rf"weft-pack: {APP_ID}: not compiled again: {too_costly} 4 seconds \['weft-pack compile {APP_ID}' does\]"
+    assert re.fullmatch(again, problem), problem
+    for arguments, seconds in (((APP_ID,), 4), (("--all",), 5)):
+        done = run(*arguments, seconds=seconds)
+        (problem,) = done.problems
+        assert re.fullmatch(rf"weft-pack: {APP_ID}: {too_costly} {seconds} seconds", problem), problem
+    # Another module is another matter, and nothing is left of the note once there is code of its own.
+    module.write_bytes(VERSIONS["2.0.0"])
+    assert run("--all", seconds=4).out == f"compiled {APP_ID}\n"
+    assert len(notes()) == 1

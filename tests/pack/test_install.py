@@ -19,7 +19,7 @@ from tests.command.harness import eventually
 from tests.pack import trees
 from tests.packages import APP_ID
 from weft_runtime.errors import Problem, WeftError
-from weft_runtime.ids import AppId
+from weft_runtime.ids import APP_ID_MAX, AppId
 from weft_runtime.pack import archive, check, files, install, signing, storage, versions
 from weft_runtime.pack.screen import Screen
 from weft_runtime.policy import Policy
@@ -536,3 +536,24 @@ def test_nothing_is_waited_for_while_the_store_is_locked(
     device.install(device.source("2.0.0"))
     assert seen == [("copy", True), ("check", True)]
     assert device.names() == [f".{APP_ID}@previous", APP_ID]
+
+
+def test_the_longest_id_can_be_used_everywhere(device: Device) -> None:
+    longest = f"org.example.{'x' * (APP_ID_MAX - 12)}"
+    for version in ("1.0.0", "1.1.0"):
+        source = trees.make(device.directory / version, version, app_id=longest)
+        archive.bundle(SCREEN, source, device.directory)
+        path = device.directory / f"{longest}.app.tar.zst"
+        device.install(path)
+        path.unlink()
+    device.install(longest, rollback=True)
+    options = argparse.Namespace(app=AppId.parse(longest), user=False, force=False, purge=False)
+    assert install.uninstall(SCREEN, device.environ, options, device.places) == 0
+
+
+def test_a_longer_id_is_told_by_check(device: Device) -> None:
+    source = trees.make(device.directory / "long", app_id=f"org.example.{'x' * (APP_ID_MAX - 11)}")
+    [finding] = check.check(source, device.environ, SCREEN).findings
+    assert f"it has {APP_ID_MAX + 1} characters, expected {APP_ID_MAX} at most" in str(finding)
+    with pytest.raises(WeftError, match="characters, expected 180 at most"):
+        archive.bundle(SCREEN, source, device.directory)

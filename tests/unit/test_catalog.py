@@ -134,6 +134,7 @@ ENDS = {
     Event.PACKAGE_NOT_FOUND: (APP, failed(WeftError(Problem.PACKAGE_NOT_FOUND, "it is not there"))),
     Event.PACKAGE_INVALID: (APP, failed(WeftError(Problem.MODULE_INVALID, "it is odd"))),
     Event.ENGINE_MISSING: (APP, failed(WeftError(Problem.ENGINE_MISSING, "it is not there"))),
+    Event.COMPILE_LIMIT: (APP, failed(WeftError(Problem.COMPILE_LIMIT, "it took long"))),
     Event.FAILED: ({}, failed(WeftError(Problem.USAGE, "it is no app id"))),
 }
 

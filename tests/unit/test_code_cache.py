@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from weft_runtime import code_cache, integrity, limits
-from weft_runtime.code_cache import Caches, Key, Lookup
+from weft_runtime.code_cache import Caches, Key, Lookup, Vain
 from weft_runtime.errors import Problem, WeftError
+from weft_runtime.limits import CompileBounds
 
 ENGINE = hashlib.sha256(b"an engine").digest()
 OTHER_ENGINE = hashlib.sha256(b"another engine").digest()
@@ -555,3 +556,49 @@ def test_a_search_leaves_no_descriptor_open(place: Place) -> None:
     path.write_bytes(b"x")
     place.look()
     assert names(Path("/proc/self/fd")) == before
+
+
+def test_a_note_of_what_was_in_vain_is_read_as_it_was_written(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    assert code_cache.vain(place.own, place.key) is None
+    noted = Vain(CompileBounds.here(), "/x/app.wasm is too costly: " + "a long reason " * 200)
+    begun = time.time()
+    code_cache.note_vain(place.own, place.key, noted)
+    found = code_cache.vain(place.own, place.key)
+    assert found is not None
+    assert found.bounds == noted.bounds
+    assert noted.reason.startswith(found.reason[:200])
+    assert begun - 1 <= found.noted_at <= time.time() + 1
+    assert code_cache.vain(place.own, Key(OTHER_ENGINE, place.key.module)) is None
+
+
+def test_code_or_the_end_of_an_app_take_the_note_away(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    noted = Vain(CompileBounds.here(), "reason")
+    code_cache.note_vain(place.own, place.key, noted)
+    place.keep()
+    assert code_cache.vain(place.own, place.key) is None
+    code_cache.note_vain(place.own, place.key, noted)
+    code_cache.forget(place.own, place.key.module)
+    assert code_cache.vain(place.own, place.key) is None
+
+
+@pytest.mark.parametrize("how", ["writable", "linked", "garbage", "fifo", "directory"])
+def test_a_note_that_others_could_have_written_is_none(tmp_path: Path, how: str) -> None:
+    place = Place(tmp_path)
+    code_cache.note_vain(place.own, place.key, Vain(CompileBounds.here(), "reason"))
+    path = place.own / "code" / place.key.vain_name
+    match how:
+        case "writable":
+            path.chmod(0o666)
+        case "linked":
+            (tmp_path / "second").hardlink_to(path)
+        case "garbage":
+            path.write_bytes(b"\xff\xfe 1 2\n")
+        case "fifo":
+            path.unlink()
+            os.mkfifo(path, 0o600)
+        case "directory":
+            path.unlink()
+            path.mkdir()
+    assert code_cache.vain(place.own, place.key) is None

@@ -56,6 +56,20 @@ def test_the_engine_is_that_of_the_daemon(tmp_path: Path) -> None:
     assert (finding.verdict, finding.text) == (Verdict.WRONG, "there is none")
 
 
+def test_where_sessions_come_from() -> None:
+    assert checks.launches(system()).verdict is Verdict.NOTE
+    missed = system()._replace(answer=STATUS)
+    found = checks.launches(missed)
+    assert found.verdict is Verdict.NOTE
+    assert found.text.startswith("there is no fork server now: each launch executes the runtime")
+    there = STATUS._replace(fork_server=9, spares=2)
+    assert checks.launches(missed._replace(answer=there)) == Finding(
+        Verdict.OK, "by the fork server, pid 9; 2 forks ready"
+    )
+    off = system(environ={"WEFT_FORK_SERVER": "false"})._replace(answer=STATUS)
+    assert checks.launches(off) == Finding(Verdict.OK, "each executes the runtime: fork_server is off")
+
+
 def test_the_controllers_are_those_that_the_daemon_uses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

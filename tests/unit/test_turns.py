@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterator
 import pytest
 
 from weft_runtime.appd import answers
-from weft_runtime.appd.answers import LongAnswer, Steps
+from weft_runtime.appd.answers import LongAnswer, Places, Steps
 from weft_runtime.appd.turns import Turns
 from weft_runtime.protocol import QueryAppState, Response, Subscribed
 
@@ -103,3 +103,37 @@ def test_an_answer_that_was_sent_by_its_steps_has_no_pieces() -> None:
     answer = LongAnswer(steps(), encode)
     assert answer.go_on()
     assert answer.pieces == []
+
+
+def test_an_owner_has_four_answers_made_at_a_time() -> None:
+    """Whoever waits gets the place of one that is done, or gone, in order; who is gone takes none."""
+    begun: list[str] = []
+
+    def steps(name: str) -> Steps:
+        begun.append(name)
+        yield None
+        return None
+
+    async def run() -> None:
+        places = Places()
+        made = {name: places.when_free(1, steps(name)) for name in "abcdefgh"}
+        for one in made.values():
+            next(one)
+        assert begun == list("abcd")
+        next(places.when_free(2, steps("other")))
+        made["e"].close()  # while it waits
+        with pytest.raises(StopIteration):
+            next(made["a"])
+        made["f"].close()  # when it has a place and has not begun
+        next(made["g"])
+        made["b"].close()  # in the middle of it
+        next(made["h"])
+        assert begun == ["a", "b", "c", "d", "other", "g", "h"]
+        for name in "cdgh":
+            made[name].close()
+        again = [places.when_free(1, steps(name)) for name in "ijklm"]
+        for one in again:
+            next(one)
+        assert begun[-4:] == list("ijkl")
+
+    asyncio.run(run())

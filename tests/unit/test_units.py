@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.needs import ROOT, tool
-from weft_runtime.appd import settings
+from weft_runtime.appd import background, settings
 from weft_runtime.appd.daemon import CONTROL_NAME, WS_NAME
 from weft_runtime.client import SYSTEM_SOCKET
 from weft_runtime.code_cache import Caches
@@ -22,9 +22,9 @@ from weft_runtime.settings import SYSTEM_STORES, EngineKind, runtime_settings
 
 INFRA = ROOT / "infra"
 UNITS = INFRA / "systemd"
-DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE = (
+DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, REQUESTS = (
     "weft-appd.service", "weft-appd.socket", "weft-appd-ws.socket", "weft-app@.service", "weft-apps.slice",
-    "weft-compile.service",
+    "weft-compile.service", "weft-compile.path",
 )  # fmt: skip
 PULLEY = "weft-app@.service.d/pulley.conf.example"
 TOML = INFRA / "appd.toml"
@@ -33,7 +33,7 @@ TOML = INFRA / "appd.toml"
 THRESHOLDS = {DAEMON: 10, APP: 5, COMPILE: 12}
 
 # What a restart may cure: a trap can depend on data, and the system may have memory and files again.
-CURABLE = {ExitStatus.TRAP, ExitStatus.SOFTWARE, ExitStatus.OS_ERROR}
+CURABLE = {ExitStatus.TRAP, ExitStatus.SOFTWARE, ExitStatus.OS_ERROR, ExitStatus.TRY_AGAIN}
 
 # What the systemd of Debian 12 (252) does not have. It only warns of a key, and reads a value as another one.
 TOO_NEW = re.compile(
@@ -78,7 +78,7 @@ def test_a_file_has_its_licence_and_no_long_lines(path: Path) -> None:
     assert [line for line in lines if len(line) > 118] == []
 
 
-@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE])
+@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, REQUESTS])
 def test_a_unit_says_where_it_is_described(unit: str) -> None:
     pages = {f"{path.name[:-2]}({path.suffix[1:]})" for path in (ROOT / "docs/man").iterdir()}
     named = [page.removeprefix("man:") for page in value(unit, "Documentation").split()]
@@ -86,13 +86,15 @@ def test_a_unit_says_where_it_is_described(unit: str) -> None:
     assert set(named) <= pages
 
 
-@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, PULLEY])
+@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, REQUESTS, PULLEY])
 def test_keys_are_sorted_where_there_are_many(unit: str) -> None:
-    keys = [key for section, key, _ in assignments(unit) if section in ("Service", "Socket", "Slice")]
+    keys = [
+        key for section, key, _ in assignments(unit) if section in ("Service", "Socket", "Slice", "Path")
+    ]
     assert keys == sorted(keys, key=str.casefold)
 
 
-@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, PULLEY])
+@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, REQUESTS, PULLEY])
 def test_no_unit_needs_a_newer_systemd_than_debian_12_has(unit: str) -> None:
     assert TOO_NEW.search((UNITS / unit).read_text()) is None
 
@@ -160,6 +162,19 @@ def test_the_compiler_may_write_where_root_keeps_what_it_makes() -> None:
     assert f"/var/cache/{value(COMPILE, 'CacheDirectory')}" == str(Caches().system)
     assert value(COMPILE, "CacheDirectoryMode") == "0755"
     assert f"/run/{value(COMPILE, 'RuntimeDirectory')}" == str(engine.LOCK.parent)
+
+
+def test_a_request_for_the_compiler_is_where_the_daemon_writes_it() -> None:
+    directory = f"/run/{value(DAEMON, 'RuntimeDirectory')}"
+    assert value(REQUESTS, "PathChanged") == f"{directory}/{background.FILE_NAME}"
+    assert value(REQUESTS, "Unit") == COMPILE
+    assert value(COMPILE, "StartLimitIntervalSec") == "0"
+
+
+def test_a_service_that_ran_into_a_limit_has_the_compiler_started() -> None:
+    command = value(APP, "ExecStopPost")
+    assert f"|*{int(ExitStatus.TRY_AGAIN)}) " in command
+    assert f" start {COMPILE.removesuffix('.service')};" in command
 
 
 def test_the_example_of_a_drop_in_chooses_the_interpreter() -> None:

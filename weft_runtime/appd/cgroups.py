@@ -315,7 +315,7 @@ def _write(path: Path, text: str) -> None:
 def _read(path: Path) -> str:
     """The text of a file of the kernel; empty where this kernel or this group has none."""
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

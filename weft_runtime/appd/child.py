@@ -3,7 +3,6 @@
 
 import contextlib
 import errno
-import json
 import os
 import resource  # noqa: F401 - os.wait4 imports it at its first call, and could not without a free descriptor
 import signal
@@ -13,16 +12,14 @@ from pathlib import Path
 from typing import NamedTuple, Self
 
 from weft_runtime.appd.cgroups import SessionGroup
-from weft_runtime.decode import Table
-from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.fork_protocol import Descriptors
 
 REPORT_FD = 3
 """Where the child finds the descriptor for its report: the first after the standard streams."""
 
-_REPORT_MAX = 64 * 1024
-"""Bytes of a report: what a pipe holds, so that no child ever waits for us to read it."""
+_TEXT_MAX = 64 * 1024
+"""Bytes of what a child has said to the end: what a pipe holds."""
 
 _OOM_SCORE_ABOVE_OURS = 200
 """How much likelier than the daemon a session is to be killed when memory runs out."""
@@ -73,12 +70,11 @@ class Child(NamedTuple):
 
 
 class Exit(NamedTuple):
-    """How a process ended. `reason` is its own word, from its report."""
+    """How a process ended."""
 
     status: int | None
     signal: str | None
     cpu_seconds: float
-    reason: str | None
 
 
 def environment(
@@ -234,13 +230,13 @@ def reap(child: Child) -> Exit:
     _, status, usage = os.wait4(child.pid, 0)
     code = os.waitstatus_to_exitcode(status)
     name = signal.Signals(-code).name if code < 0 else None
-    return Exit(code if code >= 0 else None, name, usage.ru_utime + usage.ru_stime, _reason(child.report))
+    return Exit(code if code >= 0 else None, name, usage.ru_utime + usage.ru_stime)
 
 
 def read_text(fd: int) -> str:
     """What is in a pipe, on one safe line."""
     try:
-        return printable(" ".join(os.read(fd, _REPORT_MAX).decode(errors="replace").split()))
+        return printable(" ".join(os.read(fd, _TEXT_MAX).decode(errors="replace").split()))
     except OSError:
         return ""
 
@@ -249,17 +245,6 @@ def close(child: Child) -> None:
     """Close the descriptors of a child that is reaped."""
     for fd in (child.pidfd, child.stdout, child.stderr, child.report):
         os.close(fd)
-
-
-def _reason(report: int) -> str | None:
-    """The reason in the last line of the report: none from a foreign runtime, or one that was killed."""
-    try:
-        lines = os.read(report, _REPORT_MAX).splitlines()
-        values = json.loads(lines[-1]) if lines else {}
-        reason = Table(values, "report", Problem.INTERNAL_ERROR).optional_string("reason")
-    except (OSError, ValueError, RecursionError, AttributeError, WeftError):
-        return None
-    return None if reason is None else printable(reason)
 
 
 def _raise_oom_score(pid: int) -> None:
@@ -274,7 +259,7 @@ def _raise_oom_score(pid: int) -> None:
 @cache
 def _oom_score() -> str:
     """That of a session; ours is set before we start. Raises OSError and ValueError."""
-    ours = int(Path("/proc/self/oom_score_adj").read_text())
+    ours = int(Path("/proc/self/oom_score_adj").read_text(encoding="utf-8"))
     return str(min(1000, ours + _OOM_SCORE_ABOVE_OURS))
 
 

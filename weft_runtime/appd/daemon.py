@@ -4,6 +4,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
@@ -43,6 +44,9 @@ CHANGE_DELAY_S = 0.2
 STRAYS_DELAY_S = 0.1
 """Seconds from one look for strays to the next: many ends become one look, whose cost grows with the number of
 sessions."""
+
+STRAYS_AT_ONCE = 256
+"""Children without a session of their own that one look is for: each takes three system calls."""
 
 CHECK_TIMEOUT_S = 30.0
 """Seconds that the next program may take to say that it would start."""
@@ -100,6 +104,7 @@ class Daemon:
         self._restoring: asyncio.Task[None] | None = None
         self._change_timer: asyncio.TimerHandle | None = None
         self._strays_timer: asyncio.TimerHandle | None = None
+        self._strays_begin = 0
         self._looked_at = float("-inf")
         self._checker: int | None = None
         self._own_socket: Path | None = None
@@ -132,6 +137,9 @@ class Daemon:
             self._take_over(state)
         self._supervisor.remove_left_over_groups()
         handover.unblock_signals()
+        # What was imported stays: the garbage collector need not look at it again and again, for 10 ms each time.
+        gc.collect()
+        gc.freeze()
         await self._serve()
         self._ping_watchdog()
         self._supervisor.start_fork_server()
@@ -323,7 +331,10 @@ class Daemon:
         ):
             # First the next one, which must come whatever becomes of this.
             asyncio.get_running_loop().call_later(int(microseconds) / 2e6, self._ping_watchdog)
-            self._notifier.send("WATCHDOG=1")
+            self._tasks.call("notifying the watchdog", self._notify_watchdog)
+
+    def _notify_watchdog(self) -> None:
+        self._notifier.send("WATCHDOG=1")
 
     def _child_ended(self) -> None:
         # The ends of sessions themselves are told by their descriptors, at once.
@@ -341,13 +352,17 @@ class Daemon:
         self._supervisor.reap_shells()
         known = {self._checker, *self._supervisor.pids}
         try:
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
         except OSError:  # a kernel without that file, or no descriptor left just now
             return False
-        some_left = False
-        for pid in map(int, children):
-            if pid in known:
-                continue
+        others = [pid for pid in map(int, children) if pid not in known]
+        some_left = len(others) > STRAYS_AT_ONCE
+        if some_left:
+            # Those that live on in the group of a session must not hide the ones behind them.
+            self._strays_begin = (self._strays_begin + STRAYS_AT_ONCE) % len(others)
+            others = (others[self._strays_begin :] + others[: self._strays_begin])[:STRAYS_AT_ONCE]
+            self._child_ended()
+        for pid in others:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 # In the group of a live session it will end with that; anything else has no owner left.
                 is_stray = os.getpgid(pid) not in known

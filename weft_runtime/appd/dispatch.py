@@ -9,7 +9,7 @@ from typing import Protocol, assert_never, cast
 
 from weft_runtime import store
 from weft_runtime.appd import turns
-from weft_runtime.appd.answers import Steps
+from weft_runtime.appd.answers import Places, Steps
 from weft_runtime.appd.session import Session
 from weft_runtime.appd.supervisor import Refused, Supervisor
 from weft_runtime.appd.turns import Turns
@@ -123,6 +123,7 @@ class Dispatcher:
     def __init__(self) -> None:
         self.clients: set[Client] = set()
         self.turns = Turns(self._failed)
+        self._places = Places()
         self._to_flush: dict[Client, None] = {}
         """Those that something was put for: in order, and each once."""
         self._flush_is_planned = False
@@ -145,12 +146,12 @@ class Dispatcher:
             case TerminateApp():
                 self._terminate(request, client)
             case QueryRunning():
-                client.begin(self._running())
+                self._begin(client, self._running())
             case QueryAppState():
                 session = self.supervisor.find(request.session_id)
                 client.send(AppState(request.session_id, session.state if session else State.NOT_FOUND))
             case QueryInstalledApps():
-                client.begin(self._installed())
+                self._begin(client, self._installed())
             case IpcForward():
                 if self.supervisor.find(request.session_id) is None:
                     client.send(unknown_session(request.session_id))
@@ -167,7 +168,7 @@ class Dispatcher:
                 client.subscribe(request.session_id)
                 client.send(Subscribed(request.session_id))
             case QuerySessions():
-                client.begin(self._sessions())
+                self._begin(client, self._sessions())
             case Reload():
                 self._reload(client)
             case QueryStatus():
@@ -218,23 +219,34 @@ class Dispatcher:
         if self._flush_is_planned:
             asyncio.get_running_loop().call_soon(self._flush)
 
-    # Answers that may be long. What they tell is as it was when the request was looked at.
+    # Answers that may be long. What they tell of sessions is as it was when the request was looked at: so the snapshot is
+    # taken at once, and what is pushed from then on comes behind the answer.
+
+    def _begin(self, client: Client, steps: Steps) -> None:
+        client.begin(self._places.when_free(client.owner, steps))
 
     def _running(self) -> Steps:
         states = (State.STARTING, State.RUNNING)
         live = [session for session in self.supervisor.live if session.state in states]
-        yield None
-        return RunningApps(tuple(RunningApp(session.id, session.app_id) for session in live))
+
+        def steps() -> Steps:
+            yield None
+            return RunningApps(tuple(RunningApp(session.id, session.app_id) for session in live))
+
+        return steps()
 
     def _sessions(self) -> Steps:
-        # Those that have stopped do not change any more.
-        stopped = self.supervisor.stopped
+        stopped = self.supervisor.stopped  # they do not change any more
         live = [session.info() for session in self.supervisor.live]
-        infos = []
-        for session in stopped:
-            infos.append(session.info())
-            yield None
-        return Sessions((*infos, *live))
+
+        def steps() -> Steps:
+            infos = []
+            for session in stopped:
+                infos.append(session.info())
+                yield None
+            return Sessions((*infos, *live))
+
+        return steps()
 
     def _installed(self) -> Steps:
         apps, known = [], self.supervisor.manifests

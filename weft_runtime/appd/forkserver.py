@@ -6,6 +6,7 @@ Whatever goes wrong here costs a launch nothing but time: the supervisor execute
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -18,16 +19,21 @@ from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.tasks import Tasks
+from weft_runtime.errors import ExitStatus
 from weft_runtime.escape import printable
 from weft_runtime.fork_protocol import ProtocolError, Request
 from weft_runtime.integrity import Identity
-from weft_runtime.journal import Level, Log
+from weft_runtime.journal import Event, Level, Log
 
 HELLO_TIMEOUT_S = 30.0
-"""Seconds until a program that does not say hello is taken for one that cannot; ours needs a tenth of one."""
+"""Seconds until a program that says neither hello nor anything else is ended, and tried again; ours needs a tenth of one."""
 
-ANSWER_TIMEOUT_S = 1.0
-"""Seconds for a fork, for which the daemon waits; it takes some milliseconds."""
+SILENCE_TIMEOUT_S = 5.0
+"""Seconds from the end of a conversation until the program is gone, if it is about to end anyway."""
+
+ANSWER_TIMEOUT_S = 0.5
+"""Seconds for a fork, which takes some milliseconds. The daemon's whole loop waits for it: one that is as late is killed,
+and the next one is not started at once."""
 
 RESTART_MIN_S, RESTART_MAX_S = 1.0, 60.0
 """Seconds until a fork server that has ended is started again, doubled each time."""
@@ -40,6 +46,16 @@ REFILL_DELAY_S = 0.02
 """Seconds from a launch until the spare is replaced: what has just been launched is to be ready first."""
 
 
+# What a shell ends with for a program that could not be executed or was killed, and statuses of ours that tell of the
+# device and not of the program.
+_BY_THE_DEVICE = frozenset(
+    {126, 127, *range(129, 160), ExitStatus.SOFTWARE, ExitStatus.OS_ERROR, ExitStatus.TRY_AGAIN}
+)
+
+# A program that is not even started to its end may say so with any status.
+_SHORTAGES = (
+    "MemoryError", *(os.strerror(number) for number in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
+)  # fmt: skip
 Call = Callable[..., None]
 """Takes what is being done, a function and its arguments."""
 
@@ -78,7 +94,11 @@ class ForkServer:
         """Start it. `on_hello` is called once it can fork; whatever happens is handled by `call`. Raises OSError."""
         self.program = program
         self.has_said_hello = False
+        self.is_none = False
+        """Whether it has said, by whatever it did, that it is no fork server."""
+        self._is_closed = False
         self._on_hello = on_hello
+        self._silence: asyncio.TimerHandle | None = None
         self._identities: dict[str, Identity | None] = {}
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
@@ -92,7 +112,7 @@ class ForkServer:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._socket, call, "the hello of the fork server", self._hello)
         # A program that takes the option for an app and says READY need not be waited for.
-        loop.add_reader(self.child.stdout, call, "the hello of the fork server", self._is_none)
+        loop.add_reader(self.child.stdout, call, "the hello of the fork server", self._has_output)
 
     @property
     def is_current(self) -> bool:
@@ -110,28 +130,63 @@ class ForkServer:
         )
 
     def close(self) -> str:
-        """End it, if it has not ended; what it has to say."""
+        """End it, if it has not ended; what it has to say. Asked again it does nothing."""
+        if self._is_closed:
+            return ""
+        self._is_closed = True
         self._expect_nothing()
         self._socket.close()
         result = processes.reap(self.child)
         text = processes.read_text(self.child.stderr)
         processes.close(self.child)
+        is_word = result.status is not None and result.status not in _BY_THE_DEVICE
+        if is_word and not any(shortage in text for shortage in _SHORTAGES):
+            self.is_none = True
         how = f"by {result.signal}" if result.signal else f"with status {result.status}"
         return f"it ended {how}{text and ': '}{text}"
 
-    def _expect_nothing(self) -> None:
-        for readable in (self._socket, self.child.stdout):
-            asyncio.get_running_loop().remove_reader(readable)
+    def give_up(self) -> None:
+        """It has had its time: it is ended, which says nothing of what it is."""
+        processes.kill_group(self.child)
 
-    def _is_none(self) -> None:
+    def _expect_nothing(self) -> None:
+        loop = asyncio.get_running_loop()
+        for readable in (self._socket, self.child.stdout):
+            loop.remove_reader(readable)
+        if self._silence is not None:
+            self._silence.cancel()
+
+    def _says_none(self) -> None:
+        """By its own word it is no fork server."""
+        self.is_none = True
         self._expect_nothing()
         processes.kill_group(self.child)
 
-    def _hello(self) -> None:
+    def _has_output(self) -> None:
         try:
-            files = fork_protocol.parse_hello(self._socket.recv(fork_protocol.MESSAGE_MAX))
-        except (ProtocolError, OSError):
-            self._is_none()
+            data = os.read(self.child.stdout, 1)
+        except OSError:
+            return
+        if data:
+            self._says_none()
+        else:  # closed, as by its end
+            asyncio.get_running_loop().remove_reader(self.child.stdout)
+
+    def _hello(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            message = self._socket.recv(fork_protocol.MESSAGE_MAX)
+        except OSError:
+            message = b""
+        if not message:
+            # As by its end, which comes next then. Whoever lives on has closed what it would not talk by.
+            loop.remove_reader(self._socket)
+            self._silence = loop.call_later(SILENCE_TIMEOUT_S, self._says_none)
+            return
+        try:
+            files = fork_protocol.parse_hello(message)
+        except ProtocolError:
+            self._says_none()
             return
         self._expect_nothing()
         self._identities = {path: _identity(path) for path in (*files, os.fspath(self.program))}
@@ -168,6 +223,8 @@ class Spares:
         self._delay = RESTART_MIN_S
         self._cannot: Path | None = None
         """A program that is no fork server."""
+        self._is_missed = False
+        """Whether it was told that there is none for now."""
 
     @property
     def server_pid(self) -> int | None:
@@ -195,11 +252,10 @@ class Spares:
         try:
             self._server = server = ForkServer(program, self._environment(), self._said_hello, self._call)
         except OSError as error:
-            self._log.warning(f"cannot start the fork server, trying again: {error.strerror}")
-            self._restart_later(program)
+            self._miss(program, f"cannot be started: {error.strerror}")
             return
         loop.add_reader(server.child.pidfd, self._call, "the end of the fork server", self._ended)
-        self._plan(HELLO_TIMEOUT_S, processes.kill_group, server.child)
+        self._plan(HELLO_TIMEOUT_S, server.give_up)
 
     def hint(self, app_id: str) -> None:
         """An app is about to be launched, unless it is refused."""
@@ -244,9 +300,11 @@ class Spares:
     def _said_hello(self) -> None:
         assert self._server is not None
         self._origin = self._server
-        self._log.debug(
-            f"fork server of {printable(str(self._server.program))}, pid {self._server.child.pid}"
-        )
+        text = f"fork server of {printable(str(self._server.program))}"
+        if self._is_missed:
+            self._is_missed = False
+            self._log.notice(f"the {text} is there again")
+        self._log.debug(f"{text}, pid {self._server.child.pid}")
         self._plan(0, self._refill)
 
     def _ended(self) -> None:
@@ -255,19 +313,27 @@ class Spares:
         assert server is not None
         text = self._take_down(server)
         program = printable(str(server.program))
-        if not server.has_said_hello:
+        if server.is_none and not server.has_said_hello:
             self._cannot = server.program
+            self._is_missed = False
             self._log.entry(Level.INFO, f"{program} offers no fork server, each session executes it: {text}")
             return
-        self._log.warning(f"the fork server of {program} is gone, starting another: {text}")
-        self._restart_later(server.program)
+        what = "is gone, starting another" if server.has_said_hello else "did not come up, starting another"
+        self._miss(server.program, f"{what}: {text}")
 
     def _take_down(self, server: ForkServer) -> str:
         asyncio.get_running_loop().remove_reader(server.child.pidfd)
         self._server = None
         return server.close()
 
-    def _restart_later(self, program: Path) -> None:
+    def _miss(self, program: Path, what: str) -> None:
+        """There is none for now: tell it once, until there is one again."""
+        text = f"the fork server of {printable(str(program))} {what}"
+        if self._is_missed:
+            self._log.debug(text)
+        else:
+            self._log.warning(f"{text}; until then each session executes it", Event.FORK_SERVER_LOST)
+        self._is_missed = True
         self._plan(self._delay, self.start, program)
         self._wait_longer()
 
@@ -351,6 +417,8 @@ class Spares:
         program = (
             server.program if server else next((item for item in arguments if isinstance(item, Path)), None)
         )
+        if server is not None:
+            self._tasks.call("ending the fork server", server.close)  # however far it came
         self._begin_anew(program)
 
     def failed(self, error: BaseException) -> None:
@@ -363,7 +431,8 @@ class Spares:
         self._tasks.call("ending the fork server", self.close)
         self._server = self._origin = None
         if program is not None:
-            self._restart_later(program)
+            self._plan(self._delay, self.start, program)
+            self._wait_longer()
 
     def _plan(self, seconds: float, what: Callable[..., None], *arguments: object) -> None:
         """The one thing to do next; it takes the place of what was planned."""

@@ -180,19 +180,22 @@ class Keeper:
 
     async def save_last(self, app_ids: list[str]) -> None:
         """Write the last list, if the disk answers by then, and that this daemon has ended in good order."""
-        if not self._is_taken:
+        # What was not read is not replaced.
+        saving = self._worker.run(self._last.save, app_ids) if self._is_taken else None
+        surviving = self._worker.run(self._last.survived)
+        await asyncio.wait([surviving, *([saving] if saving else [])], timeout=LAST_SAVE_S)
+        if surviving.done():
+            self._tasks.call("forgetting the starts", _ignore_os_error, surviving)
+        if saving is None:
             return
-        steps = [self._worker.run(self._last.save, app_ids), self._worker.run(self._last.survived)]
-        done, _ = await asyncio.wait(steps, timeout=LAST_SAVE_S)
-        if steps[0] not in done:
-            self._tell_failure(f"the disk has not answered for {LAST_SAVE_S:g} s")
-        elif (error := steps[0].exception()) is not None:
+        error = (
+            saving.exception() if saving.done() else TimeoutError(0, f"no answer after {LAST_SAVE_S:g} s")
+        )
+        if error is not None:
+            self._has_failed = False
+            self._tell_failure(str(error.strerror if isinstance(error, OSError) else error))
             if not isinstance(error, OSError):
                 self._tasks.report("saving the list of running apps", error)
-            self._has_failed = False
-            self._tell_failure((error.strerror if isinstance(error, OSError) else None) or str(error))
-        if steps[1] in done:
-            self._tasks.call("forgetting the starts", _ignore_os_error, steps[1])
 
 
 def _ignore_os_error(future: "asyncio.Future[None]") -> None:

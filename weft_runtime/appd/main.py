@@ -16,7 +16,7 @@ from weft_runtime.appd.daemon import Daemon
 from weft_runtime.appd.settings import CONFIG_FILE, describe, find_runtime, load
 from weft_runtime.appd.websocket import read_token
 from weft_runtime.client import DaemonClient, socket_path
-from weft_runtime.commandline import ArgumentParser
+from weft_runtime.commandline import ArgumentParser, prepare_streams, write_result
 from weft_runtime.errors import ExitStatus, Problem, WeftError, stack_of
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
@@ -31,7 +31,7 @@ RELOAD_TIMEOUT_S = 60.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground; returns the exit status."""
-    _complete_standard_streams()
+    prepare_streams()
     log = Log(stderr_sink(PROGRAM, with_priority=False))
     try:
         log = open_log(PROGRAM, log_settings(), has_loop=True)
@@ -42,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WeftError as error:
         log.entry(Level.ERR, str(error), Event.FAILED, WEFT_REASON=str(error), WEFT_PROBLEM=error.problem)
         return error.exit_status
+    except BrokenPipeError:  # whoever read our output has gone
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:  # before the signal handlers are in place
         return 128 + signal.SIGINT
     except Exception as error:
@@ -76,7 +78,7 @@ def _run(options: argparse.Namespace, log: Log, state: dict[str, Any] | None) ->
         handover.check_version(os.environ)
         read_token(settings)
         find_runtime(settings)
-        print("the settings are valid")
+        write_result("the settings are valid")
         return 0
     log.level = settings.log_level
 
@@ -87,21 +89,12 @@ def _run(options: argparse.Namespace, log: Log, state: dict[str, Any] | None) ->
     return 0
 
 
-def _complete_standard_streams() -> None:
-    """Put /dev/null where one is closed, lest a client's connection takes its number and gets our log."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
-
-
 def _reload() -> int:
     with DaemonClient(socket_path(os.environ), timeout=RELOAD_TIMEOUT_S) as daemon:
         answer = daemon.ask(Reload())
     match answer:
         case Reloaded():
-            print(f"reloaded, {PROGRAM} {printable(answer.version, 64)} is running")
+            write_result(f"reloaded, {PROGRAM} {printable(answer.version, 64)} is running")
             return 0
         case Error(ErrorCode.TOO_MANY_CONNECTIONS) if (pid := os.environ.get("MAINPID", "")).isdigit():
             # systemd calls this one, and the daemon's own user has a way that needs no connection.

@@ -62,6 +62,12 @@ class Session:
         self.state, self.ready_at, self.deadline = State.RUNNING, now, None
         return [Action.ANNOUNCE_READY]
 
+    def compiling(self, *, ready_deadline: float) -> list[Action]:
+        """Its module is being compiled: that does not count into the time until READY."""
+        if self.state is State.STARTING and not self.output_closed and self.deadline is not None:
+            self.deadline = max(self.deadline, ready_deadline)
+        return []
+
     def output_ended(self, *, now: float) -> list[Action]:
         """Standard output was closed: an app that has not said READY never will.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from weft_runtime import paths
 from weft_runtime.appd import files
 from weft_runtime.decode import Table
 from weft_runtime.errors import Problem, WeftError
@@ -244,7 +245,10 @@ def _read(source: Path, *, must_exist: bool) -> tuple[dict[str, tuple[str, str]]
     texts, problems = {}, []
     for key in values:
         try:
-            texts[key] = (f"{printable(str(source))}: {printable(key, 64)}", table.scalar_text(key))
+            texts[key] = (
+                f"{printable(str(source))}: {printable(key, 64)}",
+                paths.local(table.scalar_text(key)),
+            )
         except WeftError as error:
             problems.append(error.message)
     return texts, problems

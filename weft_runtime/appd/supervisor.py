@@ -13,17 +13,20 @@ from typing import Any, ParamSpec
 from weft_runtime import capabilities, manifests, store
 from weft_runtime.appd import child as processes
 from weft_runtime.appd import clock
+from weft_runtime.appd.background import Background
 from weft_runtime.appd.cgroups import Limits, Removal, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.output import LineSplitter, OutputLog
+from weft_runtime.appd.report import Report
 from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
 from weft_runtime.appd.tasks import AGAIN_S, Tasks, Worker
-from weft_runtime.errors import Problem, WeftError
+from weft_runtime.errors import ExitStatus, Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log
+from weft_runtime.limits import COMPILE_TIME
 from weft_runtime.manifests import Manifests, Reading
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
@@ -73,6 +76,9 @@ class _Live:
         self.child = child
         self.group = group
         self.output = output
+        self.report = Report(child.report)
+        self.extended_until = time.monotonic() + COMPILE_TIME.value
+        """Until when compiling may delay READY: longer than the runtime lets it take."""
         self.scanner = ReadyScanner()
         self.splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
         self.open_streams = {"stdout": child.stdout, "stderr": child.stderr}
@@ -132,6 +138,7 @@ class Supervisor:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a session has begun, is ready or has ended."""
         self.closing = False
+        self._background = Background(places.runtime, log)
         self.spares = Spares(
             self._session_environment, log, lambda: self._next_id, self._make_group, self._remove_group
         )  # fmt: skip
@@ -275,6 +282,7 @@ class Supervisor:
                     "open": list(live.open_streams),
                     "rest": {name: splitter.rest.hex() for name, splitter in live.splitters.items()},
                     "output": live.output.to_json(),
+                    "report": live.report.unread.hex(),
                     "shell": live.shell_pid,
                 }
                 for live in self._live.values()
@@ -298,6 +306,7 @@ class Supervisor:
             group = self.groups.find(session.id) if self.groups else None
             live = self._adopt(session, child, group, item["open"])
             live.output.restore(item["output"])
+            live.report.unread = bytes.fromhex(item.get("report", ""))
             live.shell_pid = item["shell"]
             for name, rest in item["rest"].items():
                 live.splitters[name].rest = bytes.fromhex(rest)
@@ -426,6 +435,9 @@ class Supervisor:
                 loop.add_reader(live.open_streams[name], self._readable, live, name)
             else:
                 del live.open_streams[name]
+        if session.state is State.STARTING:
+            what = f"the report of session {session.id}"
+            loop.add_reader(child.report, self._tasks.call, what, self._reported, live)
         loop.add_reader(child.pidfd, self._has_ended, live)
         self._all_ended.clear()
         self._arm(live)
@@ -439,6 +451,14 @@ class Supervisor:
         if live.session.deadline is not None:
             delay = live.session.deadline - time.monotonic()
             live.deadline_timer = asyncio.get_running_loop().call_later(max(0, delay), self._deadline, live)
+
+    def _reported(self, live: _Live) -> None:
+        """The runtime says something before READY; afterwards nobody listens until its end."""
+        now = time.monotonic()
+        if live.report.is_compiling() and now < live.extended_until:
+            self._act(live, live.session.compiling(ready_deadline=now + self._settings.ready_timeout))
+        if not live.report.is_open or live.session.state is not State.STARTING:
+            asyncio.get_running_loop().remove_reader(live.child.report)
 
     def _deadline(self, live: _Live) -> None:
         if not self._tasks.call(f"the deadline of session {live.session.id}", self._act_at_deadline, live):
@@ -550,7 +570,7 @@ class Supervisor:
     def _abandon(self, live: _Live) -> None:
         """Do what is owed to others when a session's end could not be handled as it should be."""
         loop = asyncio.get_running_loop()
-        for fd in (live.child.pidfd, *live.open_streams.values()):
+        for fd in (live.child.pidfd, live.child.report, *live.open_streams.values()):
             loop.remove_reader(fd)
         for timer in (live.deadline_timer, live.summary_timer):
             if timer is not None:
@@ -577,7 +597,7 @@ class Supervisor:
     def _ended(self, live: _Live) -> None:
         """The process is gone, but not reaped yet: its output and its report are read first."""
         loop = asyncio.get_running_loop()
-        for fd in (live.child.pidfd, *live.open_streams.values()):
+        for fd in (live.child.pidfd, live.child.report, *live.open_streams.values()):
             loop.remove_reader(fd)
         live.stop_pauses()
         live.kill()
@@ -606,13 +626,14 @@ class Supervisor:
     def _finish(self, live: _Live) -> None:
         """All of its output is logged: collect the process and tell how it ended."""
         session = live.session
+        reason = live.report.reason()
         result = processes.reap(live.child)
         usage = Usage(result.cpu_seconds, None, None)
         if live.group is not None:
             usage = live.group.usage()
         actions = session.ended(
             exit_status=result.status, signal=result.signal,
-            reason=result.reason or usage.out_of_memory, now=clock.now(),
+            reason=reason or usage.out_of_memory, now=clock.now(),
         )  # fmt: skip
         for timer in (live.deadline_timer, live.summary_timer):
             if timer is not None:
@@ -629,6 +650,8 @@ class Supervisor:
         if live.group is not None:
             self._remove_group(live.group)
         self._log_end(live, result, usage)
+        if result.status == ExitStatus.TRY_AGAIN:
+            self._background.request()
         self._act(live, actions)
         self.on_change()
         if not self._live:

@@ -5,7 +5,6 @@ import asyncio
 import hmac
 import http
 import logging
-import resource
 import socket
 from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
@@ -16,7 +15,8 @@ from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
 from weft_runtime.appd import files
-from weft_runtime.appd.control import ACCEPT_PAUSE_S, OUT_OF_RESOURCES
+from weft_runtime.appd.admission import is_kept_back
+from weft_runtime.appd.control import ACCEPT_PAUSE_S, OUT_OF_RESOURCES, UNREAD_OF_A_USER_MAX
 from weft_runtime.appd.dispatch import Dispatcher
 from weft_runtime.appd.settings import Settings
 from weft_runtime.appd.tasks import Tasks
@@ -33,9 +33,6 @@ ACCEPTS_MAX = 16
 LEAVING_MAX = 32
 """Connections beside the limit that have been told why they are closed, or are in their closing handshake: the oldest
 is closed at once when there are more."""
-
-DESCRIPTORS_KEPT_BACK = 64
-"""Descriptors that are left for launches and for the control socket: below that, no connection is kept."""
 
 KERNEL_BUFFER = 128 * KIB
 """Bytes that the kernel keeps for each direction of a connection; else it is some megabytes, by what a client sends."""
@@ -66,6 +63,8 @@ class WebSocketServer:
         """Those whose handshake is to come, in order; they count like the open ones."""
         self._open: set[WebSocketClient] = set()
         self._leaving: dict[WebSocketClient, None] = {}
+        self._unread = 0
+        """Bytes that wait for all of them."""
         self._is_empty = asyncio.Event()
         self._is_serving = False
         # What the library has to say is about single clients, and never about the daemon.
@@ -133,7 +132,7 @@ class WebSocketServer:
         One whose handshake has come, and that waits for its turn, keeps its place.
         """
         is_refused = False
-        if connection.fileno() >= _descriptors() - DESCRIPTORS_KEPT_BACK:
+        if is_kept_back(connection.fileno()):
             is_refused = True
             for leaving in list(self._leaving):
                 leaving.close()
@@ -167,6 +166,12 @@ class WebSocketServer:
         if not (self._half_open or self._open or self._leaving):
             self._is_empty.set()
 
+    def count_unread(self, more: int) -> None:
+        """Drop the one for whom most waits, where too much does: all of them may be of one user."""
+        self._unread += more
+        if self._unread > UNREAD_OF_A_USER_MAX and more > 0:
+            max((*self._open, *self._leaving), key=lambda client: client.unread).drop()
+
     def _forget(self, client: WebSocketClient) -> None:
         self._half_open.pop(client, None)
         self._open.discard(client)
@@ -189,11 +194,6 @@ class WebSocketServer:
         given = [value.removeprefix("Bearer ") for value in request.headers.get_all("Authorization")]
         given += parse_qs(urlsplit(request.path).query).get("token", [])
         return any(hmac.compare_digest(value.encode(errors="replace"), self._token) for value in given)
-
-
-def _descriptors() -> int:
-    """How many this process may have."""
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _hostname(host: str) -> str | None:

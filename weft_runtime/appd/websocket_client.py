@@ -10,23 +10,24 @@ import asyncio
 import errno
 import socket
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request as HttpRequest
-from websockets.http11 import Response as HttpResponse
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.connection import ANSWERS_AHEAD, UNREAD_MAX
-from weft_runtime.appd.dispatch import Dispatcher, Push
+from weft_runtime.appd.dispatch import Push
 from weft_runtime.appd.tasks import AGAIN_S
 from weft_runtime.appd.websocket_frame import frame_size, text_frame, text_header
-from weft_runtime.journal import Log
 from weft_runtime.limits import KIB
 from weft_runtime.protocol import Error, ProtocolError, Response
 from weft_runtime.wire import decode_request_json, encode_json, json_pieces
+
+if TYPE_CHECKING:
+    from weft_runtime.appd.websocket import WebSocketServer
 
 HANDSHAKE_MAX = 16 * KIB
 """Bytes of an opening handshake: browsers add the cookies of every server on this host, and stop at about 8 KiB."""
@@ -50,34 +51,11 @@ _CONTROL = 0x08
 _BLANK_LINE = b"\r\n\r\n"
 
 
-class Server(Protocol):
-    """What a connection needs of its server."""
-
-    dispatcher: Dispatcher
-    log: Log
-
-    def check(self, protocol: ServerProtocol, request: HttpRequest) -> HttpResponse | None:
-        """The answer to a handshake that is refused."""
-        ...
-
-    def opened(self, client: "WebSocketClient") -> None:
-        """Its handshake is done."""
-        ...
-
-    def leaving(self, client: "WebSocketClient") -> None:
-        """It counts no more: the closing handshake is all that is left of it."""
-        ...
-
-    def closed(self, client: "WebSocketClient") -> None:
-        """Its descriptor is closed."""
-        ...
-
-
 class WebSocketClient:
     """One connection. Implements dispatch.Client."""
 
     def __init__(
-        self, connection: socket.socket, port: int, server: Server, protocol: ServerProtocol
+        self, connection: socket.socket, port: int, server: "WebSocketServer", protocol: ServerProtocol
     ) -> None:
         """`port` is the one at the other end."""
         connection.setblocking(False)
@@ -102,6 +80,8 @@ class WebSocketClient:
         self._behind = bytearray()
         """What comes behind the answer that is being made."""
         self._out = bytearray()
+        self._counted = 0
+        """`unread`, as the server knows it."""
         self._longest = 0
         """Bytes of the longest message so far."""
         self._has_come = False
@@ -171,6 +151,16 @@ class WebSocketClient:
         self._watch_input()
         return has_more and self._is_open
 
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for it."""
+        return len(self._out) + len(self._behind) + (self._making.size if self._making is not None else 0)
+
+    def _count(self) -> None:
+        """Tell the server how many bytes wait now, which may end this connection or another."""
+        before, self._counted = self._counted, self.unread
+        self._server.count_unread(self._counted - before)
+
     def flush(self) -> None:
         if not self._is_open:
             return
@@ -191,7 +181,8 @@ class WebSocketClient:
         elif not self._out and self._writing:
             self._loop.remove_writer(self._socket)
         self._writing = bool(self._out)
-        if self._is_done and not self._out and not self._is_shut:
+        self._count()
+        if self._is_open and self._is_done and not self._out and not self._is_shut:
             self._shut()
 
     # Its end
@@ -211,12 +202,20 @@ class WebSocketClient:
         self._protocol.send_response(self._protocol.reject(503, text))
         self._say()
 
+    def drop(self) -> None:
+        """Too much waits for it."""
+        self._server.log.notice(f"dropping {self.caller}: it does not read")
+        self.close()
+
     def close(self) -> None:
         """Close at once; what is still to be sent is lost."""
         if not self._is_open:
             return
         self._is_leaving = self._is_done = True
         self._making = None
+        self._out.clear()
+        self._behind.clear()
+        self._count()
         self._timer.cancel()
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
@@ -350,7 +349,11 @@ class WebSocketClient:
         self._server.dispatcher.handle(request, self)
 
     def _go_on(self, answer: LongAnswer[bytes]) -> None:
-        if not answer.go_on():
+        is_complete = answer.go_on()
+        self._count()
+        if not self._is_open:
+            return
+        if not is_complete:
             if answer.waits_for is not None:
                 answer.waits_for.add_done_callback(lambda _: self.resume())
             return
@@ -366,12 +369,12 @@ class WebSocketClient:
         if self._is_leaving:
             return
         if len(self._out) + len(self._behind) > UNREAD_MAX + self._longest:
-            self._server.log.notice(f"dropping {self.caller}: it does not read")
-            self.close()
+            self.drop()
             return
         self._longest = max(self._longest, len(data))
         queue = self._out if self._making is None else self._behind
         queue += data
+        self._count()
 
     def _say(self) -> None:
         """Send what the library has to say. An empty piece of it stands for the end."""

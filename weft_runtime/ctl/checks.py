@@ -138,6 +138,23 @@ def engine(scene: Scene) -> Finding:
     return Finding(Verdict.OK, done.output)
 
 
+def launches(scene: Scene) -> Finding:
+    """Where the processes of sessions come from."""
+    if scene.status is None:
+        return Finding(Verdict.NOTE, "cannot be known: weft-appd does not say")
+    if scene.status.fork_server is not None:
+        spares = _count(scene.status.spares, "fork")
+        return Finding(Verdict.OK, f"by the fork server, pid {scene.status.fork_server}; {spares} ready")
+    if not scene.is_on("fork_server", "WEFT_FORK_SERVER"):
+        return Finding(Verdict.OK, "each executes the runtime: fork_server is off")
+    text = "there is no fork server now: each launch executes the runtime, which takes longer"
+    return Finding(
+        Verdict.NOTE,
+        text,
+        "weft-appd tries again unless the runtime has none: 'journalctl -u weft-appd' says why",
+    )
+
+
 def settings(scene: Scene) -> Finding:
     program = scene.program("weft-appd")
     done = None if program is None else run([program, "--check"], {**scene.environ, "WEFT_LOG": "stderr"})

@@ -20,6 +20,7 @@ CHECKS = {
     "engine": checks.engine,
     "packages": checks.packages,
     "trust": checks.trust,
+    "launches": checks.launches,
     "controllers": checks.controllers,
     "journal": checks.journal,
 }

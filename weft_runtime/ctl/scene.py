@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from weft_runtime import paths
 from weft_runtime.client import DaemonClient, socket_path
 from weft_runtime.ctl.daemon import ask, is_system
 from weft_runtime.errors import WeftError
@@ -68,13 +69,21 @@ class Scene(NamedTuple):
 
     def setting(self, key: str, variable: str) -> str | None:
         """A setting of the daemon: from its environment, or else from its file."""
+        value = self._setting(key, variable)
+        return value if isinstance(value, str) else None
+
+    def is_on(self, key: str, variable: str) -> bool:
+        """A setting that is a boolean, and on by default."""
+        return str(self._setting(key, variable)).lower() not in ("false", "0", "no", "off")
+
+    def _setting(self, key: str, variable: str) -> object:
         if variable in self.environ:
             return self.environ[variable]
         try:
-            value = tomllib.loads(CONFIG_FILE.read_text()).get(key)
+            value = tomllib.loads(CONFIG_FILE.read_text(encoding="utf-8")).get(key)
         except (OSError, ValueError, RecursionError):
             return None  # the check of the settings says what is wrong with it
-        return value if isinstance(value, str) else None
+        return paths.local(value) if isinstance(value, str) else value
 
     def program(self, name: str) -> str | None:
         """The path of a program: beside this one, which is installed with it, or where the daemon looks."""

@@ -382,7 +382,7 @@ def _configured_data() -> Path | None:
         message = f"{APPD_CONFIG} is not TOML: {printable(str(error))}"
         raise WeftError(Problem.CONFIG_INVALID, message) from None
     given = values.get("data_root")
-    return Path(given) if isinstance(given, str) and given else None
+    return Path(paths.local(given)) if isinstance(given, str) and given else None
 
 
 def _remove_data(directory: Path) -> None:

@@ -174,7 +174,9 @@ class Compilation:
         return os.waitstatus_to_exitcode(status), used
 
     def _error(self, status: int, used: Usage) -> WeftError:
-        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and used.cpu >= self._cpu.value):
+        # Where whoever started us has set the same bound for both signals it is SIGKILL, at a tick of the kernel's.
+        is_spent = used.cpu >= self._cpu.value - min(1.0, self._cpu.value / 2)
+        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and is_spent):
             return self._exceeded(Problem.COMPILE_LIMIT, self._cpu, used)
         if self._is_out_of_memory(status, used):
             return self._exceeded(Problem.COMPILE_LIMIT, self._memory, used)
@@ -224,9 +226,9 @@ def _data_of(pid: int) -> int:
 def _killed_for_memory(group: Path | None) -> int:
     """How often the kernel has ended a process for want of memory, in that control group or else in our own."""
     try:
-        own = re.search(r"^0::(/.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+        own = re.search(r"^0::(/.*)$", Path("/proc/self/cgroup").read_text(encoding="utf-8"), re.MULTILINE)
         place = _CGROUPS / own[1].lstrip("/") if group is None and own else (group or _CGROUPS).parent
-        text = (place / "memory.events").read_text()
+        text = (place / "memory.events").read_text(encoding="utf-8")
     except OSError:
         return 0
     found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)

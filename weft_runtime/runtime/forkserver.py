@@ -35,6 +35,10 @@ def serve(name: str, *, needs_engine: bool) -> NoReturn:
         supervisor = socket.socket(fileno=fork_protocol.SERVER_FD)
         supervisor.set_inheritable(False)
         sibling, title = SiblingFork(), Title()
+    except OSError as error:
+        # For good, unlike what may go wrong from here on: so the status is that of an option that is not known.
+        raise WeftError(Problem.USAGE, f"cannot be a fork server: {error}") from None
+    try:
         runner = program.find_runner(needs_engine=needs_engine)
         rehearse = runner.rehearsal(settings.runtime_settings().engine)
     except OSError as error:
