@@ -4,7 +4,6 @@
 import select
 import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 
@@ -271,26 +270,3 @@ def test_half_a_frame_is_waited_for_ten_seconds(control: Control, appd: Appd) ->
         assert connection.read_to_end() == b""
         assert FRAME_TIMEOUT_S <= time.monotonic() - begun < FRAME_TIMEOUT_S + 2 * SLACK_SECONDS
     assert late.ask(QueryRunning()) == NO_APPS
-
-
-def test_a_fault_of_the_daemon_costs_one_connection_and_is_logged(make: Make) -> None:
-    appd = make()
-    faulty = """
-from weft_runtime.appd import dispatch, main
-dispatch.Dispatcher._terminate = lambda *_: {}["a surprise"]
-dispatch.Dispatcher._running = lambda *_: (1 // 0 for _ in [0])
-raise SystemExit(main.main())
-"""
-    appd.program = (sys.executable, "-c", faulty)
-    appd.expected_errors += ["internal error: a request of ", "Traceback", "  ", "KeyError", "ZeroDiv"]
-    appd.start()
-    other = appd.connect()
-    for request in (TerminateApp(1), QueryRunning()):
-        control = appd.connect()
-        control.send(request, QueryAppState(7))
-        answer = control.receive()
-        assert answer == Error(ErrorCode.INTERNAL, "internal error of the daemon: its log says more")
-        assert control.read_to_end() == b""
-        assert other.ask(QueryAppState(7)) == AppState(7, State.NOT_FOUND)
-    assert "crit: internal error: a request of " in appd.find("KeyError: 'a surprise'")
-    appd.find("ZeroDivisionError: ")

@@ -134,7 +134,7 @@ def test_every_refusal_has_an_exit_status_of_its_own() -> None:
         "PACKAGE_NOT_FOUND": 166, "PACKAGE_INVALID": 165, "CAPABILITY_REFUSED": 177, "NO_RUNTIME": 169,
         "SPAWN_FAILED": 171, "TOO_MANY_SESSIONS": 171, "NOT_SUPPORTED": 170, "NOT_PERMITTED": 177,
         "SHUTTING_DOWN": 171, "RELOAD_FAILED": 170, "TIMED_OUT": 171, "TOO_MANY_CONNECTIONS": 171,
-        "INTERNAL": 170,
+        "INTERNAL_ERROR": 170,
     }  # fmt: skip
 
 

@@ -113,7 +113,7 @@ class Client(turns.Client, Protocol):
         ...
 
     def give_up(self, answer: Error) -> None:
-        """Its last request cannot be answered as it should be: answer it so, and go on with the next in a while."""
+        """Send a last answer, and close once it is sent: nobody knows how much of the right one was sent before."""
         ...
 
 

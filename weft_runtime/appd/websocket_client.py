@@ -20,7 +20,6 @@ from websockets.server import ServerProtocol
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.connection import ANSWERS_AHEAD, UNREAD_MAX
 from weft_runtime.appd.dispatch import Push
-from weft_runtime.appd.tasks import AGAIN_S
 from weft_runtime.appd.websocket_frame import frame_size, text_frame, text_header
 from weft_runtime.limits import KIB
 from weft_runtime.protocol import Error, ProtocolError, Response
@@ -124,13 +123,9 @@ class WebSocketClient:
         self._making = None
         self._out += self._behind
         self._behind.clear()
-        self.waiting_for, self.waiting_for_reload = None, False
         self.send(answer)
-        self._loop.call_later(AGAIN_S, self._go_on_reading)
-
-    def _go_on_reading(self) -> None:
-        if self._is_open:
-            self.resume()
+        self._protocol.send_close(CloseCode.INTERNAL_ERROR)
+        self._say()
 
     def take_turn(self) -> bool:
         """Go on with an answer, or read; and show the library one frame, and answer the request that it completes."""
