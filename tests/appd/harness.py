@@ -33,6 +33,7 @@ from weft_runtime.protocol import (
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
 FAKE_RUNTIME = Path(__file__).with_name("fake_runtime.py")
+COVERAGE = os.environ.get("WEFT_COVERAGE")
 REAL_RUNTIME = PROGRAMS / "weft-runtime-wasmtime"
 NO_MODULE = b"\0asm\1\0\0\0"
 
@@ -78,7 +79,8 @@ class Appd:
             "WEFT_APPD_WS_PORT": "off",
             "WEFT_STOP_GRACE": "1",
             "WEFT_LOG": "stderr",
-            "WEFT_LOOP_WATCH": "1",
+            # What coverage costs is no fault of a callback.
+            "WEFT_LOOP_WATCH": "0" if COVERAGE else "1",
             "WEFT_FORK_SERVER": os.environ.get("WEFT_FORK_SERVER", "true"),
         } | dict(settings)
         self.expected_errors: list[str] = []
@@ -328,10 +330,9 @@ class Appd:
 
 def _under_coverage() -> Sequence[str]:
     """What is put before a program of which is measured what the tests reach (tools/coverage)."""
-    place = os.environ.get("WEFT_COVERAGE")
-    if place is None:
+    if COVERAGE is None:
         return ()
-    options = ("--branch", "--parallel-mode", "--include=*/weft_runtime/*", f"--data-file={place}/appd")
+    options = ("--branch", "--parallel-mode", "--include=*/weft_runtime/*", f"--data-file={COVERAGE}/appd")
     return (sys.executable, "-m", "coverage", "run", *options)
 
 

@@ -539,11 +539,14 @@ class Supervisor:
 
     def _go_on(self, live: _Live, name: str) -> None:
         del live.pauses[name]
-        if live.splitters[name].has_line:
-            self._log_lines(live, name)
-        if name in live.open_streams and name not in live.pauses:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(live.open_streams[name], self._readable, live, name)
+        try:
+            if live.splitters[name].has_line:
+                self._log_lines(live, name)
+        finally:
+            # Whatever went wrong, an app must not hang on its output.
+            if name in live.open_streams and name not in live.pauses:
+                loop = asyncio.get_running_loop()
+                loop.add_reader(live.open_streams[name], self._readable, live, name)
 
     def _plan_summary(self, live: _Live) -> None:
         """Have it told what was dropped, even if the app falls silent."""
