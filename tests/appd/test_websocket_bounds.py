@@ -270,10 +270,19 @@ def test_a_handshake_that_is_not_finished_in_time_ends_the_connection(appd: Appd
     assert HANDSHAKE_TIMEOUT_S * 0.9 < time.monotonic() - begun < HANDSHAKE_TIMEOUT_S + SLACK_SECONDS
 
 
-@pytest.mark.parametrize("line", [b"X: " + b"x" * 20_000, b"\r\n".join([b"X: x"] * 4_000)])
-def test_a_handshake_that_is_too_long_is_refused(appd: Appd, line: bytes) -> None:
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"X: " + b"x" * 20_000,
+        b"X: x\r\n" * 4_000,
+        b"X: x\r\n" * 200 + b"\r\n",
+        b"Connection: " + b"a," * 1_000 + b"a\r\n\r\n",
+        b"Sec-WebSocket-Protocol: " + b"a," * 1_000 + b"a\r\n\r\n",
+    ],
+)
+def test_a_handshake_that_is_too_long_is_refused(appd: Appd, lines: bytes) -> None:
     with door(appd) as connection:
-        connection.sendall(HANDSHAKE[:-2] + line)
+        connection.sendall(HANDSHAKE[:-2] + lines)
         assert status(connection) == 431
     assert knock(appd) == 101
 

@@ -35,6 +35,10 @@ is closed at once when there are more."""
 KERNEL_BUFFER = 128 * KIB
 """Bytes that the kernel keeps for each direction of a connection; else it is some megabytes, by what a client sends."""
 
+LISTS_MAX = 1 * KIB
+"""Bytes of the headers that are lists: browsers send some 40. The library takes a millisecond for each 2 KiB of them."""
+
+_LISTS = ("Connection", "Upgrade", "Sec-WebSocket-Protocol")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _TOKEN_MAX = 4096
 
@@ -181,6 +185,8 @@ class WebSocketServer:
         hosts = request.headers.get_all("Host")
         if len(hosts) != 1 or _hostname(hosts[0]) not in _LOOPBACK:
             return protocol.reject(http.HTTPStatus.FORBIDDEN, "the Host is not a loopback address\n")
+        if sum(len(value) for name in _LISTS for value in request.headers.get_all(name)) > LISTS_MAX:
+            return protocol.reject(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a list is too long\n")
         if self._token is not None and not self._has_token(request):
             return protocol.reject(http.HTTPStatus.UNAUTHORIZED, "the token is missing or wrong\n")
         return None
