@@ -29,8 +29,8 @@ ACCEPTS_MAX = 16
 """Connections that one callback accepts: with those of a flood that are refused, some milliseconds."""
 
 LEAVING_MAX = 32
-"""Connections beside the limit that have been told why they are closed, or are in their closing handshake: the oldest
-is closed at once when there are more."""
+"""Connections beside the limit that are about to be refused, or are in their closing handshake: the oldest is closed at
+once when there are more."""
 
 KERNEL_BUFFER = 128 * KIB
 """Bytes that the kernel keeps for each direction of a connection; else it is some megabytes, by what a client sends."""
@@ -88,7 +88,7 @@ class WebSocketServer:
         """Close all connections; the listeners stay, and who comes waits in the kernel's backlog."""
         self._is_serving = False
         self._pause()
-        for client in [*self._half_open, *self._open]:
+        for client in [*self._half_open, *self._open, *self._leaving]:
             client.leave()
             await asyncio.sleep(0)  # between two of them others are served
         while self._half_open or self._open or self._leaving:
@@ -145,9 +145,11 @@ class WebSocketServer:
                 idle.close()
         protocol = ServerProtocol(origins=self._origins, max_size=MESSAGE_MAX, logger=self._logger)
         client = WebSocketClient(connection, port, self, protocol)
-        self._half_open[client] = None
         if is_refused:
             client.refuse("too many connections\n")
+            self.leaving(client)
+        else:
+            self._half_open[client] = None
 
     def opened(self, client: WebSocketClient) -> None:
         del self._half_open[client]
