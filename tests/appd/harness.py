@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,6 +139,17 @@ class Appd:
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return Finished(done.returncode, done.stdout, done.stderr)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The process is stopped meanwhile: what happens in here comes to the daemon all at once."""
+        # It may be just in a callback.
+        self.expected_errors.append(" was held up: ")
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End the daemon as a bug or a lack of memory does. Its sessions are ours then, and end too."""

@@ -2,7 +2,6 @@
 """The control socket byte by byte: replies, their order, and what is done about bad input."""
 
 import select
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -236,13 +235,10 @@ def test_half_a_frame_is_told_after_all_the_answers_that_are_owed(start: Make) -
     appd.find("ending it", session)
     pid = appd.sessions[session].pid
     assert pid is not None
-    appd.process.send_signal(signal.SIGSTOP)
-    try:
+    with appd.stopped():
         (appd.store / "org.example.app/go").touch()
         eventually(lambda: state_of(pid) == "Z", "the session has ended")
         assert select.select([asking.socket], [], [], FRAME_TIMEOUT_S + 0.5)[0] == []
-    finally:
-        appd.process.send_signal(signal.SIGCONT)
     assert asking.receive() == AppState(session, State.STOPPED)
     assert asking.receive() == AppState(7, State.NOT_FOUND)
     # Nothing was read of it while the answer was owed, so its time begins anew.
