@@ -404,7 +404,7 @@ class Supervisor:
         now = time.monotonic()
         if live.report.is_compiling() and now < live.extended_until:
             self._act(live, live.session.compiling(ready_deadline=now + self._settings.ready_timeout))
-        if not live.report.is_open or live.session.state is not State.STARTING:
+        if not live.report.is_open:
             asyncio.get_running_loop().remove_reader(live.child.report)
 
     def _deadline(self, live: _Live) -> None:
@@ -419,6 +419,7 @@ class Supervisor:
         for action in actions:
             match action:
                 case Action.ANNOUNCE_READY:
+                    asyncio.get_running_loop().remove_reader(live.child.report)
                     took = time.time() - session.launched_at
                     # First of all those who wait for it.
                     self._announce(AppReady(session.id, session.app_id))
