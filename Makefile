@@ -4,7 +4,13 @@ VENV := .venv
 READY := $(VENV)/.ready
 SOAK ?= 0
 
-.PHONY: help venv demo demo-systemd deb test test-vm examples bench bench-quick soak clean
+# Tests mostly wait: one more worker than CPUs. A booted system is work for a CPU of its own.
+WORKERS ?= $(shell expr $$(nproc) + 1)
+DEVICES ?= $(shell nproc)
+ALONE := tests/unit tests/command tests/pack tests/appd
+BOOTED := tests/package tests/system
+
+.PHONY: help venv demo demo-systemd deb lint test test-alone test-booted coverage test-vm examples bench bench-quick soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -32,12 +38,30 @@ deb: $(READY)
 	packaging/fetch
 	packaging/build-deb all
 
-## make test      all tests: unit, command, package, system (the last two as root); the daemon's with and without fork server
-test: $(READY)
+## make lint      what the linters and the type checker have to say
+lint: $(READY)
+	$(VENV)/bin/pytest tests/lint
+
+## make test      all tests, several at a time; those of sessions with the fork server and without
+test: lint test-alone coverage test-booted
+
+## make test-alone  the half of it that boots nothing: unit, command, pack, the daemon, the benchmark
+test-alone: $(READY)
+	tools/test-packages
+	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(ALONE)
+	$(VENV)/bin/pytest tests/bench
+	WEFT_FORK_SERVER=false $(VENV)/bin/pytest -m sessions tests/appd
+
+## make test-booted  the half for root: the package, and booted Debian systems
+test-booted: $(READY)
 	tools/test-packages
 	packaging/fetch
-	$(VENV)/bin/pytest
-	WEFT_FORK_SERVER=false $(VENV)/bin/pytest tests/appd tests/system
+	$(VENV)/bin/pytest --numprocesses=$(DEVICES) --dist=loadfile $(BOOTED)
+	WEFT_FORK_SERVER=false $(VENV)/bin/pytest --numprocesses=$(DEVICES) --dist=loadfile -m sessions tests/system
+
+## make coverage  lines and branches that the tests reach in some modules, against their floors
+coverage: $(READY)
+	$(VENV)/bin/python tools/coverage
 
 ## make test-vm   what needs a kernel of its own: limits of memory, CPU and tasks (as root, takes minutes)
 test-vm: $(READY)
@@ -67,5 +91,5 @@ soak: $(READY)
 
 ## make clean     remove everything that the targets above made
 clean:
-	rm -rf $(VENV) .cache dist build packaging/vendor *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .cache .coverage dist build packaging/vendor *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

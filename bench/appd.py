@@ -11,6 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
+from websockets.client import ClientProtocol
+from websockets.frames import Frame, Opcode
+from websockets.protocol import State as WebSocketState
+from websockets.uri import parse_uri
+
 from bench import machine
 from bench.journal import Journal
 from bench.measure import BenchError
@@ -29,7 +34,7 @@ from weft_runtime.protocol import (
     State,
     Subscribe,
 )
-from weft_runtime.wire import decode_response_msgpack, encode_msgpack
+from weft_runtime.wire import decode_response_json, decode_response_msgpack, encode_json, encode_msgpack
 
 START_S = 60
 POLL_S = 0.01
@@ -63,6 +68,7 @@ class Appd:
         `settings` are its $WEFT_*, and `command` is the program itself, if it is another one.
         """
         self.socket = directory / "run/weft/appd.sock"
+        self._port_file = directory / "run/weft/appd.wsport"
         (directory / "run").mkdir(parents=True)
         (directory / "appd.toml").touch()
         environment = {
@@ -101,6 +107,15 @@ class Appd:
             time.sleep(POLL_S)
         self.client = Client(self.socket)
 
+    @property
+    def port(self) -> int:
+        deadline = time.monotonic() + START_S
+        while not self._port_file.exists():  # its sockets are there before it serves
+            if time.monotonic() > deadline:
+                raise BenchError("weft-appd has no WebSocket")
+            time.sleep(POLL_S)
+        return int(self._port_file.read_text())
+
     def _serves(self) -> bool:
         with socket.socket(socket.AF_UNIX) as trial:
             return trial.connect_ex(os.fspath(self.socket)) == 0
@@ -118,12 +133,11 @@ class Appd:
 
 
 class Client:
-    """A subscribed connection, which launches apps and hears what becomes of them."""
+    """A subscribed connection, which launches apps and hears what becomes of them, and of those of others meanwhile."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(os.fspath(path))
+        self._socket = self._connect()
         self._reader = FrameReader(limit=REPLY_MAX)
         self._begun = 0
         self.unacknowledged: deque[int] = deque()
@@ -132,6 +146,11 @@ class Client:
         self.live: dict[int, str] = {}
         """The app of each session that was acknowledged and has not stopped."""
         self._send(Subscribe(None))
+
+    def _connect(self) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(os.fspath(self._path))
+        return connection
 
     def close(self) -> None:
         self._socket.close()
@@ -156,11 +175,19 @@ class Client:
         now = time.monotonic()
         if not data:
             raise BenchError("weft-appd closed the connection")
-        messages = [decode_response_msgpack(body) for body in self._reader.feed(data)]
-        return [(key, now) for message in messages if (key := self._take(message)) is not None]
+        return [(key, now) for message in self._messages(data) if (key := self._take(message)) is not None]
+
+    def catch_up(self, other: "Client") -> None:
+        """Hear all of the launches of `other`, which have ended: before one of our own, which is the next new one."""
+        while self.newest < other.newest or self.live:
+            self.poll(START_S)
 
     def _send(self, request: Request) -> None:
         self._socket.sendall(frame(encode_msgpack(request)))
+
+    def _messages(self, data: bytes) -> list[Response]:
+        """What is complete by these bytes."""
+        return [decode_response_msgpack(body) for body in self._reader.feed(data)]
 
     def _take(self, message: Response) -> int | None:
         """Note what a message says; the launch that it calls ready."""
@@ -168,10 +195,11 @@ class Client:
             case LaunchAck(session, app_id) if session > self.newest:
                 # It comes twice, as our answer and as what every subscriber is told.
                 self.newest = session
-                self._starting[session] = self.unacknowledged.popleft()
+                if self.unacknowledged:
+                    self._starting[session] = self.unacknowledged.popleft()
                 self.live[session] = app_id
             case AppReady(session, _):
-                return self._starting.pop(session)
+                return self._starting.pop(session, None)
             case AppState(session, State.STOPPED):
                 if session in self._starting:
                     why = self._reason(session)
@@ -188,6 +216,41 @@ class Client:
         return next(str(session.reason) for session in answer.sessions if session.session_id == session_id)
 
 
+class WebSocketClient(Client):
+    """The same by the other door."""
+
+    def __init__(self, path: Path, port: int) -> None:
+        """`path` is the control socket, for questions."""
+        self._port = port
+        self._protocol = ClientProtocol(parse_uri(f"ws://127.0.0.1:{port}/"))
+        super().__init__(path)
+
+    def _connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self._port))
+        # The daemon's part is measured, not what our own kernel holds back.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._protocol.send_request(self._protocol.connect())
+        connection.sendall(b"".join(self._protocol.data_to_send()))
+        while self._protocol.state is WebSocketState.CONNECTING:
+            data = connection.recv(READ_SIZE)
+            if not data:
+                raise BenchError("weft-appd accepts no WebSocket")
+            self._protocol.receive_data(data)
+            self._protocol.events_received()
+        return connection
+
+    def _send(self, request: Request) -> None:
+        self._protocol.send_text(encode_json(request).encode())
+        self._socket.sendall(b"".join(self._protocol.data_to_send()))
+
+    def _messages(self, data: bytes) -> list[Response]:
+        self._protocol.receive_data(data)
+        if answers := b"".join(self._protocol.data_to_send()):  # to pings
+            self._socket.sendall(answers)
+        frames = [event for event in self._protocol.events_received() if isinstance(event, Frame)]
+        return [decode_response_json(bytes(it.data).decode()) for it in frames if it.opcode is Opcode.TEXT]
+
+
 class Daemon(Protocol):
     """A weft-appd that serves."""
 
@@ -198,27 +261,42 @@ class Daemon(Protocol):
     def socket(self) -> Path: ...
 
     @property
+    def port(self) -> int:
+        """Of the WebSocket."""
+        ...
+
+    @property
     def client(self) -> Client: ...
 
 
 class Launched:
     """An app launched by the daemon; its sign is APP_READY."""
 
-    def __init__(self, name: str, what: str, appd: Daemon, app_id: str, *, stays: bool = False) -> None:
-        """It ends by itself, unless it `stays`."""
+    def __init__(
+        self,
+        name: str,
+        what: str,
+        appd: Daemon,
+        app_id: str,
+        *,
+        stays: bool = False,
+        client: Client | None = None,
+    ) -> None:
+        """It ends by itself, unless it `stays`. `client` asks for it, if it is not the daemon's usual one."""
         self.name = name
         self.what = what
         self.appd = appd
         self._app_id = app_id
         self._stays = stays
+        self._client = appd.client if client is None else client
 
     def begin(self) -> int:
-        return self.appd.client.launch(self._app_id)
+        return self._client.launch(self._app_id)
 
     def poll(self, seconds: float) -> list[tuple[int, float]]:
-        return self.appd.client.poll(seconds)
+        return self._client.poll(seconds)
 
     @property
     def is_settled(self) -> bool:
-        client = self.appd.client
+        client = self._client
         return not client.unacknowledged and (self._stays or self._app_id not in client.live.values())

@@ -20,8 +20,8 @@ Result = TypeVar("Result")
 # Module, function, and what it does; {} is the class of its argument.
 STEPS = {
     "appd": (
-        ("weft_runtime.appd.control", "ControlClient._readable", "read the request and do all of it"),
-        ("weft_runtime.appd.control", "ControlClient.send", "send {}"),
+        ("weft_runtime.appd.connection", "ControlClient.take_turn", "read the request and do all of it"),
+        ("weft_runtime.appd.dispatch", "Dispatcher.push", "send {}"),
         ("weft_runtime.appd.supervisor", "Supervisor._command", "look at the package and its capabilities"),
         ("weft_runtime.appd.supervisor", "Supervisor._fork", "give it to a process that waits"),
         ("weft_runtime.appd.supervisor", "Supervisor._make_group", "make a control group"),

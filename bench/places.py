@@ -21,6 +21,7 @@ PACKAGED_CACHE = "/var/cache/weft"
 PLAIN_EXEC = "without the fork server"
 NO_FORK_SERVER = {"WEFT_FORK_SERVER": "false"}
 UNIT = "weft-appd.service"
+WS_UNIT = "weft-appd-ws.socket"
 LIMITS = ("memory", "cpu", "pids")
 DROP_IN = Path(f"/run/systemd/system/{UNIT}.d/bench.conf")
 
@@ -61,9 +62,9 @@ class Bare:
     def serve(self, settings: Mapping[str, str] = {}) -> Iterator[Daemon]:
         self._count += 1
         directory = self._scratch / f"appd-{self._count}"
-        caches = {"XDG_CACHE_HOME": os.fspath(self._scratch / "cache")}
+        ours = {"XDG_CACHE_HOME": os.fspath(self._scratch / "cache"), "WEFT_APPD_WS_PORT": "0"}
         with Appd(
-            directory, self._store, machine.runtime_command(), self._journal, {**caches, **settings}
+            directory, self._store, machine.runtime_command(), self._journal, {**ours, **settings}
         ) as appd:
             yield appd
 
@@ -130,6 +131,7 @@ class _Unit:
     """The unit, started anew with some settings in its environment, and a subscribed client."""
 
     socket = PACKAGED_SOCKET
+    port = 7410
 
     def __init__(self, settings: Mapping[str, str]) -> None:
         """Raises BenchError unless it starts."""
@@ -137,6 +139,7 @@ class _Unit:
         lines = (f'Environment="{name}={value}"\n' for name, value in settings.items())
         DROP_IN.write_text(f"[Unit]\nStartLimitIntervalSec=0\n[Service]\n{''.join(lines)}")
         run(["systemctl", "daemon-reload"])
+        run(["systemctl", "enable", "--quiet", WS_UNIT])
         run(["systemctl", "restart", UNIT])
         self.pid = int(run(["systemctl", "show", "--property=MainPID", "--value", UNIT]))
         self.client = Client(self.socket)

@@ -10,11 +10,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import app, cpu, modules, sleepers
-from bench.appd import Daemon, Launched
+from bench.appd import Daemon, Launched, WebSocketClient
 from bench.measure import BenchError, Case, open_launcher, percentile, ratio, rotated
 from bench.openloop import Spawned, burst
 from bench.places import Packaged, Place
@@ -38,6 +39,8 @@ class Scale(NamedTuple):
     """For a median."""
     pause_s: float
     """Between launches: until what the last one has left to do is done."""
+    in_a_row: int
+    """Launches without a pause."""
     rounds: int
     sleepers: int
     crowds: Sequence[int]
@@ -51,8 +54,8 @@ class Scale(NamedTuple):
     with_all_guests: bool
 
 
-FULL = Scale(300, 60, 0.05, 5, 50, (1, 100, 500), 2, 10, (1_000_000, 5_000_000), True, True)
-QUICK = Scale(2, 1, 0, 1, 2, (1, 2), 0.2, 0.2, (50_000,), False, False)
+FULL = Scale(300, 60, 0.05, 11, 5, 50, (1, 100, 500), 2, 10, (1_000_000, 5_000_000), True, True)
+QUICK = Scale(2, 1, 0, 2, 1, 2, (1, 2), 0.2, 0.2, (50_000,), False, False)
 
 
 class Row(NamedTuple):
@@ -173,6 +176,53 @@ class Bench:
         installed = self.module(YOSYS, modules.yosys(), *modules.YOSYS_ARGS)
         with self.place.serve() as daemon:
             return self.in_turns(daemon, installed, self.scale.some_launches)
+
+    def doors(self) -> None:
+        """READY of a small module by each of the daemon's sockets, one launch after the other."""
+        count = self.scale.some_launches
+        for pauses, in_a_row in (("pauses", 1), ("no-pauses", self.scale.in_a_row)):
+            self.tell(f"both doors, {pauses}")
+            with self.place.serve() as daemon, closing(WebSocketClient(daemon.socket, daemon.port)) as page:
+                unix, websocket, command = self.by_both_doors(daemon, page, count, in_a_row)
+            if pauses == "pauses":
+                what, limit = "with pauses", 0.6
+                second = Pair(websocket, command).row(
+                    f"ws-{pauses}", f"LAUNCH_APP to READY by the WebSocket, {what}, p50", 50, limit
+                )
+            else:
+                what, limit = "without pauses", None
+                second = Pair(websocket, unix).row(
+                    f"ws-{pauses}", f"the same by the WebSocket / by the Unix socket, {what}, p50", 50, 1.2
+                )
+            first = f"LAUNCH_APP to READY by the Unix socket, {what}, p50"
+            self.rows += [
+                Pair(unix, command).row(f"unix-{pauses}", first, 50, limit, f"{count} launches"),
+                second,
+            ]
+
+    def by_both_doors(
+        self, daemon: Daemon, page: WebSocketClient, count: int, in_a_row: int
+    ) -> tuple[list[float], list[float], list[float]]:
+        """Seconds of launches in turns: by the Unix socket, by the WebSocket, and of the command.
+
+        Each turn is some launches in a row. Of several the first does not count: those before it were not of its kind.
+        """
+        ways = (
+            Launched("unix", "", daemon, self.hello.id),
+            Launched("ws", "", daemon, self.hello.id, client=page),
+            Spawned(self.command(self.hello)),
+        )
+        took: tuple[list[float], list[float], list[float]] = ([], [], [])
+        for number in range(-WARM_UPS, -(-count // max(1, in_a_row - 1))):
+            for which in rotated((0, 1, 2), number):
+                row = [burst(ways[which], rate=1, count=1).latencies_s[0] for _ in range(in_a_row)]
+                if number >= 0:
+                    took[which].extend(row[1:] or row)
+                # Each door hears of the launches by the other one.
+                page.catch_up(daemon.client)
+                daemon.client.catch_up(page)
+                time.sleep(self.scale.pause_s)
+        return took
 
     def without(self) -> None:
         """The same without what makes it fast: for information."""
@@ -318,6 +368,7 @@ def run(place: Place, scratch: Path, *, quick: bool, tell: Callable[[str], None]
     bench = Bench(place, scratch, QUICK if quick else FULL, tell)
     for part in (
         bench.launches,
+        bench.doors,
         bench.throughput,
         bench.cold,
         bench.memory,

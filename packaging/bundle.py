@@ -89,14 +89,14 @@ def main(architecture: str, version: str, tree: Path) -> None:
 
 def check_version(version: str) -> None:
     """Exits where the changelog and the code do not agree."""
-    code = (SOURCE / "weft_runtime/__init__.py").read_text()
+    code = (SOURCE / "weft_runtime/__init__.py").read_text(encoding="utf-8")
     if f'__version__ = "{version}"' not in code.splitlines():
         sys.exit(f"debian/changelog has version {version}, weft_runtime/__init__.py has another")
 
 
 def pinned() -> list[Wheel]:
     """All wheels of packaging/vendor.sha256, which is in the format of sha256sum."""
-    lines = (PACKAGING / "vendor.sha256").read_text().splitlines()
+    lines = (PACKAGING / "vendor.sha256").read_text(encoding="utf-8").splitlines()
     return [Wheel(PACKAGING / "vendor" / name, sha256) for sha256, name in map(str.split, lines)]
 
 
@@ -113,7 +113,7 @@ def unpack(wheel: Wheel, place: Path) -> None:
 
 
 def entry_points() -> dict[str, str]:
-    project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
+    project = tomllib.loads((SOURCE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     scripts: dict[str, str] = project["scripts"]
     return scripts
 
@@ -184,7 +184,7 @@ def within(tree: Path, path: Path) -> Path:
 
 def write(path: Path, text: str, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     path.chmod(mode)
 
 

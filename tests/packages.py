@@ -45,3 +45,12 @@ def install(store: Path, module: bytes, *, app_id: str = APP_ID, toml: str | Non
     (package / "app.wasm").write_bytes(module)
     (package / "wapp.toml").write_text(manifest(app_id) if toml is None else toml)
     return package
+
+
+def install_many(store: Path, count: int) -> None:
+    """Put packages into `store` that are nothing but a manifest; each name and version is as long as it may be."""
+    for number in range(count):
+        app_id = f"org.example.app{number}"
+        text = manifest(app_id).replace("A test", "n" * 256).replace("1.2.3", "1." + "2" * 254)
+        (store / app_id).mkdir(parents=True)
+        (store / app_id / "wapp.toml").write_text(text)

@@ -71,6 +71,8 @@ class DaemonClient:
         """Raises WeftError(OS_ERROR)."""
         try:
             self._socket.sendall(frame(encode_msgpack(request)))
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it may have said why before it hung up: `receive` has that, or says that it did
         except OSError as error:
             raise _lost(error.strerror or str(error)) from None
 

@@ -2,6 +2,8 @@
 """What the command lines of all our programs have in common."""
 
 import argparse
+import errno
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +23,10 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise WeftError(Problem.USAGE, printable(message), f"see {self.prog} --help")
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        # Only help and version come here; argparse itself passes over what cannot be written.
+        write_result(message.removesuffix("\n"))
 
     def parse_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def] # overloads of typeshed
         for argument in args or ():
@@ -45,16 +51,37 @@ def checked(parse_text: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
     return parse_argument
 
 
+def prepare_streams() -> None:
+    """Make the standard streams fit for text from outside, whatever the locale, and for being closed.
+
+    Where one is closed, its number is taken: a file that is opened later, such as the lock of a store, must not get
+    our text. What we write to it still fails, and no program that we execute gets it.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # the lowest number that is free: this one
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def write_result(text: str) -> None:
-    """Print a line of results. Raises BrokenPipeError where nobody reads it any more, else WeftError."""
+    """Print a line of results.
+
+    Raises BrokenPipeError where nobody reads it any more, else WeftError(OS_ERROR): a program that has printed
+    nothing must not say that all is well.
+    """
     try:
+        if sys.stdout is None:  # as Python has it where it was closed
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         print(text, flush=True)
     except OSError as error:
-        # Python would try again at its end, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), 1)
+        _give_up(1)
         if isinstance(error, BrokenPipeError):
             raise
-        raise from_os_error("write the results", error) from None
+        raise from_os_error("write to standard output", error) from None
 
 
 def write_note(text: str, end: str = "\n") -> None:
@@ -62,4 +89,11 @@ def write_note(text: str, end: str = "\n") -> None:
     try:
         print(text, end=end, file=sys.stderr, flush=True)
     except OSError:
-        pass
+        _give_up(2)
+
+
+def _give_up(fd: int) -> None:
+    """Let what is left of a stream go nowhere: Python would try again at its end, and end with a status of its own."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, fd)
+    os.close(null)

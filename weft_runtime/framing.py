@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The frames that messages travel in over a Unix socket, without I/O: a length, then a body."""
 
-from weft_runtime.limits import MIB
+from weft_runtime.limits import KIB, MIB
 from weft_runtime.protocol import ErrorCode, ProtocolError
 
-FRAME_MAX = 1 * MIB
-"""Bytes of one body: a thousand times an honest request, and 256 clients that all send it are bearable."""
+FRAME_MAX = 64 * KIB
+"""Bytes of one body. The payload of an IPC_FORWARD is the only field of a request without a short bound of its own: a
+line for an app, which the existing daemon's pages fill with some words, or with a page of text. Nothing else comes near
+1 KiB. The WebSocket's messages have the same bound, and all that decoding one costs follows from it."""
 
 REPLY_MAX = 16 * MIB
 """Bytes of one body for a client's FrameReader: SESSIONS with 1,000 of the longest reasons has 9 million."""

@@ -7,6 +7,12 @@ from typing import Self
 from weft_runtime.escape import quote
 
 SESSION_ID_MAX = 2**64 - 1
+
+APP_ID_MAX = 180
+"""Characters of an app id. A file's name has 255 bytes, and the longest with an id in it is that of a directory of
+systemd for a service of weft-app@: "systemd-private-", the 32 digits of the boot, "-weft-app@ID.service-XXXXXX" leave 182.
+Ours have 22 more than the id at most: ".ID.app.tar.zst.XXXXXXXX" and ".ID@" with the number of an inode."""
+
 _APP_ID = re.compile(r"[a-z][a-z0-9]*(\.[a-z][a-z0-9]*){2,}", re.ASCII)
 _SESSION_ID = re.compile(r"\+?0*([0-9]{1,20})", re.ASCII)
 
@@ -26,7 +32,12 @@ class AppId(str):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ValueError unless `text` follows the rule."""
+        """Raises ValueError unless `text` follows the rule, with no more than APP_ID_MAX characters."""
+        if len(text) > APP_ID_MAX:
+            shown = quote(text[:32] + "...")
+            raise ValueError(
+                f"{shown} is not an app id: it has {len(text)} characters, expected {APP_ID_MAX} at most"
+            )
         if not _APP_ID.fullmatch(text):
             raise ValueError(f"{quote(text)} is not an app id: expected {cls.RULE}")
         return cls(text)

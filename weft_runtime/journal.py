@@ -3,20 +3,34 @@
 
 import os
 import select
+import stat
+import sys
 from collections.abc import Callable
 from enum import IntEnum, StrEnum
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
+from weft_runtime.backlog import Backlog
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
+from weft_runtime.limits import KIB
 from weft_runtime.settings import LogSettings, LogTarget
+
+if TYPE_CHECKING:
+    import _socket
 
 JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
 
 STDERR_WAIT_MS = 250
-"""How long a line waits for a full pipe behind standard error before it is dropped: a reader that has
-stopped reading must not stop the program, and two lines must fit into the second a stop may take."""
+"""How long a line of a program that begins or ends waits for a full pipe behind standard error before it is dropped: a
+reader that has stopped reading must not stop the program, and two lines must fit into the second a stop may take."""
+
+FLUSH_S = 0.25
+"""Seconds by which a log that waits may delay an end, for the same reasons."""
+
+_DATAGRAM_MAX = 64 * KIB
+"""Bytes that go out in a datagram: half of the least that the kernel holds for a socket, so that there is room for one
+whenever the kernel says that there is some."""
 
 
 class Level(IntEnum):
@@ -58,6 +72,7 @@ class Event(StrEnum):
     CODE_REJECTED = "code-rejected"
     COMPILE_LIMIT = "compile-limit"
     TOO_COSTLY = "too-costly"
+    DOWNGRADED = "downgraded"
 
     DAEMON_READY = "daemon-ready"
     DAEMON_STOPPING = "daemon-stopping"
@@ -70,6 +85,9 @@ class Event(StrEnum):
     SESSION_ENDED = "session-ended"
     OUTPUT = "output"
     OUTPUT_DROPPED = "output-dropped"
+    SAVE_FAILED = "save-failed"
+
+    LOG_LOST = "log-lost"
     FORK_SERVER_LOST = "fork-server-lost"
 
 
@@ -87,16 +105,22 @@ MESSAGE_IDS = {
     Event.CODE_REJECTED: "3af54e34692049a49b2c931641720614",
     Event.COMPILE_LIMIT: "5a83ed5ce00848bb8bda91742599ba48",
     Event.TOO_COSTLY: "fdfbf25440ff4561ab1ca2be223af74f",
+    Event.DOWNGRADED: "5d1d7c0f9a3e4a9c8f2b64f1a70f3be6",
     Event.RELOAD_FAILED: "eb8e90bb41bd47099855990ccd8b9ef5",
     Event.RESTORE_REFUSED: "23817af036ea4c7cbdf7c49ca23f7d68",
     Event.LAUNCH_REFUSED: "f95e483bc2e04ddc9fa56e386618fed6",
     Event.SESSION_ENDED: "d99f249ab2034dc991d418321bc4222b",
     Event.OUTPUT_DROPPED: "acc4ef3275724efc897232217fb681dc",
+    Event.SAVE_FAILED: "687d1014cd654b1a97b3fd8f8e2adb55",
+    Event.LOG_LOST: "89c24adededc4fe9ad0ebebb1a6bac46",
     Event.FORK_SERVER_LOST: "1d3741c7c92a45c99989608bae113b86",
 }
 
 Sink = Callable[[Level, str, dict[str, str]], None]
 """Takes one entry: its level, its message and its other fields."""
+
+Form = Callable[[Level, str, dict[str, str]], bytes]
+"""Makes the bytes of one entry."""
 
 
 class Log:
@@ -109,13 +133,16 @@ class Log:
         self._sink = sink
         self.is_native = is_native
         """Whether entries go to the journal natively."""
-        self._fields: dict[str, str] = {}
+        self.backlog: Backlog | None = None
+        """Where entries wait; None where each is written at once."""
+        self.fields: dict[str, str] = {}
+        """Those of every entry."""
         self._held: list[tuple[Level, str, dict[str, str]]] | None = None
         self.level = level
 
     def bind(self, **fields: str) -> None:
         """Add fields to every entry from now on."""
-        self._fields |= fields
+        self.fields |= fields
 
     def entry(self, level: Level, message: str, event: Event | None = None, **fields: str) -> None:
         """Write one entry. Never raises: a log that is full or gone must not end the program."""
@@ -127,10 +154,15 @@ class Log:
                 fields["MESSAGE_ID"] = MESSAGE_IDS[event]
         if self._held is not None:
             if level >= Level.INFO:
-                self._held.append((level, message, self._fields | fields))
+                self._held.append((level, message, self.fields | fields))
                 return
             self.release()
-        self._sink(level, message, self._fields | fields)
+        self._sink(level, message, self.fields | fields)
+
+    def flush(self) -> None:
+        """Give what waits a moment to go out, before an end."""
+        if self.backlog is not None:
+            self.backlog.flush(FLUSH_S)
 
     def hold(self) -> None:
         """Let entries wait that nobody acts on, until `release` or one that is worse: the first one takes its time."""
@@ -152,8 +184,10 @@ class Log:
         self.entry(Level.WARNING, message, event)
 
 
-def open_log(identifier: str, settings: LogSettings) -> Log:
-    """The log that `settings` ask for; `identifier` is its SYSLOG_IDENTIFIER.
+def open_log(identifier: str, settings: LogSettings, *, has_loop: bool = False) -> Log:
+    """The log that `settings` ask for; `identifier` is its SYSLOG_IDENTIFIER. Nobody who writes to it waits.
+
+    With `has_loop` that holds for standard error too where it is a file, on a disk that may not answer.
 
     Where the journal is asked for and cannot be had, the log says so once, on standard error. Raises
     WeftError(CONFIG_INVALID) for a wrong `$WEFT_LOG_LEVEL`.
@@ -163,47 +197,163 @@ def open_log(identifier: str, settings: LogSettings) -> Log:
     except ValueError as error:
         raise WeftError(Problem.CONFIG_INVALID, f"$WEFT_LOG_LEVEL: {error}") from None
     on_journal = _is_journal(settings.journal_stream)
-    if settings.target is LogTarget.JOURNAL or (settings.target is LogTarget.AUTO and on_journal):
-        # Checked here because libsystemd drops entries without a word where there is no journal.
+    to_journal = settings.target is LogTarget.JOURNAL or (settings.target is LogTarget.AUTO and on_journal)
+    if to_journal and JOURNAL_SOCKET.is_socket():
+        log, form = Log(_unused, level, is_native=True), journal_form(identifier)
+        log.backlog = Backlog(_Journal(), lambda count: form(*_lost(log, count, "the journal")))
+    else:
+        log, form = Log(_unused, level), stderr_form(identifier, with_priority=on_journal)
+        channel = _StandardError(files_block=has_loop)
+        log.backlog = Backlog(channel, lambda count: form(*_lost(log, count, "standard error")))
+    put = log.backlog.put
+    log._sink = lambda level, message, fields: put(form(level, message, fields))
+    if to_journal and not log.is_native:
+        problem = f"there is no {JOURNAL_SOCKET}"
+        log.notice(f"cannot log to the journal natively, logging to standard error: {problem}")
+    return log
+
+
+def journal_form(identifier: str) -> Form:
+    """Entries in the journal's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/)."""
+
+    def form(level: Level, message: str, fields: dict[str, str]) -> bytes:
+        entry = {"MESSAGE": message, "PRIORITY": str(int(level)), "SYSLOG_IDENTIFIER": identifier, **fields}
+        return b"".join(
+            _field(name.encode(), value.encode(errors="backslashreplace")) for name, value in entry.items()
+        )
+
+    return form
+
+
+def _field(name: bytes, value: bytes) -> bytes:
+    if b"\n" in value:
+        return name + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
+    return name + b"=" + value + b"\n"
+
+
+class _Journal:
+    """The socket of the journal.
+
+    The library's sendv() is of no use: its socket waits for a journal that does not read, and the binding keeps the
+    interpreter's lock meanwhile, so that not even another thread goes on.
+    """
+
+    never_blocks = True
+
+    def __init__(self) -> None:
+        # Made at the first entry: a fork that is to become a session needs one of its own.
+        self._socket: _socket.socket | None = None
+
+    def send(self, entry: bytes) -> bytes:
+        is_new = self._socket is None
         try:
-            if not JOURNAL_SOCKET.is_socket():
-                raise ImportError(f"there is no {JOURNAL_SOCKET}")
-            return Log(journal_sink(identifier), level, is_native=True)
-        except ImportError as error:
-            log = Log(stderr_sink(identifier, with_priority=on_journal), level)
-            log.notice(f"cannot log to the journal natively, logging to standard error: {error}")
-            return log
-    return Log(stderr_sink(identifier, with_priority=on_journal), level)
+            self._send(entry)
+            return b""
+        except BlockingIOError:
+            return entry
+        except OSError:
+            # The socket was closed and made anew at the other side: another connection finds the new one.
+            self._close()
+            if is_new:
+                raise
+            return self.send(entry)
+
+    def wait(self, seconds: float) -> None:
+        waiting = select.poll()
+        if self._socket is not None:
+            waiting.register(self._socket, select.POLLOUT)
+        waiting.poll(seconds * 1000)
+
+    def _send(self, entry: bytes) -> None:
+        if self._socket is None:
+            import _socket  # noqa: PLC0415 - `socket`, which is made of it, costs each launch 3 ms
+
+            self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+            # Connected, so that poll(2) tells whether there is room at the other side.
+            self._socket.connect(os.fspath(JOURNAL_SOCKET))
+        if len(entry) > _DATAGRAM_MAX:
+            self._send_file(self._socket, entry)
+        else:
+            self._socket.send(entry)
+
+    def _send_file(self, connection: "_socket.socket", entry: bytes) -> None:
+        """The same for a long one: in a file that nobody can change any more."""
+        import fcntl  # noqa: PLC0415 - seldom needed
+        from _socket import SCM_RIGHTS, SOL_SOCKET  # noqa: PLC0415
+
+        file = os.memfd_create("weft-log", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.write(file, entry)
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(file, fcntl.F_ADD_SEALS, seals)
+            descriptors = file.to_bytes(4, sys.byteorder)
+            connection.sendmsg([b""], [(SOL_SOCKET, SCM_RIGHTS, descriptors)])
+        finally:
+            os.close(file)
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
 
 
-def journal_sink(identifier: str) -> Sink:
-    """Entries by the journal's native protocol. Raises ImportError without systemd-python."""
-    # Not systemd.journal: that is this plus 16 ms of imports, at every launch.
-    from systemd._journal import sendv  # noqa: PLC0415
+class _StandardError:
+    """Descriptor 2, as long as it takes a line at once."""
+
+    def __init__(self, *, files_block: bool) -> None:
+        try:
+            self.never_blocks = not (files_block and stat.S_ISREG(os.fstat(2).st_mode))
+        except OSError:
+            self.never_blocks = True
+
+    def send(self, entry: bytes) -> bytes:
+        return _write_what_fits(entry, 0)
+
+    def wait(self, seconds: float) -> None:
+        waiting = select.poll()
+        waiting.register(2, select.POLLOUT)
+        waiting.poll(seconds * 1000)
+
+
+def _unused(_level: Level, _message: str, _fields: dict[str, str]) -> None:
+    raise AssertionError("a log has a sink before it is used")
+
+
+def _lost(log: Log, count: int, reader: str) -> tuple[Level, str, dict[str, str]]:
+    """The entry about entries that are lost."""
+    what = "1 entry of the log was" if count == 1 else f"{count} entries of the log were"
+    fields = {"WEFT_EVENT": Event.LOG_LOST, "MESSAGE_ID": MESSAGE_IDS[Event.LOG_LOST]}
+    fields["WEFT_LOST"] = str(count)
+    return Level.WARNING, f"{what} lost: {reader} did not read", log.fields | fields
+
+
+def stderr_sink(identifier: str, *, with_priority: bool) -> Sink:
+    """Lines on standard error, of a program that begins or ends: each waits for its reader, but briefly."""
+    form = stderr_form(identifier, with_priority=with_priority)
 
     def sink(level: Level, message: str, fields: dict[str, str]) -> None:
-        entry = {"MESSAGE": message, "PRIORITY": str(int(level)), "SYSLOG_IDENTIFIER": identifier, **fields}
         try:
-            sendv(*(f"{name}={value}".encode(errors="backslashreplace") for name, value in entry.items()))
+            _write_what_fits(form(level, message, fields), STDERR_WAIT_MS)
         except OSError:
-            pass  # the journal is gone or refuses: there is nowhere left to say so
+            pass  # closed, full or broken: there is nowhere left to say so
 
     return sink
 
 
-def stderr_sink(identifier: str, *, with_priority: bool) -> Sink:
-    """Readable lines on standard error; with the `<N>` prefix of sd-daemon(3) where a journal reads them."""
+def stderr_form(identifier: str, *, with_priority: bool) -> Form:
+    """Readable lines; with the `<N>` prefix of sd-daemon(3) where a journal reads them."""
     pid = os.getpid()
 
-    def sink(level: Level, message: str, fields: dict[str, str]) -> None:
+    def form(level: Level, message: str, fields: dict[str, str]) -> bytes:
         app, session = fields.get("WEFT_APP_ID"), fields.get("WEFT_SESSION_ID")
         who = f" {app}/{session}:" if session else f" {app}:" if app else ""
         text = f"{identifier}[{pid}]:{who} {level.name.lower()}: {message}"
         if with_priority:
             text = "\n".join(f"<{int(level)}>{line}" for line in text.split("\n"))
-        _write_stderr(f"{text}\n".encode(errors="backslashreplace"))
+        return f"{text}\n".encode(errors="backslashreplace")
 
-    return sink
+    return form
 
 
 def _is_journal(journal_stream: str | None) -> bool:
@@ -215,12 +365,14 @@ def _is_journal(journal_stream: str | None) -> bool:
     return journal_stream == f"{stderr.st_dev}:{stderr.st_ino}"
 
 
-def _write_stderr(data: bytes) -> None:
+def _write_what_fits(data: bytes, patience_ms: int) -> bytes:
+    """Write to standard error, and wait for each piece that long at most; what is left. Raises OSError."""
     waiting = select.poll()
     waiting.register(2, select.POLLOUT)
-    try:
-        # Once writable, a pipe takes PIPE_BUF bytes without blocking: more goes out piece by piece.
-        while data and waiting.poll(STDERR_WAIT_MS):
+    # Once writable, a pipe takes PIPE_BUF bytes without blocking: more goes out piece by piece.
+    while data and waiting.poll(patience_ms):
+        try:
             data = data[os.write(2, data[: select.PIPE_BUF]) :]
-    except OSError:
-        pass  # closed, full or broken: there is nowhere left to say so
+        except BlockingIOError:
+            break
+    return data

@@ -20,16 +20,20 @@ class Limit(NamedTuple):
 
 
 MANIFEST = Limit(
-    1 * MIB, "bytes", "wapp.toml",
-    "a manifest is a page of text; the TOML parser holds many times its size in memory",
+    64 * KIB, "bytes", "wapp.toml",
+    "twenty pages of text; the TOML parser takes a microsecond a byte, and holds many times its size in memory",
+)  # fmt: skip
+NAME = Limit(
+    256, "characters", "the name or the version of an app",
+    "every list of installed apps has them all; a name has 64 characters by the rule, a version a dozen",
 )  # fmt: skip
 MODULE = Limit(
     512 * MIB, "bytes", "the module file",
     "larger than any real module, smaller than what a small device would choke on",
 )  # fmt: skip
 ARGUMENTS = Limit(
-    128 * KIB, "bytes", "arguments and environment together",
-    "what Linux has always allowed a program (execve(2)); a guest copies it into its own memory",
+    32 * KIB, "bytes", "arguments and environment together",
+    "half of what a manifest may have; a guest copies it into its own memory",
 )  # fmt: skip
 COMPILE_CPU = Limit(
     300, "seconds", "CPU time of compiling",
@@ -71,10 +75,18 @@ STACK = Limit(
     1 * MIB, "bytes at least", "the stack (ulimit -s)",
     "the engine gives a guest half of that and cannot tell that the stack below it is smaller: SIGSEGV",
 )  # fmt: skip
+LOG_ENTRIES = Limit(
+    16_384, "entries", "entries of the log that wait",
+    "what sixteen sessions write at once within log_lines, or some thousand launches; the journal takes them in a second",
+)  # fmt: skip
+LOG_BYTES = Limit(
+    8 * MIB, "bytes", "the log that waits",
+    "a journal that does not read must not cost a device its memory; usual entries have 300 bytes",
+)  # fmt: skip
 
 ALL = (
-    MANIFEST, MODULE, ARGUMENTS, COMPILE_CPU, LAUNCH_COMPILE_CPU, COMPILE_TIME, COMPILE_MEMORY, CODE_CACHE,
-    MEMORY, MEMORIES, TABLE_ELEMENTS, TABLES, STACK,
+    MANIFEST, NAME, MODULE, ARGUMENTS, COMPILE_CPU, LAUNCH_COMPILE_CPU, COMPILE_TIME, COMPILE_MEMORY, CODE_CACHE,
+    MEMORY, MEMORIES, TABLE_ELEMENTS, TABLES, STACK, LOG_ENTRIES, LOG_BYTES,
 )  # fmt: skip
 
 

@@ -68,12 +68,16 @@ def parse(data: bytes, source: str) -> Manifest:
         package_id = AppId.parse(package.string("id"))
     except ValueError as error:
         raise package.error("id", f"is wrong: {error}") from None
+    name, version = package.string("name"), package.string("version")
+    for key, text in (("name", name), ("version", version)):
+        if len(text) > limits.NAME.value:
+            raise limits.exceeded(limits.NAME, package.error(key, f"has {len(text)} characters").message)
     args, env = runtime.strings("args"), tuple(runtime.optional_table("env").string_items())
     _check_guest_strings(runtime, args, env)
     return Manifest(
         id=package_id,
-        name=package.string("name"),
-        version=package.string("version"),
+        name=name,
+        version=version,
         description=package.optional_string("description"),
         author=package.optional_string("author"),
         capabilities=package.strings("capabilities"),

@@ -23,6 +23,22 @@ HEADER = Limit(
     16 * KIB, "bytes", "an extended header of an archive",
     "it holds a path and a link's target; it is read into memory as a whole",
 )  # fmt: skip
+HEADERS = Limit(
+    40 * MIB, "bytes", "all headers of an archive together",
+    "four KiB for each entry: a path and a link's target of the longest kind",
+)  # fmt: skip
+RECORDS = Limit(
+    100, "records", "records of an extended header",
+    "those of pax(1), and the attributes that tar(1) adds when it is told to, are some dozens",
+)  # fmt: skip
+MEMBERS = Limit(
+    20_000, "members", "members of an archive",
+    "tar(1) names a directory again when it appends: twice the entries of a package",
+)  # fmt: skip
+SURPLUS = Limit(
+    MIB, "bytes", "what an archive has more than it unpacks to",
+    "a few bytes for each frame, and what is read ahead; frames to skip can be of any length",
+)  # fmt: skip
 WINDOW = Limit(
     8 * MIB, "bytes", "the window of the compression",
     "memory that unpacking takes; RFC 8878 asks each decoder for as much, zstd(1) uses more only when told to",
@@ -32,4 +48,4 @@ KEY_FILE = Limit(
     "they have 64 and 128 characters, and perhaps white space around",
 )  # fmt: skip
 
-ALL = (ENTRIES, BYTES, DEPTH, PATH, HEADER, WINDOW, KEY_FILE)
+ALL = (ENTRIES, BYTES, DEPTH, PATH, HEADER, HEADERS, RECORDS, MEMBERS, SURPLUS, WINDOW, KEY_FILE)

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The READY line, and how to find it in a stream of bytes. No I/O here."""
 
+import re
+
 READY_LINE = b"READY\n"
 
 COMPILING = "compiling"
@@ -9,8 +11,12 @@ COMPILING = "compiling"
 LINE_MAX = 64 * 1024
 """Bytes: a longer line is not READY whatever it holds, so that a stream without line breaks costs little."""
 
-# White space as Unicode has it (White_Space), which str.strip() and bytes.strip() both miss by a few.
-_WHITE_SPACE = "\t\n\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"
+# White space as Unicode has it (White_Space), which str.strip() and bytes.strip() both miss by a few; in UTF-8, and
+# without the line feed.
+_WHITE_SPACE = rb"(?:[\t\v\f\r ]|\xc2[\x85\xa0]|\xe1\x9a\x80|\xe2\x80[\x80-\x8a\xa8\xa9\xaf]|\xe2\x81\x9f|\xe3\x80\x80)*+"
+_READY = re.compile(_WHITE_SPACE + b"READY" + _WHITE_SPACE)
+# One search over many lines, however many of them nearly match: nothing is matched twice.
+_READY_BETWEEN = re.compile(b"\n" + _READY.pattern + b"(?=\n)")
 
 
 class ReadyScanner:
@@ -18,6 +24,8 @@ class ReadyScanner:
 
     def __init__(self) -> None:
         self.found = False
+        self.span = (0, 0)
+        """Where the READY line, with its line feed, was in the bytes of the `feed` that found it."""
         self._line = bytearray()
         self._too_long = False
 
@@ -25,14 +33,18 @@ class ReadyScanner:
         """Take the next bytes; True exactly once, when they complete the READY line."""
         if self.found:
             return False
-        *lines, rest = data.split(b"\n")
-        for line in lines:
-            if self._is_ready(line):
-                self.found = True
-                self._line.clear()
-                return True
+        first, last = data.find(b"\n"), data.rfind(b"\n")
+        if first >= 0:
+            if self._is_ready(data[:first]):
+                return self._find(0, first + 1)
+            # Most floods are told apart by this search.
+            if data.find(b"READY", first) >= 0:
+                for match in _READY_BETWEEN.finditer(data, first, last + 1):
+                    if match.end() - match.start() - 1 <= LINE_MAX:
+                        return self._find(match.start() + 1, match.end() + 1)
             self._line.clear()
             self._too_long = False
+        rest = data[last + 1 :]
         if len(self._line) + len(rest) > LINE_MAX:
             self._line.clear()
             self._too_long = True
@@ -44,9 +56,12 @@ class ReadyScanner:
         """The stream has ended: a last line without a line break counts too."""
         return self.feed(b"\n")
 
+    def _find(self, start: int, end: int) -> bool:
+        self.found, self.span = True, (start, end)
+        self._line.clear()
+        return True
+
     def _is_ready(self, tail: bytes) -> bool:
         if self._too_long or len(self._line) + len(tail) > LINE_MAX:
             return False
-        line = self._line + tail
-        # Most lines are told apart by this search, before anything is decoded.
-        return b"READY" in line and line.decode(errors="replace").strip(_WHITE_SPACE) == "READY"
+        return _READY.fullmatch(self._line + tail) is not None

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime import limits, package_limits, tree
+from weft_runtime import limits, package_limits, paths, tree
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.integrity import Identity
@@ -15,6 +15,11 @@ from weft_runtime.tree import Kind, Tree
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 _READ_SIZE = 1024 * 1024
+
+_FIELD = 2**255 - 19
+_ORDER_8 = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7
+_SMALL_ORDER = {0, 1, _FIELD - 1, _ORDER_8, _FIELD - _ORDER_8}
+"""The y of the eight points whose order divides the cofactor; a test computes them from the curve."""
 
 
 class Content(NamedTuple):
@@ -32,7 +37,7 @@ class Content(NamedTuple):
 
     def digest_of(self, path: str) -> bytes | None:
         """The SHA-256 of one file; None for a path that is spelled in another way than here."""
-        start, end = b"\n" + path.encode(errors="surrogateescape") + b"\t", b"\n"
+        start, end = b"\n" + paths.bytes_of(path) + b"\t", b"\n"
         _, found, rest = (b"\n" + self.text).partition(start)
         return bytes.fromhex(rest.partition(end)[0].decode()) if found else None
 
@@ -73,6 +78,9 @@ def public_key(seed: bytes) -> bytes:
 
 
 def is_valid(signature: bytes, digest: bytes, key: bytes) -> bool:
+    # OpenSSL compares R with its own, and refuses an S that is not below the group's order (RFC 8032, 5.1.7).
+    if weakness(key) is not None or weakness(signature[:KEY_BYTES]) is not None:
+        return False
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
@@ -81,6 +89,28 @@ def is_valid(signature: bytes, digest: bytes, key: bytes) -> bool:
     except (InvalidSignature, ValueError):  # some 32 bytes are no public key
         return False
     return True
+
+
+def weakness(point: bytes) -> str | None:
+    """Why 32 bytes may be no public key, and no first half of a signature; completes "FILE ...".
+
+    A point of small order fits a signature that nobody with a private key has made. A point has one encoding (RFC
+    8032, section 5.1.3): with a second one a revoked key would come back as another.
+    """
+    y = int.from_bytes(point, "little") & (2**255 - 1)
+    if y >= _FIELD:
+        return "is no Ed25519 key in its one form: its number is not below 2^255 - 19"
+    if y in _SMALL_ORDER:
+        return "is a key of small order, for which anybody can make a signature"
+    return None
+
+
+def read_public_key(fd: int, source: str) -> bytes:
+    """The public key in a file, and close it. Raises WeftError(CONFIG_INVALID) for one that proves nothing."""
+    key = read_hex(fd, source, KEY_BYTES, Problem.CONFIG_INVALID)
+    if (complaint := weakness(key)) is not None:
+        raise WeftError(Problem.CONFIG_INVALID, f"{printable(source)} {complaint}")
+    return key
 
 
 def read_signature(directory: Path) -> bytes | None:

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Package stores: find an app's package, and open the files that its manifest names."""
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from weft_runtime import limits, manifest
+from weft_runtime import limits, manifest, paths
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
@@ -16,6 +17,8 @@ from weft_runtime.manifest import Manifest
 
 # O_NONBLOCK: should a FIFO have taken the file's place just now, opening it must not wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW
+
+T = TypeVar("T")
 
 
 class Package(NamedTuple):
@@ -73,14 +76,14 @@ def open_package(
     """
     directory = find(app_id, stores)
     source = directory / manifest.FILE_NAME
-    values = _read_manifest(directory, source, parse)
+    values = read_by(directory, parse)
     try:
         os.close(_open_inside(directory, values.ui_entry))
     except (_Outside, _NotRegular, FileNotFoundError) as error:
         raise _wrong_path(source, "ui.entry", values.ui_entry, error) from None
     except OSError as error:
         raise from_os_error(f"open {quote(str(directory / values.ui_entry))}", error) from None
-    module = directory / values.module
+    module = directory / paths.local(values.module)
     module_fd = _open_module(directory, values.module, source)
     return Package(app_id, directory, values, module, module_fd)
 
@@ -91,36 +94,50 @@ def installed(stores: Sequence[Path]) -> dict[AppId, Manifest]:
     Directories that are no package, or a broken one, are left out; the id is the directory's name.
     """
     found: dict[AppId, Manifest] = {}
-    seen: set[AppId] = set()
+    for package in packages(stores):
+        if package is not None:
+            with contextlib.suppress(WeftError):
+                found[package[0]] = read_manifest(package[1])
+    return found
+
+
+def packages(stores: Sequence[Path]) -> Iterator[tuple[AppId, Path] | None]:
+    """The id and the directory of each app that `installed` looks at, whatever its manifest says.
+
+    It yields None for all else that it comes across, so that whoever has others to serve gets control back.
+    """
+    seen: set[str] = set()
     for store in stores:
         try:
-            directories = sorted(store.iterdir())
+            with os.scandir(store) as entries:
+                names = sorted(entry.name for entry in entries)
         except OSError:
             continue
-        for directory in directories:
-            source = directory / manifest.FILE_NAME
+        for name in names:
             try:
-                app_id = AppId.parse(directory.name)
-                source.lstat()
-                if app_id in seen:
-                    continue
-                # A broken package hides the same app of a later store, for a launch as well.
-                seen.add(app_id)
-                found[app_id] = _read_manifest(directory, source)
-            except (ValueError, OSError, WeftError):
+                app_id = AppId.parse(name)
+                if name not in seen:
+                    os.lstat(f"{store}/{name}/{manifest.FILE_NAME}")
+            except (ValueError, OSError):
+                yield None
                 continue
-    return found
+            if name in seen:
+                yield None
+                continue
+            # A broken package hides the same app of a later store, for a launch as well.
+            seen.add(name)
+            yield app_id, store / name
 
 
 def read_manifest(directory: Path) -> Manifest:
     """The manifest of the package in `directory`. Raises WeftError, MANIFEST_INVALID where there is none."""
+    return read_by(directory, parse_file)
+
+
+def read_by(directory: Path, parse: Callable[[int, str], T]) -> T:
+    """What `parse` says of the manifest of the package in `directory`, given its descriptor and path. Raises WeftError, as
+    `read_manifest` does, and what `parse` raises but OSError."""
     source = directory / manifest.FILE_NAME
-    return _read_manifest(directory, source)
-
-
-def _read_manifest(
-    directory: Path, source: Path, parse: Callable[[int, str], Manifest] = parse_file
-) -> Manifest:
     try:
         fd = _open_inside(directory, manifest.FILE_NAME)
     except (_Outside, _NotRegular) as error:
@@ -220,9 +237,9 @@ def _open_inside(directory: Path, name: str) -> int:
         raise _Outside("is no path of a file")
     if name.startswith("/"):
         raise _Outside("is absolute: expected a path inside the package")
-    # A name that the file system's encoding cannot express (a lone surrogate) names no file.
+    # A manifest is UTF-8, whatever the locale is; a lone surrogate in it names no file.
     try:
-        os.fsencode(name)
+        name = os.fsdecode(name.encode())
     except UnicodeEncodeError:
         raise _Outside("is no path of a file") from None
     if (found := _without_links(directory, name)) is not None:

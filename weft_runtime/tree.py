@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-from weft_runtime import limits, package_limits
+from weft_runtime import limits, package_limits, paths
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import quote
 
@@ -33,19 +33,19 @@ class Entry(NamedTuple):
     """One thing in a package."""
 
     path: str
-    """Below the package's directory, without a leading slash."""
+    """Below the package's directory, without a leading slash; text as `paths` has it."""
     kind: Kind
     size: int = 0
     """Of a file, in bytes."""
     target: str = ""
-    """Of a link, as it is written in it."""
+    """Of a link, as it is written in it; text as `paths` has it."""
 
 
 class Place(NamedTuple):
     """Where to open an entry without following any link: its directory's descriptor and its name there."""
 
     directory_fd: int
-    name: str
+    name: bytes
     status: os.stat_result
 
 
@@ -75,7 +75,7 @@ class Tree:
 
     def sorted(self) -> list[Entry]:
         """All entries by the bytes of their paths: a directory before what is in it."""
-        return sorted(self.entries.values(), key=lambda entry: entry.path.encode())
+        return sorted(self.entries.values(), key=lambda entry: paths.bytes_of(entry.path))
 
     def check_links(self) -> None:
         """Raises WeftError(PACKAGE_INVALID) unless every link leads to a file or directory of the package."""
@@ -126,7 +126,7 @@ class Tree:
             children.setdefault(entry.path.rpartition("/")[0], []).append(entry)
         found: list[tuple[str, str]] = []
         self._expand("", "", children, found, ("",))
-        return sorted(found, key=lambda pair: pair[0].encode())
+        return sorted(found, key=lambda pair: paths.bytes_of(pair[0]))
 
     def _expand(
         self,
@@ -173,22 +173,23 @@ def walk(directory: Path) -> Iterator[tuple[Entry, Place]]:
     No link is followed, whatever somebody else does to the tree meanwhile. Raises WeftError: PACKAGE_INVALID,
     LIMIT_EXCEEDED, OS_ERROR, NOT_PERMITTED.
     """
-    top = os.path.realpath(directory)
+    # Bytes all the way: what a locale makes of a name is not its name.
+    top = os.path.realpath(os.fsencode(directory))
     try:
         if not stat.S_ISDIR(os.stat(top).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         for here, directories, files, directory_fd in os.fwalk(top, onerror=_raise):
-            prefix = here[len(top) :].strip("/")
+            prefix = here[len(top) :].strip(b"/")
             directories.sort()  # the order in which they are gone into, too
             for name in directories + sorted(files):
-                path = f"{prefix}/{name}" if prefix else name
+                path = paths.text_of(prefix + b"/" + name if prefix else name)
                 # Before anything goes deeper.
                 check_path(path)
                 yield _entry(path, name, directory_fd)
     except OSError as error:
         # What was opened by its descriptor has a number for its name.
-        where = error.filename if isinstance(error.filename, str) else os.fspath(directory)
-        raise from_os_error(f"read {quote(where)}", error) from None
+        where = error.filename if isinstance(error.filename, bytes) else os.fsencode(directory)
+        raise from_os_error(f"read {quote(paths.text_of(where))}", error) from None
 
 
 def scan(directory: Path) -> Tree:
@@ -218,7 +219,7 @@ def invalid(path: str, complaint: str) -> WeftError:
     return WeftError(Problem.PACKAGE_INVALID, f"{quote(path)} {complaint}")
 
 
-def _entry(path: str, name: str, directory_fd: int) -> tuple[Entry, Place]:
+def _entry(path: str, name: bytes, directory_fd: int) -> tuple[Entry, Place]:
     status = os.stat(name, dir_fd=directory_fd, follow_symlinks=False)
     place = Place(directory_fd, name, status)
     if stat.S_ISREG(status.st_mode):
@@ -226,7 +227,8 @@ def _entry(path: str, name: str, directory_fd: int) -> tuple[Entry, Place]:
     if stat.S_ISDIR(status.st_mode):
         return Entry(path, Kind.DIRECTORY), place
     if stat.S_ISLNK(status.st_mode):
-        return Entry(path, Kind.LINK, target=os.readlink(name, dir_fd=directory_fd)), place
+        target = paths.text_of(os.readlink(name, dir_fd=directory_fd))
+        return Entry(path, Kind.LINK, target=target), place
     raise invalid(path, f"is {_special(status.st_mode)}: expected files, directories and links")
 
 

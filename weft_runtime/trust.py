@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime import policy, signature, tree
+from weft_runtime import paths, policy, signature, tree
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.integrity import SETTLED_NS, Identity, unsafe
@@ -31,6 +31,8 @@ class Places(NamedTuple):
     """The first one that can be written is; of each, only what is root's or the reader's own is believed."""
     owner: int = 0
     """Who may say what is trusted."""
+    revoked: Path = Path("/etc/weft/revoked.d")
+    """What is in a file here is trusted no more, under whatever name it is among the trusted keys."""
 
 
 def places(own_cache: Path | None) -> Places:
@@ -46,6 +48,8 @@ class Keys(NamedTuple):
     """The name of each trusted key, without its suffix."""
     complaints: tuple[str, ...]
     """Files that are none, which are passed over."""
+    revoked: Mapping[bytes, str] = {}
+    """The file of each revoked key; none of them is in `by_value`, whatever its name there."""
 
 
 class Verdict(NamedTuple):
@@ -56,7 +60,12 @@ class Verdict(NamedTuple):
 
 
 def trusted_keys(places: Places) -> Keys:
-    """All keys that are trusted. Raises WeftError where a directory cannot be read."""
+    """All keys that are trusted.
+
+    Raises WeftError where a directory cannot be read, and CONFIG_INVALID for anything wrong with the revoked keys:
+    whoever cannot know which these are trusts none.
+    """
+    revoked = revoked_keys(places)
     by_value: dict[bytes, str] = {}
     complaints = []
     seen: set[str] = set()
@@ -79,9 +88,33 @@ def trusted_keys(places: Places) -> Keys:
             except WeftError as error:
                 complaints.append(error.message)
                 continue
-            if key is not None:
+            if key is not None and key not in revoked:
                 by_value.setdefault(key, name.removesuffix(KEY_SUFFIX))
-    return Keys(by_value, tuple(complaints))
+    return Keys(by_value, tuple(complaints), revoked)
+
+
+def revoked_keys(places: Places) -> dict[bytes, str]:
+    """The file of each revoked key. Raises WeftError where one cannot be read, or is not root's alone to write."""
+    directory = places.revoked
+    found: dict[bytes, str] = {}
+    try:
+        status = directory.stat()
+        names = sorted(path.name for path in directory.iterdir())
+    except FileNotFoundError:
+        if os.path.lexists(directory):
+            raise WeftError(
+                Problem.CONFIG_INVALID, f"{printable(str(directory))} is a link to nothing"
+            ) from None
+        return found
+    except OSError as error:
+        raise from_os_error(f"read {quote(str(directory))}", error) from None
+    if complaint := unsafe(status, places.owner, is_directory=True):
+        raise WeftError(Problem.CONFIG_INVALID, f"{printable(str(directory))} {complaint}")
+    for name in names:
+        key = _read_key(directory / name, places.owner, may_be_empty=False)
+        assert key is not None
+        found.setdefault(key, str(directory / name))
+    return found
 
 
 def judge(directory: Path, keys: Keys, content: signature.Content | None = None) -> Verdict:
@@ -94,12 +127,17 @@ def judge(directory: Path, keys: Keys, content: signature.Content | None = None)
         return Verdict(None, f"has no valid signature: {error.message}")
     if found is None:
         return Verdict(None, "is not signed")
-    if not keys.by_value:
+    if not keys.by_value and not keys.revoked:
         return Verdict(None, "is signed, but no key is trusted here")
     digest = (content or signature.read(directory)).digest
     for key, name in keys.by_value.items():
         if signature.is_valid(found, digest, key):
             return Verdict(name, "")
+    for key, name in keys.revoked.items():
+        if signature.is_valid(found, digest, key):
+            return Verdict(None, f"is signed by a key that is revoked, by {quote(name)}")
+    if not keys.by_value:
+        return Verdict(None, "is signed, but no key is trusted here")
     return Verdict(None, "is not signed by a trusted key, or was changed after it was signed")
 
 
@@ -223,14 +261,14 @@ def _recall(places: Places, name: str, fingerprint: str) -> bytes | None:
 def _fingerprint(identities: Mapping[str, Identity]) -> str:
     """A name for the state that files are in; directories count as far as something is in them, as when signing."""
     lines = (f"{path}\t{' '.join(map(str, identity))}\n" for path, identity in sorted(identities.items()))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
+    return hashlib.sha256(paths.bytes_of("".join(lines))).hexdigest()
 
 
 def _record_name(directory: Path) -> str:
-    return hashlib.sha256(os.path.realpath(directory).encode(errors="surrogateescape")).hexdigest()
+    return hashlib.sha256(os.path.realpath(os.fsencode(directory))).hexdigest()
 
 
-def _read_key(path: Path, owner: int) -> bytes | None:
+def _read_key(path: Path, owner: int, *, may_be_empty: bool = True) -> bytes | None:
     """The key in a file; None in an empty one, which hides another. Raises WeftError(CONFIG_INVALID)."""
     try:
         # Links are followed: /dev/null hides a key, as it masks a unit.
@@ -238,10 +276,11 @@ def _read_key(path: Path, owner: int) -> bytes | None:
     except OSError as error:
         raise from_os_error(f"read {quote(str(path))}", error) from None
     status = os.fstat(fd)
-    if os.path.samestat(status, os.stat(os.devnull)) or (status.st_size == 0 and not unsafe(status, owner)):
+    is_null = os.path.samestat(status, os.stat(os.devnull))
+    if may_be_empty and (is_null or (status.st_size == 0 and not unsafe(status, owner))):
         os.close(fd)
         return None
     if complaint := unsafe(status, owner):
         os.close(fd)
         raise WeftError(Problem.CONFIG_INVALID, f"{printable(str(path))} {complaint}")
-    return signature.read_hex(fd, str(path), signature.KEY_BYTES, Problem.CONFIG_INVALID)
+    return signature.read_public_key(fd, str(path))

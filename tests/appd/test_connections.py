@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The control socket and its connections: how many, how long, how slow, and whose."""
 
+import os
 import resource
 import select
 import stat
@@ -11,8 +12,9 @@ import pytest
 from tests.appd.client import Control
 from tests.appd.conftest import Make
 from tests.appd.harness import SLACK_SECONDS, WAIT_SECONDS, Appd, descriptors, eventually, memory
-from tests.packages import APP_ID, install, manifest
-from weft_runtime.appd.control import UNREAD_MAX
+from tests.packages import APP_ID, install_many
+from weft_runtime.appd.admission import PLACES_KEPT
+from weft_runtime.appd.control import UNREAD_OF_A_USER_MAX
 from weft_runtime.framing import frame
 from weft_runtime.protocol import (
     AppState,
@@ -34,6 +36,8 @@ from weft_runtime.protocol import (
 from weft_runtime.wire import encode_msgpack
 
 MIB = 1024 * 1024
+MANY = 2000
+"""Apps whose list has a megabyte."""
 FRAME_TIMEOUT_S = 10
 NO_APPS = RunningApps(())
 
@@ -113,33 +117,34 @@ def test_a_file_in_the_place_of_the_socket_is_left_alone(make: Make) -> None:
     assert appd.socket.read_text() == "precious"
 
 
-def test_connections_beyond_the_limit_wait_and_are_served_later(start: Make) -> None:
+def test_connections_beyond_the_limit_are_refused_with_a_reason(start: Make) -> None:
     appd = start(WEFT_MAX_CONNECTIONS="3")
-    inside = [appd.connect() for _ in range(3)]
-    assert [connection.ask(QueryRunning()) for connection in inside] == [NO_APPS] * 3
-    outside = [appd.connect() for _ in range(2)]
-    for connection in outside:
-        connection.send(QueryRunning())
-    # Were they served, it would be before these hundred round trips are over.
-    for _ in range(100):
-        assert inside[0].ask(QueryRunning()) == NO_APPS
-    assert [connection.is_quiet for connection in outside] == [True, True]
+    inside = [appd.connect() for _ in range(PLACES_KEPT)]
+    assert [connection.ask(QueryRunning()) for connection in inside] == [NO_APPS] * PLACES_KEPT
+    outside = appd.connect()
+    outside.send(QueryRunning())
+    why = f"there are {PLACES_KEPT}, the setting max_connections allows no more"
+    assert outside.receive() == Error(ErrorCode.TOO_MANY_CONNECTIONS, f"too many connections: {why}")
+    assert outside.read_to_end() == b""
+    appd.find(f"notice: refusing connections of uid {os.geteuid()} on the control socket: {why}")
     inside[1].close()
-    assert outside[0].receive() == NO_APPS
-    assert outside[1].is_quiet
-    inside[2].close()
-    assert outside[1].receive() == NO_APPS
+    assert inside[0].ask(QueryRunning()) == NO_APPS
+    assert appd.connect().ask(QueryRunning()) == NO_APPS
 
 
 def test_there_is_room_for_256_connections(appd: Appd) -> None:
     inside = [appd.connect() for _ in range(256)]
     assert [connection.ask(QueryRunning()) for connection in inside] == [NO_APPS] * 256
     outside = appd.connect()
-    outside.send(QueryRunning())
+    assert error_code(outside) == ErrorCode.TOO_MANY_CONNECTIONS
+    assert outside.read_to_end() == b""
     assert inside[0].ask(QueryRunning()) == NO_APPS
-    assert outside.is_quiet
-    inside[7].close()
-    assert outside.receive() == NO_APPS
+
+
+def error_code(connection: Control) -> int:
+    answer = connection.receive()
+    assert isinstance(answer, Error), answer
+    return answer.code
 
 
 def test_a_silent_connection_is_closed_unless_it_waits_for_something(start: Make) -> None:
@@ -219,14 +224,7 @@ def test_a_subscriber_that_does_not_read_is_dropped_at_nobodys_cost(appd: Appd) 
 
 def test_what_a_subscriber_has_asked_for_does_not_count_against_it(appd: Appd) -> None:
     """An answer may be longer than all that may wait otherwise; pushes come behind it meanwhile."""
-    size = 0
-    for index in range(8):
-        name = "n" * (900 * 1024)
-        toml = manifest(f"org.example.app{index}").replace('name = "A test"', f'name = "{name}"')
-        assert name in toml
-        install(appd.store, b"", app_id=f"org.example.app{index}", toml=toml)
-        size += len(name)
-    assert size > UNREAD_MAX + MIB
+    install_many(appd.store, MANY)
     asking, other = appd.connect(), appd.connect()
     assert asking.ask(Subscribe(None)) == Subscribed(None)
     asking.send(QueryInstalledApps())
@@ -236,9 +234,23 @@ def test_what_a_subscriber_has_asked_for_does_not_count_against_it(appd: Appd) -
         assert other.ask(PanelGesture(*gesture)) == gesture
     answer = asking.receive()
     assert isinstance(answer, InstalledApps)
-    assert len(answer.apps) == 8
+    assert len(answer.apps) == MANY
     assert [asking.receive() for _ in gestures] == gestures
     assert asking.ask(QueryRunning()) == NO_APPS
+
+
+def test_all_that_waits_for_one_user_has_a_bound(appd: Appd) -> None:
+    """A client that does not read may have its longest answer waiting: but not all clients of a user theirs."""
+    install_many(appd.store, MANY)
+    assert appd.control.ask(QueryInstalledApps())
+    before = memory(appd.process.pid)
+    deaf = [appd.connect() for _ in range(50)]
+    for connection in deaf:
+        # Without it ten seconds would be all that they have.
+        connection.send(Subscribe(None), QueryInstalledApps())
+    eventually(lambda: appd.log_text.count("it does not read") > 2, "some of them are dropped")
+    assert appd.control.ask(QueryRunning()) == NO_APPS
+    assert memory(appd.process.pid) - before < UNREAD_OF_A_USER_MAX + 16 * MIB
 
 
 def limit_descriptors(appd: Appd, extra: int | None) -> None:

@@ -4,6 +4,7 @@
 import select
 import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from tests.appd.conftest import Make
 from tests.appd.harness import SLACK_SECONDS, Appd, eventually, memory, state_of
 from tests.appd.vectors import attempts, messages
 from weft_runtime.framing import FRAME_MAX, frame
+from weft_runtime.limits import MIB
 from weft_runtime.protocol import (
     AppState,
     Error,
@@ -156,16 +158,16 @@ def test_a_body_that_is_no_request_costs_only_an_error(control: Control) -> None
     [
         (b"\0\0\0\0", ErrorCode.BAD_REQUEST, "a frame is empty"),
         (
-            b"\x01\0\x10\0",
+            b"\x01\0\x01\0",
             ErrorCode.FRAME_TOO_LARGE,
-            "a frame announces 1048577 bytes, the limit is 1048576",
+            "a frame announces 65537 bytes, the limit is 65536",
         ),
         (
             b"\xff\xff\xff\xff",
             ErrorCode.FRAME_TOO_LARGE,
-            "a frame announces 4294967295 bytes, the limit is 1048576",
+            "a frame announces 4294967295 bytes, the limit is 65536",
         ),
-        (b"GET ", ErrorCode.FRAME_TOO_LARGE, "a frame announces 542393671 bytes, the limit is 1048576"),
+        (b"GET ", ErrorCode.FRAME_TOO_LARGE, "a frame announces 542393671 bytes, the limit is 65536"),
     ],
 )
 def test_a_lost_frame_ends_the_connection_after_what_came_before(
@@ -177,11 +179,11 @@ def test_a_lost_frame_ends_the_connection_after_what_came_before(
     assert control.receive() == NO_APPS
     assert control.receive() == Error(code, message)
     assert control.read_to_end() == b""
-    assert memory(appd.process.pid) - before < 8 * FRAME_MAX
+    assert memory(appd.process.pid) - before < 8 * MIB
 
 
 def test_the_longest_frame_is_taken(control: Control) -> None:
-    payload = "x" * (FRAME_MAX - len(msgpack.packb(["IPC_FORWARD", 7, ""])) - 4)
+    payload = "x" * (FRAME_MAX - len(msgpack.packb(["IPC_FORWARD", 7, ""])) - 2)
     body = msgpack.packb(["IPC_FORWARD", 7, payload])
     assert len(body) == FRAME_MAX
     control.send_bytes(frame(body))
@@ -269,3 +271,26 @@ def test_half_a_frame_is_waited_for_ten_seconds(control: Control, appd: Appd) ->
         assert connection.read_to_end() == b""
         assert FRAME_TIMEOUT_S <= time.monotonic() - begun < FRAME_TIMEOUT_S + 2 * SLACK_SECONDS
     assert late.ask(QueryRunning()) == NO_APPS
+
+
+def test_a_fault_of_the_daemon_costs_one_connection_and_is_logged(make: Make) -> None:
+    appd = make()
+    faulty = """
+from weft_runtime.appd import dispatch, main
+dispatch.Dispatcher._terminate = lambda *_: {}["a surprise"]
+dispatch.Dispatcher._running = lambda *_: (1 // 0 for _ in [0])
+raise SystemExit(main.main())
+"""
+    appd.program = (sys.executable, "-c", faulty)
+    appd.expected_errors += ["internal error: a request of ", "Traceback", "  ", "KeyError", "ZeroDiv"]
+    appd.start()
+    other = appd.connect()
+    for request in (TerminateApp(1), QueryRunning()):
+        control = appd.connect()
+        control.send(request, QueryAppState(7))
+        answer = control.receive()
+        assert answer == Error(ErrorCode.INTERNAL, "internal error of the daemon: its log says more")
+        assert control.read_to_end() == b""
+        assert other.ask(QueryAppState(7)) == AppState(7, State.NOT_FOUND)
+    assert "crit: internal error: a request of " in appd.find("KeyError: 'a surprise'")
+    appd.find("ZeroDivisionError: ")

@@ -3,11 +3,14 @@
 
 import os
 import socket
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
 from tests.appd.conftest import Make
 from tests.appd.harness import WAIT_SECONDS, Appd, eventually
@@ -194,3 +197,98 @@ def test_where_only_the_control_socket_is_passed_there_is_no_websocket(make: Mak
     assert not (appd.runtime / "weft/appd.wsport").exists()
     assert not (appd.runtime / "weft/appd.sock").exists()
     assert appd.control.ask(QueryRunning()) == NO_APPS
+
+
+def test_every_passed_socket_is_served_also_by_the_program_that_takes_over(
+    make: Make, tmp_path: Path
+) -> None:
+    """A socket unit may listen at several places, all of one name."""
+    appd = make(WEFT_APPD_WS_PORT="off")
+    paths = [tmp_path / name for name in ("first", "second", "third")]
+    with ExitStack() as stack:
+        controls = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in paths]
+        for control, path in zip(controls, paths, strict=True):
+            control.bind(os.fspath(path))
+        pages = [stack.enter_context(socket.socket()) for _ in range(2)]
+        for page in pages:
+            page.bind(("127.0.0.1", 0))
+        ports = [page.getsockname()[1] for page in pages]
+        pass_sockets(
+            appd,
+            "control:ws:control:ws:control",
+            [controls[0], pages[0], controls[1], pages[1], controls[2]],
+        )
+
+    def all_are_served() -> None:
+        for path in paths:
+            appd.socket = path
+            assert appd.connect().ask(QueryRunning()) == NO_APPS
+        for port in ports:
+            with connect(f"ws://127.0.0.1:{port}/", open_timeout=WAIT_SECONDS) as page:
+                page.send('{"type":"QUERY_RUNNING"}')
+                assert page.recv(WAIT_SECONDS) == '{"type":"RUNNING_APPS","sessions":[]}'
+
+    all_are_served()
+    assert appd.port == ports[0]
+    doors = [*map(str, paths), *(f"127.0.0.1:{port}" for port in ports)]
+    assert f" serves {' and '.join(doors)}, " in appd.find(" serves ")
+    assert appd.control.ask(Reload()) == Reloaded(__version__)
+    all_are_served()
+    assert appd.control.ask(Reload()) == Reloaded(__version__)
+    all_are_served()
+
+
+def test_a_passed_socket_of_a_name_that_means_nothing_is_told_and_closed(make: Make, tmp_path: Path) -> None:
+    appd = make()
+    appd.socket = tmp_path / "passed"
+    with socket.socket(socket.AF_UNIX) as control, socket.socket(socket.AF_UNIX) as other:
+        control.bind(os.fspath(appd.socket))
+        other.bind(os.fspath(tmp_path / "other"))
+        pass_sockets(appd, "control:weft-other.socket", [control, other])
+    told = f"warning: systemd passes a socket at {tmp_path}/other named 'weft-other.socket', which nobody serves: "
+    assert appd.find("nobody serves").startswith(told)
+    assert appd.control.ask(QueryRunning()) == NO_APPS
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(ConnectionRefusedError):
+        client.connect(os.fspath(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "kind"),
+    [
+        ("control", socket.AF_INET, socket.SOCK_STREAM),
+        ("control", socket.AF_UNIX, socket.SOCK_DGRAM),
+        ("control", socket.AF_UNIX, socket.SOCK_SEQPACKET),
+        ("ws", socket.AF_UNIX, socket.SOCK_STREAM),
+        ("ws", socket.AF_INET, socket.SOCK_DGRAM),
+    ],
+)
+def test_a_passed_socket_that_cannot_be_served_keeps_the_daemon_from_starting(
+    make: Make, tmp_path: Path, name: str, family: socket.AddressFamily, kind: socket.SocketKind
+) -> None:
+    appd = make()
+    with socket.socket(socket.AF_UNIX) as control, socket.socket(family, kind) as wrong:
+        control.bind(os.fspath(tmp_path / "passed"))
+        control.listen()
+        wrong.bind(os.fspath(tmp_path / "wrong") if family == socket.AF_UNIX else ("127.0.0.1", 0))
+        if kind != socket.SOCK_DGRAM:
+            wrong.listen()
+        where = wrong.getsockname() if family == socket.AF_UNIX else "{}:{}".format(*wrong.getsockname())
+        done = subprocess.run(
+            ["bash", "-ec", PASSING, "bash", f"control:{name}", "2", *appd.program, "--config", appd.config],
+            env={**appd.environ, "FDS": f"{control.fileno()} {wrong.fileno()}"}, capture_output=True, text=True,
+            pass_fds=[control.fileno(), wrong.fileno()], timeout=WAIT_SECONDS, cwd=appd.directory, check=False,
+        )  # fmt: skip
+    assert done.returncode == 178
+    assert f"err: the socket named '{name}' at {where} cannot be served [in its socket unit: " in done.stderr
+
+
+def test_a_passed_descriptor_that_is_no_socket_keeps_the_daemon_from_starting(make: Make) -> None:
+    appd = make()
+    with open("/dev/null") as null:
+        done = subprocess.run(
+            ["bash", "-ec", PASSING, "bash", "control", "1", *appd.program, "--config", appd.config],
+            env={**appd.environ, "FDS": str(null.fileno())}, capture_output=True, text=True,
+            pass_fds=[null.fileno()], timeout=WAIT_SECONDS, cwd=appd.directory, check=False,
+        )  # fmt: skip
+    assert done.returncode == 178
+    assert "err: the descriptor named 'control' is no socket: " in done.stderr

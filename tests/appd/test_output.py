@@ -2,14 +2,18 @@
 """What apps write, as lines of the log: whole, safe, and not too many."""
 
 import re
+import time
 
 from tests.appd.conftest import Make
-from tests.appd.harness import WAIT_SECONDS, Appd, eventually, memory
+from tests.appd.harness import WAIT_SECONDS, Appd, cpu_seconds, eventually, memory
 from tests.packages import APP_ID
-from weft_runtime.protocol import LaunchAck, LaunchApp, State, TerminateApp
+from weft_runtime import __version__
+from weft_runtime.protocol import LaunchAck, LaunchApp, Reload, Reloaded, State, TerminateApp
 
 LINE_MAX = 16 * 1024
 MIB = 1024 * 1024
+FLOOD_SECONDS = 1.5
+"""How long the daemon's work for floods is measured."""
 
 
 def output(appd: Appd, behaviour: str) -> list[str]:
@@ -144,6 +148,35 @@ def test_a_flood_costs_others_nothing(start: Make) -> None:
         assert ready is not None
         assert ready - launched < WAIT_SECONDS / 6
     assert memory(appd.process.pid) - before < 16 * MIB
+    used, end = cpu_seconds(appd.process.pid), time.monotonic() + FLOOD_SECONDS
+    eventually(lambda: time.monotonic() > end, "floods have run for a while")
+    assert cpu_seconds(appd.process.pid) - used < FLOOD_SECONDS / 3
     for number in (1, 2, 3):
         assert appd.sessions[number].state is State.RUNNING
         appd.control.ask(TerminateApp(number))
+
+
+def test_ready_is_found_in_the_middle_of_a_flood_and_is_no_output(start: Make) -> None:
+    appd = start(WEFT_LOG_LINES="10", WEFT_LOG_INTERVAL="60")
+    lines = output(appd, "say(b'x\\n' * 500_000 + b'READY\\n' + b'READY\\n' + b'y\\n' * 500_000)")
+    assert lines[10:] == ["warning: 999991 lines of its output were dropped: more than 10 lines in 60 s"]
+    assert appd.has("ready after", 1)
+
+
+def test_an_app_that_waits_for_its_flood_to_be_read_goes_on(start: Make) -> None:
+    """Its pipes are emptied whatever it writes: an app must not hang on its output."""
+    appd = start(WEFT_LOG_LINES="10", WEFT_LOG_INTERVAL="60")
+    ended = appd.until_stopped(appd.run_app("ready(); say(b'\\n' * 5_000_000); say(b'x' * 5_000_000, 2)"))
+    assert ended.exit_status == 0
+
+
+def test_lines_that_wait_for_their_turn_survive_a_reload(start: Make) -> None:
+    appd = start(WEFT_LOG_LINES="100000")
+    appd.install("ready(); say(b''.join(b'%d\\n' % number for number in range(10_000))); until('go')")
+    session = appd.launch()
+    eventually(lambda: appd.has("info: 10", session), "it is heard")
+    assert appd.control.ask(Reload()) == Reloaded(__version__)
+    (appd.store / APP_ID / "go").touch()
+    appd.until_stopped(session)
+    heard = [line for line in appd.messages(session) if line[6:].isdigit()]
+    assert heard == [f"info: {number}" for number in range(10_000)]

@@ -10,7 +10,7 @@ from tests.appd.conftest import Make
 from tests.appd.harness import Appd, eventually
 from tests.packages import APP_ID
 from weft_runtime import __version__
-from weft_runtime.protocol import AppState, QuerySessions, Reload, Reloaded, Sessions, State, TerminateApp
+from weft_runtime.protocol import AppState, Reload, Reloaded, State, TerminateApp
 
 OTHER_ID = "org.example.other"
 RUNNING = "ready(); wait()"
@@ -231,8 +231,6 @@ def test_restored_sessions_are_told_of_as_any_other(appd: Appd) -> None:
     until_saved(appd, BOTH)
     appd.kill()
     appd.start()
-    answer = appd.control.ask(QuerySessions())
-    assert isinstance(answer, Sessions)
-    assert [session.session_id for session in answer.sessions] == [1, 2]
+    eventually(lambda: list(appd.sessions) == [1, 2], "both are restored")
     assert appd.launch() == 3
     assert json.loads(saved(appd).read_bytes())

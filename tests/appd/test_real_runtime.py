@@ -12,6 +12,8 @@ from tests.appd.harness import REAL_RUNTIME, Appd, eventually
 from tests.packages import APP_ID, PROC_EXIT, printing, wat
 from weft_runtime.protocol import AppState, LaunchAck, LaunchApp, SessionInfo, State, TerminateApp
 
+pytestmark = pytest.mark.sessions
+
 CRASHES = 25
 
 _WASI = "wasi_snapshot_preview1"

@@ -13,10 +13,10 @@ from tests.appd.conftest import Make
 from tests.appd.harness import WAIT_SECONDS, Appd, eventually
 from tests.appd.vectors import attempts, messages
 from tests.packages import APP_ID
+from weft_runtime.appd.websocket_frame import MESSAGE_MAX
 from weft_runtime.protocol import Error, ErrorCode, QueryRunning, State
 from weft_runtime.wire import decode_response_json
 
-MIB = 1024 * 1024
 NO_APPS = '{"type":"RUNNING_APPS","sessions":[]}'
 QUERY = '{"type":"QUERY_RUNNING"}'
 
@@ -144,12 +144,12 @@ def test_pipelined_requests_are_answered_in_order(page: ClientConnection) -> Non
         assert hear(page) == f'{{"type":"APP_STATE","session_id":{number},"state":"not_found"}}'
 
 
-def test_a_message_of_one_mib_is_taken_and_a_longer_one_ends_the_connection(
+def test_a_message_of_64_kib_is_taken_and_a_longer_one_ends_the_connection(
     appd: Appd, page: ClientConnection
 ) -> None:
     text = '{"type":"IPC_FORWARD","session_id":7,"payload":""}'
-    longest = text.replace('""', f'"{"x" * (MIB - len(text))}"')
-    assert len(longest) == MIB
+    longest = text.replace('""', f'"{"x" * (MESSAGE_MAX - len(text))}"')
+    assert len(longest) == MESSAGE_MAX == 64 * 1024
     assert ask(page, longest) == '{"type":"ERROR","code":1,"message":"session 7 not found"}'
     page.send(longest + " ")
     with pytest.raises(ConnectionClosed):

@@ -9,7 +9,7 @@ from tests.command.guests import guest, leave
 from tests.command.harness import Run
 from tests.packages import APP_ID, install, manifest
 
-MIB = 2**20
+MANIFEST_MAX = 64 * 1024
 OK = guest(leave(9))
 REST = '[runtime]\nmodule = "app.wasm"\n[ui]\nentry = "ui/index.html"\n'
 PACKAGE = f'[package]\nid = "{APP_ID}"\nname = "A test"\nversion = "1.2.3"\n'
@@ -123,9 +123,9 @@ def test_a_file_that_is_not_toml(store: Path, run: Run, content: bytes, complain
 @pytest.mark.parametrize(
     "text",
     [
-        "x = " + "[" * 500_000,
-        "x = " + "{a=" * 300_000,
-        "x = " + "[{a=" * 200_000,
+        "x = " + "[" * 31_000,
+        "x = " + "{a=" * 20_000,
+        "x = " + "[{a=" * 15_000,
     ],
     ids=["arrays", "tables", "both"],
 )
@@ -138,7 +138,7 @@ def test_deep_nesting_is_refused_and_costs_little(store: Path, run: Run, text: s
 
 @pytest.mark.parametrize(
     "text",
-    ["x." * 500_000 + "x = 1", "[" + "x." * 500_000 + "x]", "x = {" + "x." * 500_000 + "x = 1}"],
+    ["x." * 31_000 + "x = 1", "[" + "x." * 31_000 + "x]", "x = {" + "x." * 31_000 + "x = 1}"],
     ids=["key", "header", "key in a table"],
 )
 def test_a_long_dotted_name_is_refused_and_costs_little(store: Path, run: Run, text: str) -> None:
@@ -151,12 +151,12 @@ def test_a_long_dotted_name_is_refused_and_costs_little(store: Path, run: Run, t
 @pytest.mark.parametrize(
     "text",
     [
-        "x = [" + "1," * 500_000 + "]",
-        "[[x]]\n" * 150_000,
-        "x = 0x" + "f" * 1_000_000,
-        'x = """' + '""\\"' * 200_000 + '"""',
-        "# " + "." * 1_000_000,
-        'x = "' + "a." * 400_000 + '"',
+        "x = [" + "1," * 31_000 + "]",
+        "[[x]]\n" * 10_000,
+        "x = 0x" + "f" * 60_000,
+        'x = """' + '""\\"' * 15_000 + '"""',
+        "# " + "." * 60_000,
+        'x = "' + "a." * 30_000 + '"',
     ],
     ids=["array", "array of tables", "number", "quotes", "comment", "text"],
 )
@@ -168,13 +168,13 @@ def test_a_manifest_that_is_only_long_is_read(store: Path, run: Run, text: str) 
 def test_the_largest_manifest(store: Path, run: Run) -> None:
     path = install(store, OK) / "wapp.toml"
     text = manifest().encode()
-    path.write_bytes(text + b"#" * (MIB - len(text)))
+    path.write_bytes(text + b"#" * (MANIFEST_MAX - len(text)))
     assert run().status == 9
 
-    path.write_bytes(text + b"#" * (MIB - len(text) + 1))
+    path.write_bytes(text + b"#" * (MANIFEST_MAX - len(text) + 1))
     done = run()
     assert (done.status, done.stdout) == (165, b"")
-    assert done.log == [f"err: {path} has over 1048576 bytes; the limit for wapp.toml is 1048576 bytes"]
+    assert done.log == [f"err: {path} has over 65536 bytes; the limit for wapp.toml is 65536 bytes"]
 
 
 def test_a_manifest_of_eight_gigabytes(store: Path, run: Run) -> None:
@@ -182,7 +182,7 @@ def test_a_manifest_of_eight_gigabytes(store: Path, run: Run) -> None:
     with path.open("r+b") as file:
         file.truncate(8 * 2**30)
     done = run()
-    assert done.log == [f"err: {path} has over 1048576 bytes; the limit for wapp.toml is 1048576 bytes"]
+    assert done.log == [f"err: {path} has over 65536 bytes; the limit for wapp.toml is 65536 bytes"]
 
 
 def test_unknown_keys_are_ignored(store: Path, run: Run) -> None:
@@ -205,15 +205,15 @@ def size_of(args: int, value: int) -> str:
 
 
 def test_the_most_arguments_and_environment(store: Path, run: Run) -> None:
-    path = install(store, OK, toml=size_of(100 * 1024, 28 * 1024)) / "wapp.toml"
+    path = install(store, OK, toml=size_of(24 * 1024, 8 * 1024)) / "wapp.toml"
     assert run().status == 9
 
-    path.write_text(size_of(100 * 1024, 28 * 1024 + 1))
+    path.write_text(size_of(24 * 1024, 8 * 1024 + 1))
     done = run()
     assert (done.status, done.stdout) == (165, b"")
     assert done.log == [
         (
-            f"err: {path}: runtime.args and env have 131073 bytes;"
-            " the limit for arguments and environment together is 131072 bytes"
+            f"err: {path}: runtime.args and env have 32769 bytes;"
+            " the limit for arguments and environment together is 32768 bytes"
         )
     ]

@@ -417,7 +417,7 @@ def test_output_that_nobody_reads_or_that_cannot_be_written(appd: Device) -> Non
     assert done == Done(141, "", "")
     with open("/dev/full", "wb") as full:
         done = appd.ctl("apps", stdout=full)
-    assert done == Done(171, "", "weftctl: cannot write the results: No space left on device\n")
+    assert done == Done(171, "", "weftctl: cannot write to standard output: No space left on device\n")
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_doctor_on_a_device_where_all_is_well(appd: Device) -> None:
     done = appd.ctl("doctor", "--json")
     found = verdicts(done)
     assert list(found) == [
-        "versions", "socket", "group", "service", "settings", "engine", "packages", "controllers", "journal"
+        "versions", "socket", "group", "service", "settings", "engine", "packages", "trust", "controllers", "journal"
     ]  # fmt: skip
     assert "wrong" not in found.values(), done.stdout
     assert done.status == 0

@@ -3,6 +3,7 @@
 
 import io
 import os
+import socket
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterable
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.pack import trees
 from tests.packages import APP_ID
-from weft_runtime import package_limits
+from weft_runtime import limits, package_limits
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.ids import AppId
 from weft_runtime.pack import archive, tarball
@@ -371,3 +372,85 @@ def test_no_bytes_do_anything_but_unpack_or_be_refused(data: st.DataObject) -> N
     except WeftError:
         pass
     assert total <= len(whole)
+
+
+def bomb(directory: Path, blocks: Iterable[bytes]) -> Path:
+    compressor = zstandard.ZstdCompressor().compressobj()
+    path = directory / NAME
+    with path.open("wb") as file:
+        for block in blocks:
+            file.write(compressor.compress(block))
+        file.write(compressor.flush())
+    return path
+
+
+PAX = raw_header("x", 1024, tarfile.XHDTYPE) + b"1024 a=" + b"b" * 1016 + b"\n"
+LONG = raw_header("x", 16384, tarfile.GNUTYPE_LONGNAME) + b"a" * 16384
+COMMENT = raw_header("x", 512, tarfile.XGLTYPE) + b"512 comment=" + b"c" * 499 + b"\n"
+TOP = raw_header(APP_ID, 0, tarfile.DIRTYPE)
+
+
+@pytest.mark.parametrize("header", [PAX, LONG, COMMENT], ids=["pax", "GNU", "global"])
+def test_headers_without_a_member_are_refused_at_the_second(header: bytes, tmp_path: Path) -> None:
+    path = bomb(tmp_path, (header * 1000 for _ in range(1000)))
+    assert str(refusal(tmp_path, path)) == "the archive has two extended headers of a kind for one member"
+
+
+@pytest.mark.parametrize(
+    ("block", "limit"),
+    [(COMMENT + TOP, package_limits.MEMBERS), (COMMENT + PAX + TOP, package_limits.HEADERS)],
+    ids=["members", "headers"],
+)
+def test_a_directory_that_is_named_again_and_again_ends(
+    block: bytes, limit: limits.Limit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(package_limits, "MEMBERS", package_limits.MEMBERS._replace(value=1000))
+    monkeypatch.setattr(package_limits, "HEADERS", package_limits.HEADERS._replace(value=2 * limits.MIB))
+    error = refusal(tmp_path, bomb(tmp_path, (block * 1000 for _ in range(100))))
+    assert error.problem is Problem.LIMIT_EXCEEDED
+    assert f"the limit for {limit.what} is" in str(error)
+
+
+def test_records_of_a_header_are_bounded(tmp_path: Path) -> None:
+    body = b"5 a=\n" * 200
+    error = refusal(
+        tmp_path, packed(tmp_path, raw_header("x", len(body), tarfile.XHDTYPE) + body + bytes(24))
+    )
+    assert "the limit for records of an extended header is 100 records" in str(error)
+
+
+SKIPPED = (0x184D2A50).to_bytes(4, "little")
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [SKIPPED + bytes(4), SKIPPED + (4096).to_bytes(4, "little") + bytes(4096), zstandard.compress(b"")],
+    ids=["short", "long", "empty"],
+)
+def test_frames_that_hold_nothing_are_not_read_for_ever(frame: bytes, tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    path.write_bytes(frame * (8 * limits.MIB // len(frame)))
+    error = refusal(tmp_path, path)
+    assert "the limit for what an archive has more than it unpacks to is 1048576 bytes" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "socket", "device"])
+def test_an_archive_that_is_no_file_is_refused_without_waiting(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / NAME
+    listener = socket.socket(socket.AF_UNIX)
+    match kind:
+        case "FIFO":
+            os.mkfifo(path)
+        case "socket":
+            listener.bind(str(path))
+        case _:
+            path.symlink_to("/dev/zero")
+    with listener:
+        error = refusal(tmp_path, path)
+    assert error.problem in (Problem.PACKAGE_INVALID, Problem.OS_ERROR)
+
+
+def test_bundling_to_where_nothing_can_be_written_says_so(tmp_path: Path) -> None:
+    package = trees.make(tmp_path / "package")
+    with pytest.raises(WeftError, match="File name too long"):
+        archive.bundle(SCREEN, package, tmp_path / ("x" * 300))

@@ -73,6 +73,11 @@ GOOD = manifest()
             'version = "1.2.3"\ncapabilities = [\n"fs:rw:app-data",\n"net:fetch"]',
             "7: package.capabilities[1] is 'net:fetch': no such capability is known",
         ),
+        (
+            'version = "1.2.3"',
+            f'version = "1.2.{"3" * 253}"',
+            "4: package.version has 257 characters: expected 256 at most",
+        ),
         ('module = "app.wasm"', "", "5: runtime.module is missing: expected a string"),
         ('module = "app.wasm"', 'module = ""', "6: runtime.module '' is no path of a file"),
         (

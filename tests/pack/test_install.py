@@ -19,8 +19,8 @@ from tests.command.harness import eventually
 from tests.pack import trees
 from tests.packages import APP_ID
 from weft_runtime.errors import Problem, WeftError
-from weft_runtime.ids import AppId
-from weft_runtime.pack import archive, files, install, storage, versions
+from weft_runtime.ids import APP_ID_MAX, AppId
+from weft_runtime.pack import archive, check, files, install, signing, storage, versions
 from weft_runtime.pack.screen import Screen
 from weft_runtime.policy import Policy
 from weft_runtime.trust import Places
@@ -38,7 +38,14 @@ class Device:
         self.store = directory / "store"
         self.live = self.store / APP_ID
         self.environ = {"WEFT_APP_STORE": str(self.store), "WEFT_APPD_SOCKET": str(directory / "none")}
-        self.places = Places(directory / "pack.toml", [], [directory / "records"], os.geteuid())
+        self.keys = directory / "keys"
+        self.places = Places(
+            directory / "pack.toml",
+            [self.keys],
+            [directory / "records"],
+            os.geteuid(),
+            directory / "revoked",
+        )
 
     def source(self, version: str) -> Path:
         path = self.directory / f"source-{version}"
@@ -304,9 +311,11 @@ def test_a_full_disk_leaves_the_old_version(device: Device, monkeypatch: pytest.
 def test_the_store_of_root_is_closed_to_others(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("becoming somebody else takes root")
-    tmp_path.chmod(0o755)
-    for parent in tmp_path.parents[:2]:
-        parent.chmod(0o755)
+    for directory in (tmp_path, *tmp_path.parents):
+        if (
+            not directory.stat().st_mode & 0o001
+        ):  # pytest's own, one more of them in a run with several workers
+            directory.chmod(0o755)
     device = Device(tmp_path)
     device.install(device.source("1.0.0"))
     before = trees.content(device.live)
@@ -404,8 +413,8 @@ def test_a_source_that_changes_while_it_is_copied_is_refused(
     source = device.source("1.0.0")
     real = files.write_file
 
-    def growing(path: Path, chunks: object) -> None:
-        with (source / path.name).open("ab") as file:
+    def growing(path: bytes, chunks: object) -> None:
+        with (source / Path(os.fsdecode(path)).name).open("ab") as file:
             file.write(b"more")
         real(path, chunks)  # type: ignore[arg-type] # passed through
 
@@ -436,3 +445,115 @@ def test_the_policy_is_that_of_the_places(device: Device) -> None:
     device.places.config.write_text(f'policy = "{Policy.REQUIRE}"\n')
     message = device.refusal(Problem.NOT_TRUSTED, device.source("1.0.0"))
     assert message == f"{APP_ID} is not signed [the policy in {device.places.config} is 'require']"
+
+
+def signed(device: Device, version: str) -> Path:
+    """A package of a version, signed by a key that the device trusts."""
+    source = device.source(version)
+    if not device.keys.exists():
+        device.keys.mkdir()
+        signing.generate_key(SCREEN, device.directory)
+        (device.keys / "vendor.pub").write_text((device.directory / "weft-sign.pub").read_text())
+        (device.keys / "vendor.pub").chmod(0o644)
+    signing.sign(SCREEN, source, device.directory / "weft-sign.key")
+    return source
+
+
+def test_the_highest_version_outlives_an_uninstall(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (device.directory / "pack.toml").write_text('policy = "require"')
+    for version in ("1.0.0", "2.0.0"):
+        device.install(signed(device, version))
+    device.uninstall()
+    assert device.names() == [f".{APP_ID}@highest"]
+    assert device.refusal(Problem.NOT_PERMITTED, signed(device, "1.0.0")) == (
+        f"version 2.0.0 of {APP_ID} was installed before, which is later than 1.0.0 [use --force to go back]"
+    )
+    device.install(signed(device, "2.0.0"))
+    device.uninstall()
+    device.install(signed(device, "1.0.0"), force=True)
+    assert (
+        f"version 1.0.0 of {APP_ID} in place of 2.0.0, which was installed before: --force was used"
+        in capsys.readouterr().err
+    )
+    # What was the highest one stays that.
+    device.refusal(Problem.NOT_PERMITTED, signed(device, "1.5.0"))
+    device.install(signed(device, "2.0.1"))
+    device.uninstall()
+    assert "version 2.0.1" in device.refusal(Problem.NOT_PERMITTED, signed(device, "2.0.0"))
+    (device.directory / "pack.toml").write_text('policy = "warn"')
+    device.install(signed(device, "1.0.0"))
+
+
+def test_uninstall_remembers_what_was_installed_before_a_signature_was_required(device: Device) -> None:
+    signed(device, "1.0.0")
+    device.install(device.source("2.0.0"))
+    assert device.names() == [APP_ID]
+    (device.directory / "pack.toml").write_text('policy = "require"')
+    device.uninstall()
+    device.refusal(Problem.NOT_PERMITTED, signed(device, "1.0.0"))
+
+
+@pytest.mark.parametrize("text", ["", "no version", "2.0"])
+def test_a_remembered_version_that_is_none_is_not_passed_over(text: str, device: Device) -> None:
+    (device.directory / "pack.toml").write_text('policy = "require"')
+    device.install(signed(device, "1.0.0"))
+    device.uninstall()
+    (device.store / f".{APP_ID}@highest").write_text(text)
+    device.refusal(Problem.NOT_PERMITTED, signed(device, "1.0.0"))
+    device.install(signed(device, "1.0.0"), force=True)
+
+
+def test_nothing_is_waited_for_while_the_store_is_locked(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.install(device.source("1.0.0"))
+    real_copy, real_check = files.copy_tree, check.check
+    seen = []
+
+    def is_free() -> bool:
+        with (device.store / ".lock").open("rb") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+        return True
+
+    def copy(source: Path, destination: Path) -> None:
+        seen.append(("copy", is_free()))
+        real_copy(source, destination)
+        # Somebody else's run meanwhile leaves what we are about to install alone.
+        with storage.opened(device.store, lambda: None):
+            assert destination.is_dir()
+
+    def checked(*arguments: object) -> check.Checked:
+        seen.append(("check", is_free()))
+        return real_check(*arguments)  # type: ignore[arg-type] # passed through
+
+    monkeypatch.setattr(install, "copy_tree", copy)
+    monkeypatch.setattr(check, "check", checked)
+    device.install(device.source("2.0.0"))
+    assert seen == [("copy", True), ("check", True)]
+    assert device.names() == [f".{APP_ID}@previous", APP_ID]
+
+
+def test_the_longest_id_can_be_used_everywhere(device: Device) -> None:
+    longest = f"org.example.{'x' * (APP_ID_MAX - 12)}"
+    for version in ("1.0.0", "1.1.0"):
+        source = trees.make(device.directory / version, version, app_id=longest)
+        archive.bundle(SCREEN, source, device.directory)
+        path = device.directory / f"{longest}.app.tar.zst"
+        device.install(path)
+        path.unlink()
+    device.install(longest, rollback=True)
+    options = argparse.Namespace(app=AppId.parse(longest), user=False, force=False, purge=False)
+    assert install.uninstall(SCREEN, device.environ, options, device.places) == 0
+
+
+def test_a_longer_id_is_told_by_check(device: Device) -> None:
+    source = trees.make(device.directory / "long", app_id=f"org.example.{'x' * (APP_ID_MAX - 11)}")
+    [finding] = check.check(source, device.environ, SCREEN).findings
+    assert f"it has {APP_ID_MAX + 1} characters, expected {APP_ID_MAX} at most" in str(finding)
+    with pytest.raises(WeftError, match="characters, expected 180 at most"):
+        archive.bundle(SCREEN, source, device.directory)

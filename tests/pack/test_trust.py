@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,9 +31,10 @@ class Device:
     def __init__(self, directory: Path) -> None:
         self.config = directory / "pack.toml"
         self.etc, self.usr, self.records = directory / "etc", directory / "usr", directory / "records"
-        self.places = Places(self.config, [self.etc, self.usr], [self.records], os.geteuid())
+        self.revoked = directory / "revoked"
+        self.places = Places(self.config, [self.etc, self.usr], [self.records], os.geteuid(), self.revoked)
         self.directory = directory
-        for keys in (self.etc, self.usr):
+        for keys in (self.etc, self.usr, self.revoked):
             keys.mkdir()
         self.package = trees.make(directory / "package")
         for path in self.package.rglob("*"):
@@ -427,3 +428,182 @@ def test_weft_pack_installs_only_what_is_trusted_where_that_is_required(device: 
     installed = run(device, *command)
     assert installed.returncode == 0
     assert f"{APP_ID} is signed by the trusted key 'vendor'" in installed.stderr
+
+
+@pytest.mark.parametrize("name", ["vendor.pub", "stolen", "2026-11-28 lost"])
+def test_a_revoked_key_is_trusted_under_no_name(name: str, device: Device) -> None:
+    device.trust_key("vendor")
+    device.trust_key("vendor", device.usr, as_name="again")
+    device.sign("vendor")
+    device.settle()
+    device.launch()
+    revoked = device.trust_key("vendor", device.revoked)
+    revoked = revoked.rename(device.revoked / name)
+    complaint = f"is signed by a key that is revoked, by '{revoked}'"
+    assert device.verdict() == (None, complaint)
+    # What was remembered goes with the key.
+    assert device.refusal() == f"'{device.package}' {complaint}"
+    device.trust_key("new")
+    assert device.verdict() == (None, complaint)
+    device.sign("new")
+    device.launch()
+
+
+def wrong_modes(file: Path) -> None:
+    file.chmod(0o666)
+
+
+def wrong_content(file: Path) -> None:
+    file.write_text("no key")
+
+
+def empty(file: Path) -> None:
+    file.write_text("")
+
+
+def directory(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def fifo(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def dangling(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/nowhere")
+
+
+def null(file: Path) -> None:
+    file.unlink()
+    file.symlink_to("/dev/null")
+
+
+@pytest.mark.parametrize("spoil", [wrong_modes, wrong_content, empty, directory, fifo, dangling, null])
+def test_whoever_cannot_know_what_is_revoked_trusts_nothing(
+    spoil: Callable[[Path], None], device: Device
+) -> None:
+    device.trust_key("vendor")
+    device.sign("vendor")
+    device.settle()
+    file = device.trust_key("other", device.revoked)
+    device.launch()
+    spoil(file)
+    with pytest.raises(WeftError) as caught:
+        device.launch()
+    assert str(file) in str(caught.value)
+    with pytest.raises(WeftError):
+        device.verdict()
+
+
+def test_revoked_keys_in_a_directory_of_others_are_not_passed_over(device: Device) -> None:
+    device.trust_key("vendor")
+    device.revoked.chmod(0o777)
+    with pytest.raises(WeftError, match=f"{device.revoked} can be written by others: its mode is 777"):
+        device.verdict()
+    device.revoked.rmdir()
+    device.revoked.symlink_to("/nowhere")
+    with pytest.raises(WeftError, match=f"{device.revoked} is a link to nothing"):
+        device.verdict()
+
+
+P = 2**255 - 19
+D = -121665 * pow(121666, -1, P) % P
+Point = tuple[int, int]
+
+
+def plus(one: Point, other: Point) -> Point:
+    """The sum of two points of the curve (RFC 8032, section 5.1.4)."""
+    (x1, y1), (x2, y2) = one, other
+    product = D * x1 * x2 * y1 * y2
+    x = (x1 * y2 + x2 * y1) * pow(1 + product, -1, P)
+    return x % P, (y1 * y2 + x1 * x2) * pow(1 - product, -1, P) % P
+
+
+def points_of_small_order() -> set[Point]:
+    """All eight: the multiples of one whose double has the order four."""
+    root = pow(2, (P - 1) // 4, P)
+    assert root * root % P == P - 1
+    found: set[Point] = {(0, 1)}
+    # With 2y² = 1 + dy⁴ the double of a point is (±√-1, 0), which has the order four.
+    for y_squared in ((1 + sign * _sqrt(1 + D)) * pow(-D, -1, P) % P for sign in (1, -1)):
+        y = _sqrt_or_none(y_squared)
+        if y is None:
+            continue
+        x_squared = (y_squared - 1) * pow(D * y_squared + 1, -1, P) % P
+        x = _sqrt_or_none(x_squared)
+        if x is not None:
+            point: Point = (0, 1)
+            for _ in range(8):
+                point = plus(point, (x, y))
+                found.add(point)
+            assert point == (0, 1)
+    return found
+
+
+def _sqrt_or_none(value: int) -> int | None:
+    root = pow(value, (P + 3) // 8, P)
+    for candidate in (root, root * pow(2, (P - 1) // 4, P) % P):
+        if candidate * candidate % P == value % P:
+            return candidate
+    return None
+
+
+def _sqrt(value: int) -> int:
+    root = _sqrt_or_none(value)
+    assert root is not None
+    return root
+
+
+def encodings(point: Point) -> list[bytes]:
+    """All 32 bytes that a lax reader takes for the point: y + p where it fits, and both signs of x = 0."""
+    x, y = point
+    signs = (0, 1) if x == 0 else (x & 1,)
+    numbers = [number for number in (y, y + P) if number < 2**255]
+    return [(number | sign << 255).to_bytes(32, "little") for number in numbers for sign in signs]
+
+
+def test_no_point_of_small_order_is_a_key_or_half_of_a_signature(device: Device) -> None:
+    points = points_of_small_order()
+    assert len(points) == 8
+    forms = {form for point in points for form in encodings(point)}
+    assert len(forms) == 14
+    for form in forms:
+        assert signature.weakness(form) is not None
+        for s in (0, 1):
+            made_up = form + s.to_bytes(32, "little")
+            assert not any(signature.is_valid(made_up, digest.to_bytes(32), form) for digest in range(16))
+        file = device.etc / "weak.pub"
+        file.write_text(form.hex())
+        file.chmod(0o644)
+        keys = trust.trusted_keys(device.places)
+        assert keys.by_value == {}
+        assert len(keys.complaints) == 1
+        assert str(file) in keys.complaints[0]
+        device.sign("vendor")
+        with pytest.raises(WeftError, match=r"weak\.pub is"):
+            signing.verify(SCREEN, device.package, file)
+        bad = device.revoked / "weak"
+        bad.write_text(form.hex())
+        bad.chmod(0o644)
+        with pytest.raises(WeftError, match="revoked/weak is"):
+            trust.trusted_keys(device.places)
+        bad.unlink()
+
+
+@pytest.mark.parametrize("y", range(P, 2**255))
+def test_a_second_form_of_a_key_is_none(y: int) -> None:
+    assert signature.weakness(y.to_bytes(32, "little")) is not None
+    assert signature.weakness((y | 1 << 255).to_bytes(32, "little")) is not None
+
+
+def test_a_signature_has_one_form() -> None:
+    seed, digest = bytes(range(32)), bytes(32)
+    key, good = signature.public_key(seed), signature.sign(digest, seed)
+    assert signature.is_valid(good, digest, key)
+    order = 2**252 + 27742317777372353535851937790883648493
+    s = int.from_bytes(good[32:], "little")
+    for other in (s + order, s + 2 * order, s | 1 << 255):
+        assert not signature.is_valid(good[:32] + other.to_bytes(32, "little"), digest, key)

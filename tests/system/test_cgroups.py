@@ -8,6 +8,8 @@ import pytest
 from tests.system.appd import CONFIG, TICKER, UNIT, ask, entries, eventually, launch, show, until_state
 from tests.system.container import Container
 
+pytestmark = pytest.mark.sessions
+
 # Leaves a process behind that is in no process group of the session and asks for no pardon.
 BREEDER = """\
 #!/bin/sh
@@ -17,6 +19,14 @@ echo READY
 wait
 """
 
+# Makes control groups of its own below its session's, enters the lowest, and ends; or waits, if it is to.
+NESTER = """\
+#!/bin/sh
+base=/sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)
+mkdir -p "$base/a/b" "$base/c" && echo $$ >"$base/a/b/cgroup.procs"
+echo READY
+[ ! -e /run/nester-waits ] || sleep 1000
+"""
 
 # Names the groups of processes that belong to no session yet.
 WAITING = """\
@@ -96,6 +106,35 @@ def test_the_end_of_a_session_is_the_end_of_all_in_its_group(service: Container)
     ask(service, {"type": "TERMINATE_APP", "session_id": session})
     eventually(lambda: groups(service) == {"supervisor"})
     assert service.run("pgrep", "sleep", check=False).stdout == ""
+
+
+def test_groups_that_a_runtime_made_below_its_sessions_go_with_it(service: Container) -> None:
+    service.write("/usr/local/bin/nester", NESTER, 0o755)
+    service.write("/run/nester-waits", "")
+    service.write(CONFIG, 'runtime_bin = "/usr/local/bin/nester"\n')
+    service.run("systemctl", "reload", UNIT)
+    first, second = launch(service, TICKER, TICKER)
+    until_state(service, "running", first, second)
+    assert groups(service) >= {f"session-{first}", f"session-{first}/a/b", f"session-{second}/c"}
+    service.run("rm", "/run/nester-waits")
+    until_state(service, "stopped", *launch(service, TICKER))
+    ask(service, *({"type": "TERMINATE_APP", "session_id": session} for session in (first, second)))
+    eventually(lambda: groups(service) == {"supervisor"})
+    # A tree that a daemon before this one has left.
+    service.run("mkdir", "-p", f"{group(service)}/session-99/a/b/c", f"{group(service)}/session-99/d")
+    service.run("systemctl", "reload", UNIT)
+    eventually(lambda: groups(service) == {"supervisor"})
+
+
+def test_a_session_cannot_make_many_groups(service: Container) -> None:
+    (session,) = launch(service, TICKER)
+    until_state(service, "running", session)
+    path = f"{group(service)}/session-{session}"
+    many = service.run("sh", "-c", f"cd {path} && mkdir $(seq 1000)", check=False)
+    assert "Resource temporarily unavailable" in many.stderr
+    assert 10 < len(groups(service)) < 100
+    ask(service, {"type": "TERMINATE_APP", "session_id": session})
+    eventually(lambda: groups(service) == {"supervisor"})
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,8 @@ from tests.system.appd import CRASH, HELLO, SOCKET, TICKER, UNIT, show
 from tests.system.container import Container
 from tests.system.package import CODE, add_crash, complaints, launch, sessions
 
+pytestmark = pytest.mark.sessions
+
 UNITS = {UNIT: "enabled", "weft-appd.socket": "enabled", "weft-appd-ws.socket": "disabled"}
 
 # Asks over the WebSocket, with the library that the package brings, and prints the answer.

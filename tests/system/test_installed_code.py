@@ -20,6 +20,8 @@ from tests.system.package import (
     service,
 )
 
+pytestmark = pytest.mark.sessions
+
 CACHE = "/var/cache/weft/system/code"
 COMPILE = "weft-compile.service"
 BIG, BROKEN, OTHER = "org.example.big", "org.example.broken", "org.example.other"

@@ -14,6 +14,8 @@ from tests.system.appd import HELLO, SOCKET, TICKER, UNIT, eventually, show
 from tests.system.container import Container
 from tests.system.package import CODE, add_app, complaints, launch, processes, sessions, until_running
 
+pytestmark = pytest.mark.sessions
+
 BUSY = "org.example.busy"
 MANY = 10
 RESTARTS = 3

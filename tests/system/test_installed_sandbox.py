@@ -13,6 +13,8 @@ from tests.system.appd import HELLO, SOCKET, UNIT, eventually
 from tests.system.container import Container
 from tests.system.package import CODE, DAEMON_DATA, OPERATOR_STORE, SYSTEM_STORE, complaints, service
 
+pytestmark = pytest.mark.sessions
+
 PROBE = "/usr/local/bin/probe"
 SECRET = "/etc/key"
 OTHER = "/var/lib/private/weft-apps/org.example.other/file"

@@ -20,6 +20,8 @@ from tests.system.package import (
     until_running,
 )
 
+pytestmark = pytest.mark.sessions
+
 CONFIG = "/etc/weft/appd.toml"
 EDIT = "max_sessions = 3"
 APP = service(TICKER)

@@ -11,6 +11,8 @@ import pytest
 from tests.deb import ROOT, built_deb
 from tests.system.container import Container, Suite
 
+pytestmark = pytest.mark.sessions
+
 APP = "org.weft.examples.ticker"
 STORE = f"/var/lib/weft/apps/{APP}"
 KEY, TRUSTED = "/root/keys/weft-sign.key", "/etc/weft/trusted.d/vendor.pub"

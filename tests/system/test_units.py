@@ -14,6 +14,8 @@ from tests.system.conftest import LAUNCHER
 from tests.system.container import Container
 from tests.unit.test_units import THRESHOLDS
 
+pytestmark = pytest.mark.sessions
+
 UNITS = "/opt/weft/src/infra/systemd"
 STORE = "/usr/share/weft/apps"
 CONTROL = APPD.replace("weft_runtime.appd.main", "weft_runtime.ctl.main")

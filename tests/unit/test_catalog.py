@@ -5,6 +5,7 @@ import ast
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,6 +95,7 @@ def test_subjects_tell_the_entries_apart() -> None:
     assert len(set(subjects)) == len(subjects)
 
 
+@cache
 def fields_in_code() -> set[str]:
     """The names of fields of the journal that our code has anywhere: as keywords or as keys."""
     found: set[object] = set()

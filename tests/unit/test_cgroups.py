@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of weft_runtime.appd.cgroups that need no kernel; the others boot one (tests/system, tests/vm)."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from weft_runtime.appd.cgroups import SessionGroup, in_units
+from weft_runtime.appd import cgroups
+from weft_runtime.appd.cgroups import STEPS_A_TURN, Limits, Removal, SessionGroup, SessionGroups, in_units
 
 
 @pytest.mark.parametrize(
@@ -48,3 +50,98 @@ def test_the_kernels_counts_say_whose_memory_was_out(
 
 def test_what_no_controller_counts_is_not_told(tmp_path: Path) -> None:
     assert SessionGroup(tmp_path).usage() == (0, None, None)
+
+
+@pytest.fixture
+def fake_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory that stands for a delegated group with all controllers: what is written there can be read."""
+    monkeypatch.setattr(cgroups, "_write", lambda path, text: path.write_text(text))
+    (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+    return tmp_path
+
+
+def test_the_daemon_has_more_weight_than_any_session_and_compilers_have_less(fake_base: Path) -> None:
+    group = SessionGroups(fake_base).make(1, Limits(None, None, None))
+    usual = 100  # of cgroups that say nothing, as those of sessions
+    assert not (group.path / "cpu.weight").exists()
+    assert int((fake_base / "supervisor/cpu.weight").read_text()) >= 50 * usual
+    assert 0 < int((fake_base / "compiler/cpu.weight").read_text()) < usual
+
+
+def test_without_a_cpu_controller_no_weight_is_written(fake_base: Path) -> None:
+    (fake_base / "cgroup.controllers").write_text("memory pids\n")
+    SessionGroups(fake_base)
+    assert not list(fake_base.rglob("cpu.weight"))
+
+
+def test_a_session_can_make_few_groups_below_its_own(fake_base: Path) -> None:
+    (fake_base / "cgroup.controllers").write_text("\n")  # these limits need none
+    group = SessionGroups(fake_base).make(1, Limits(None, None, None))
+    written = {path.name: path.read_text() for path in group.path.iterdir()}
+    assert {name: int(text) <= 100 for name, text in written.items()} == {
+        "cgroup.max.descendants": True,
+        "cgroup.max.depth": True,
+    }
+
+
+@pytest.mark.parametrize("leaf", ["supervisor", "compiler"])
+def test_nobody_can_make_groups_below_the_other_leaves(fake_base: Path, leaf: str) -> None:
+    SessionGroups(fake_base)
+    assert (fake_base / leaf / "cgroup.max.descendants").read_text() == "0"
+
+
+def remove(path: Path) -> int:
+    """Remove a tree of empty groups; in how many turns."""
+    removal, turns = Removal(SessionGroup(path)), 1
+    while removal.work() is not None:
+        turns += 1
+    assert not path.exists()
+    return turns
+
+
+def test_groups_below_a_session_are_removed_depth_first(tmp_path: Path) -> None:
+    group = tmp_path / "session-1"
+    (group / "a/b/c").mkdir(parents=True)
+    (group / "a/d").mkdir()
+    (group / "e").mkdir()
+    assert remove(group) <= 2
+
+
+def test_a_large_tree_is_removed_in_many_short_turns(tmp_path: Path) -> None:
+    group = tmp_path / "session-1"
+    for number in range(50):
+        for name in "abc":
+            (group / str(number) / name).mkdir(parents=True)
+    assert remove(group) > 200 / STEPS_A_TURN
+
+
+def test_a_tree_that_is_deeper_than_any_path_is_removed(tmp_path: Path) -> None:
+    group = tmp_path / "session-1"
+    group.mkdir()
+    fd = os.open(group, os.O_RDONLY)
+    for _ in range(1000):
+        os.mkdir("deeper", dir_fd=fd)
+        below = os.open("deeper", os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(fd)
+    assert remove(group) > 1000 / STEPS_A_TURN
+
+
+def test_a_group_that_is_not_empty_is_tried_again_later_and_later(tmp_path: Path) -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    group = tmp_path / "session-1"
+    (group / "a/b").mkdir(parents=True)
+    held = group / "a/b/process"
+    held.touch()  # a directory with a file cannot be removed, as a group with a process cannot
+    removal = Removal(SessionGroup(group))
+    delays = [removal.work() for _ in range(20)]
+    assert None not in delays
+    assert delays[0] == cgroups.RETRY_S.start
+    assert delays[-1] == cgroups.RETRY_S.longest
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    held.unlink()
+    while removal.work() is not None:
+        pass
+    assert not group.exists()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before

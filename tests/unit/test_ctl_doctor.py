@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from tests.packages import APP_ID, install
-from weft_runtime import __version__
+from weft_runtime import __version__, signature
 from weft_runtime.client import SYSTEM_SOCKET
 from weft_runtime.ctl import checks, logs, scene
 from weft_runtime.ctl.checks import Finding, Verdict
 from weft_runtime.ctl.scene import Scene
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.protocol import DaemonStatus, SessionInfo, State
+from weft_runtime.trust import Places
 
 NO_MODULE = b"\0asm\1\0\0\0"
 NO_ANSWER = WeftError(Problem.OS_ERROR, "no weft-appd is listening on '/x'", "start it")
@@ -295,3 +296,32 @@ def test_the_matches_of_a_session_are_its_app_its_number_and_its_time() -> None:
     ]  # fmt: skip
     early = info._replace(launched=0.0)
     assert logs.session_matches(early)[0] == "--since=@0.000000"
+
+
+def test_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directories = [tmp_path / name for name in ("trusted", "revoked")]
+    for directory in directories:
+        directory.mkdir()
+    config = tmp_path / "pack.toml"
+    places = Places(config, directories[:1], [], os.geteuid(), directories[1])
+    monkeypatch.setattr(checks, "Places", lambda: places)
+    assert checks.trust(system()) == Finding(Verdict.OK, "policy 'warn', 0 trusted keys, 0 revoked")
+    config.write_text('policy = "require"')
+    assert checks.trust(system()).verdict is Verdict.WRONG
+    for directory, seed in zip(directories, (b"1", b"2"), strict=True):
+        (directory / "one.pub").write_text(signature.public_key(seed * 32).hex())
+        (directory / "one.pub").chmod(0o644)
+    assert checks.trust(system()) == Finding(Verdict.OK, "policy 'require', 1 trusted key, 1 revoked")
+    bad = directories[0] / "bad.pub"
+    bad.touch(0o666)
+    bad.chmod(0o666)
+    assert f"ignored: {bad} can be written by others" in checks.trust(system()).text
+    bad.rename(directories[1] / "any name")
+    finding = checks.trust(system())
+    assert finding.verdict is Verdict.WRONG
+    assert finding.text.startswith(
+        f"{directories[1]}/any name can be written by others: its mode is 666: no"
+    )
+    (directories[1] / "any name").unlink()
+    config.write_text("policy")
+    assert checks.trust(system()).verdict is Verdict.WRONG

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from weft_runtime.ids import SESSION_ID_MAX, AppId, SessionId
+from weft_runtime.ids import APP_ID_MAX, SESSION_ID_MAX, AppId, SessionId
 
 APP_ID_RULE = (
     "expected three or more labels of a-z and 0-9, each beginning with a letter, joined by dots, such as"
@@ -18,7 +18,14 @@ SESSION_ID_RULE = "expected a decimal number from 0 to 18446744073709551615"
 
 @pytest.mark.parametrize(
     "text",
-    ["org.example.notes", "a.b.c", "a1.b2.c3", "org.weft.demo.counter", "a.b.c.d.e.f", f"a.b.{'c' * 300}"],
+    [
+        "org.example.notes",
+        "a.b.c",
+        "a1.b2.c3",
+        "org.weft.demo.counter",
+        "a.b.c.d.e.f",
+        f"a.b.{'c' * (APP_ID_MAX - 4)}",
+    ],
 )
 def test_app_ids_are_accepted(text: str) -> None:
     app_id = AppId.parse(text)
@@ -46,7 +53,25 @@ def test_a_wrong_app_id_is_named_with_the_rule() -> None:
     assert str(caught.value) == f"'../x\\x0a' is not an app id: {APP_ID_RULE}"
 
 
+@pytest.mark.parametrize("length", [APP_ID_MAX + 1, 10 * APP_ID_MAX])
+def test_a_long_app_id_is_none(length: int) -> None:
+    with pytest.raises(ValueError, match=f"it has {length} characters, expected 180 at most"):
+        AppId.parse(f"a.b.{'c' * (length - 4)}")
+
+
+def test_every_name_with_the_longest_app_id_in_it_fits() -> None:
+    app_id = "i" * APP_ID_MAX
+    names = [
+        f"systemd-private-{'0' * 32}-weft-app@{app_id}.service-XXXXXX",
+        f"weft-app@{app_id}.service.d", f"invocation:weft-app@{app_id}.service", f".{app_id}.app.tar.zst.00000000",
+        f".{app_id}@{2**64 - 1}", f".{app_id}@incomplete-00000000", f".{app_id}@rubbish-00000000",
+    ]  # fmt: skip
+    assert max(map(len, names)) <= 255
+
+
 def follows_app_id_rule(text: str) -> bool:
+    if len(text) > APP_ID_MAX:
+        return False
     labels = text.split(".")
     return len(labels) >= 3 and all(
         label[:1] in set(string.ascii_lowercase)

@@ -3,6 +3,7 @@
 
 import fcntl
 import os
+import select
 import socket
 import threading
 import time
@@ -13,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.needs import missing
 from weft_runtime import journal
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.journal import MESSAGE_IDS, Event, Level, Log, open_log, stderr_sink
@@ -75,6 +75,48 @@ def test_an_entry_has_its_own_fields_and_the_bound_ones() -> None:
     log.entry(Level.INFO, "last")
     bound = {"WEFT_APP_ID": "org.example.app", "WEFT_SESSION_ID": "7"}
     assert [fields for _, _, fields in entries] == [{}, bound | {"WEFT_REASON": "because"}, bound]
+
+
+def texts(entries: list[Entry]) -> list[str]:
+    return [entry[1] for entry in entries]
+
+
+def test_what_is_held_waits_until_it_is_released_and_then_nothing_waits() -> None:
+    log, entries = collecting(Level.DEBUG)
+    log.hold()
+    log.entry(Level.INFO, "first", Event.STARTING, WEFT_X="1")
+    log.debug("second")
+    assert entries == []
+    log.bind(WEFT_Y="later")
+    log.release()
+    assert entries == [
+        (Level.INFO, "first", {"WEFT_EVENT": "starting", "WEFT_X": "1"}),
+        (Level.DEBUG, "second", {}),
+    ]
+    log.entry(Level.INFO, "third")
+    assert texts(entries) == ["first", "second", "third"]
+    log.release()
+    assert texts(entries) == ["first", "second", "third"]
+
+
+@pytest.mark.parametrize("level", [level for level in Level if level < Level.INFO])
+def test_what_is_held_comes_before_an_entry_that_somebody_acts_on(level: Level) -> None:
+    log, entries = collecting()
+    log.hold()
+    log.entry(Level.INFO, "first")
+    log.entry(Level.INFO, "second")
+    log.entry(level, "bad")
+    assert texts(entries) == ["first", "second", "bad"]
+    log.entry(Level.INFO, "after")
+    assert texts(entries) == ["first", "second", "bad", "after"]
+
+
+def test_what_is_below_the_level_is_not_held() -> None:
+    log, entries = collecting(Level.NOTICE)
+    log.hold()
+    log.entry(Level.INFO, "never")
+    log.release()
+    assert entries == []
 
 
 def test_the_events_of_an_app_have_names_that_scripts_may_rely_on() -> None:
@@ -157,71 +199,173 @@ def test_a_journal_that_is_not_there_is_told_once(
     assert capfd.readouterr().err == f"<5>{ME} notice: {notice}\n"
 
 
+class Receiver:
+    """A socket in place of the journal's, and what came there."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(os.fspath(path))
+        self.socket.setblocking(False)
+
+    def entry(self) -> list[tuple[bytes, bytes]]:
+        """The fields of the next entry, in order."""
+        data, descriptors, _, _ = socket.recv_fds(self.socket, 1_000_000, 1)
+        for fd in descriptors:
+            with open(fd, "rb") as file:
+                file.seek(0)
+                data = file.read()
+                with pytest.raises(OSError, match="not permitted"):
+                    os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_TRUNC)
+        return parsed(data)
+
+    @property
+    def is_empty(self) -> bool:
+        return not select.select([self.socket], [], [], 0)[0]
+
+    def close(self) -> None:
+        self.socket.close()
+        self.path.unlink()
+
+
+def parsed(data: bytes) -> list[tuple[bytes, bytes]]:
+    """Fields in the journal's native protocol."""
+    fields = []
+    while data:
+        name, _, rest = data.partition(b"\n")
+        if b"=" in name:
+            name, _, value = name.partition(b"=")
+        else:
+            size = int.from_bytes(rest[:8], "little")
+            value, rest = rest[8 : 8 + size], rest[8 + size + 1 :]
+        fields.append((name, value))
+        data = rest
+    return fields
+
+
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tuple[bytes, ...]]]:
-    """A journal that keeps what the library is given to send."""
-    try:
-        from systemd import _journal  # noqa: PLC0415
-    except ImportError:
-        missing("the Python module systemd is missing [package: python3-systemd]")
-    entries: list[tuple[bytes, ...]] = []
-    monkeypatch.setattr(_journal, "sendv", lambda *fields: entries.append(fields))
-    monkeypatch.setattr(journal, "JOURNAL_SOCKET", tmp_path / "socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(str(tmp_path / "socket"))
-        yield entries
+def receiver(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Receiver]:
+    receiver = Receiver(tmp_path / "socket")
+    monkeypatch.setattr(journal, "JOURNAL_SOCKET", receiver.path)
+    yield receiver
+    receiver.close()
 
 
 def test_entries_go_to_the_journal_with_their_fields(
-    sent: list[tuple[bytes, ...]], capfd: pytest.CaptureFixture[str]
+    receiver: Receiver, capfd: pytest.CaptureFixture[str]
 ) -> None:
     log = open_log("weft-test", settings(journal_stream=stderr_as_journal_stream()))
     log.bind(WEFT_APP_ID="org.example.app")
     log.entry(Level.ERR, "it broke", Event.FAILED, WEFT_REASON="käse")
-    assert [set(entry) for entry in sent] == [
-        {
-            b"MESSAGE=it broke", b"PRIORITY=3", b"SYSLOG_IDENTIFIER=weft-test",
-            b"WEFT_APP_ID=org.example.app", b"WEFT_EVENT=failed",
-            b"MESSAGE_ID=" + MESSAGE_IDS[Event.FAILED].encode(),
-            "WEFT_REASON=käse".encode(),
-        }
-    ]  # fmt: skip
+    assert sorted(receiver.entry()) == [
+        (b"MESSAGE", b"it broke"),
+        (b"MESSAGE_ID", MESSAGE_IDS[Event.FAILED].encode()),
+        (b"PRIORITY", b"3"),
+        (b"SYSLOG_IDENTIFIER", b"weft-test"),
+        (b"WEFT_APP_ID", b"org.example.app"),
+        (b"WEFT_EVENT", b"failed"),
+        (b"WEFT_REASON", "käse".encode()),
+    ]
+    assert receiver.is_empty
     assert capfd.readouterr() == ("", "")
 
 
-def test_entries_go_to_the_journal_when_asked_for(sent: list[tuple[bytes, ...]]) -> None:
+HELLO = [(b"MESSAGE", b"hello"), (b"PRIORITY", b"5"), (b"SYSLOG_IDENTIFIER", b"weft-test")]
+
+
+def test_entries_go_to_the_journal_when_asked_for(receiver: Receiver) -> None:
     open_log("weft-test", settings(LogTarget.JOURNAL)).notice("hello")
-    assert sent == [(b"MESSAGE=hello", b"PRIORITY=5", b"SYSLOG_IDENTIFIER=weft-test")]
+    assert receiver.entry() == HELLO
 
 
-@pytest.mark.usefixtures("sent")
+@pytest.mark.parametrize("size", [65_000, 70_000, 3_000_000])
+def test_an_entry_may_be_long(receiver: Receiver, size: int) -> None:
+    log = open_log("weft-test", settings(LogTarget.JOURNAL))
+    log.notice("x" * size)
+    log.notice("hello")
+    assert receiver.entry()[0] == (b"MESSAGE", b"x" * size)
+    assert receiver.entry() == HELLO
+
+
+def test_a_journal_that_was_started_anew_gets_what_comes_then(
+    monkeypatch: pytest.MonkeyPatch, receiver: Receiver, tmp_path: Path
+) -> None:
+    log = open_log("weft-test", settings(LogTarget.JOURNAL))
+    log.notice("hello")
+    receiver.socket.close()
+    other = Receiver(tmp_path / "other")
+    monkeypatch.setattr(journal, "JOURNAL_SOCKET", other.path)
+    log.notice("hello")
+    assert other.entry() == HELLO
+    other.socket.close()
+    log.notice("nobody hears this")
+    log.notice("nor this")
+    third = Receiver(tmp_path / "third")
+    monkeypatch.setattr(journal, "JOURNAL_SOCKET", third.path)
+    log.notice("hello")
+    lost = dict(third.entry())
+    assert lost[b"MESSAGE"] == b"2 entries of the log were lost: the journal did not read"
+    assert (lost[b"WEFT_LOST"], lost[b"PRIORITY"]) == (b"2", b"4")
+    assert lost[b"MESSAGE_ID"] == MESSAGE_IDS[Event.LOG_LOST].encode()
+    assert third.entry() == HELLO
+    assert third.is_empty
+    for opened in (other, third):
+        opened.close()
+
+
+def test_a_journal_that_does_not_read_holds_nobody_up_and_gets_all_in_the_end(receiver: Receiver) -> None:
+    log = open_log("weft-test", settings(LogTarget.JOURNAL))
+    log.bind(WEFT_APP_ID="org.example.app")
+    count = 5000
+    for number in range(count):
+        begun = time.thread_time()
+        log.notice(str(number))
+        assert time.thread_time() - begun < 0.25
+    found: list[int] = []
+    deadline = time.monotonic() + 60
+    while len(found) < count and time.monotonic() < deadline:
+        if not receiver.is_empty:
+            found.append(int(dict(receiver.entry())[b"MESSAGE"]))
+    assert found == list(range(count))
+
+
+def test_a_stuck_journal_delays_an_end_but_briefly(receiver: Receiver) -> None:
+    log = open_log("weft-test", settings(LogTarget.JOURNAL))
+    for number in range(5000):
+        log.notice(str(number))
+    begun = time.monotonic()
+    log.flush()
+    took = time.monotonic() - begun
+    assert journal.FLUSH_S * 0.9 <= took < 5
+    assert dict(receiver.entry())[b"MESSAGE"] == b"0"
+    receiver.socket.close()
+    assert log.backlog is not None
+    assert log.backlog.flush(60)
+
+
+@pytest.mark.usefixtures("receiver")
 def test_a_log_knows_whether_it_is_in_the_journal() -> None:
     assert open_log("weft-test", settings(LogTarget.JOURNAL)).is_native
     assert not open_log("weft-test", settings(LogTarget.STDERR)).is_native
 
 
-def test_no_value_makes_a_field_of_its_own(sent: list[tuple[bytes, ...]]) -> None:
+def test_no_value_makes_a_field_of_its_own(receiver: Receiver) -> None:
     log = open_log("weft-test", settings(LogTarget.JOURNAL))
     log.entry(Level.INFO, "a\nPRIORITY=0", WEFT_REASON="b\n_UID=0\udcff")
-    assert sent == [
-        (
-            b"MESSAGE=a\nPRIORITY=0", b"PRIORITY=6", b"SYSLOG_IDENTIFIER=weft-test",
-            b"WEFT_REASON=b\n_UID=0\\udcff",
-        )
-    ]  # fmt: skip
+    assert receiver.entry() == [
+        (b"MESSAGE", b"a\nPRIORITY=0"),
+        (b"PRIORITY", b"6"),
+        (b"SYSLOG_IDENTIFIER", b"weft-test"),
+        (b"WEFT_REASON", b"b\n_UID=0\\udcff"),
+    ]
 
 
-@pytest.mark.usefixtures("sent")
-def test_a_journal_that_refuses_an_entry_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    refused = []
-
-    def refuse(*fields: bytes) -> None:
-        refused.append(fields)
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("systemd._journal.sendv", refuse)
-    open_log("weft-test", settings(LogTarget.JOURNAL)).notice("hello")
-    assert refused == [(b"MESSAGE=hello", b"PRIORITY=5", b"SYSLOG_IDENTIFIER=weft-test")]
+def test_a_journal_that_is_gone_ends_nothing(receiver: Receiver) -> None:
+    log = open_log("weft-test", settings(LogTarget.JOURNAL))
+    receiver.socket.close()
+    for _ in range(3):
+        log.notice("nobody hears this")
+    log.flush()
 
 
 def test_a_line_names_the_app_and_its_session(capfd: pytest.CaptureFixture[str]) -> None:

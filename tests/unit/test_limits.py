@@ -11,9 +11,9 @@ from weft_runtime.limits import CompileBounds, Limit
 @pytest.mark.parametrize(
     ("limit", "value", "unit"),
     [
-        (limits.MANIFEST, 1024 * 1024, "bytes"),
+        (limits.MANIFEST, 64 * 1024, "bytes"),
         (limits.MODULE, 512 * 1024 * 1024, "bytes"),
-        (limits.ARGUMENTS, 128 * 1024, "bytes"),
+        (limits.ARGUMENTS, 32 * 1024, "bytes"),
     ],
     ids=lambda value: value.what if isinstance(value, Limit) else None,
 )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of weft_runtime.manifest: what a wapp.toml must hold, and what is said of one that does not."""
 
+import re
+
 import pytest
 
 from weft_runtime import limits, manifest
@@ -238,3 +240,17 @@ def test_a_hostile_path_is_shown_safely() -> None:
     with pytest.raises(WeftError) as caught:
         manifest.parse(b"", "/x\n\x1b[31m/wapp.toml")
     assert str(caught.value) == "/x\\x0a\\x1b[31m/wapp.toml: package is missing: expected a table"
+
+
+@pytest.mark.parametrize("key", ["name", "version"])
+def test_a_name_and_a_version_have_a_limit(key: str) -> None:
+    def of_length(length: int) -> str:
+        text = re.sub(rf"(?m)^{key} = .*$", f'{key} = "{"n" * length}"', FULL)
+        assert text != FULL
+        return text
+
+    limit = limits.NAME.value
+    assert len(getattr(parse(of_length(limit)), key)) == limit
+    assert error_of(of_length(limit + 1), Problem.LIMIT_EXCEEDED) == (
+        f"package.{key} has {limit + 1} characters; the limit for the name or the version of an app is {limit} characters"
+    )

@@ -376,8 +376,8 @@ def test_a_frame_of_just_the_limit_is_taken() -> None:
 @pytest.mark.parametrize(
     ("header", "error", "message", "code"),
     [
-        (b"\x01\x00\x10\x00", FrameTooLarge, "a frame announces 1048577 bytes, the limit is 1048576", 3),
-        (b"\xff\xff\xff\xff", FrameTooLarge, "a frame announces 4294967295 bytes, the limit is 1048576", 3),
+        (b"\x01\x00\x01\x00", FrameTooLarge, "a frame announces 65537 bytes, the limit is 65536", 3),
+        (b"\xff\xff\xff\xff", FrameTooLarge, "a frame announces 4294967295 bytes, the limit is 65536", 3),
         (b"\x00\x00\x00\x00", EmptyFrame, "a frame is empty", 2),
     ],
 )

@@ -8,6 +8,7 @@ import msgpack
 import pytest
 
 from weft_runtime.protocol import (
+    IpcForward,
     PanelGesture,
     ProtocolError,
     SessionInfo,
@@ -43,6 +44,7 @@ def refusal(decode: Callable[[], object]) -> str:
 TERMINATE = pack("TERMINATE_APP")
 TYPE, SESSION_ID = pack("type"), pack("session_id")
 TYPED = TYPE + TERMINATE
+TOO_MANY = "the message has over 1000 elements: no request has as many"
 COMPLETE = TYPED + SESSION_ID + b"\x07"
 """The first two pairs of a map; more may follow."""
 
@@ -62,8 +64,9 @@ COMPLETE = TYPED + SESSION_ID + b"\x07"
         b"\x84" + COMPLETE + b"\xa6app_id\xc0\xa6app_id\xc0",
         b"\x83" + COMPLETE + b"\xa1\xff\xa1\xff",
         b"\x84" + COMPLETE + b"\x09\xd8\x05" + bytes(16) + b"\xa1x\xc7\x05\xff12345",
-        pytest.param(b"\x83" + COMPLETE + b"\xa1x" + b"\x91" * 100_000 + b"\x90", id="deep arrays"),
-        pytest.param(b"\x83" + COMPLETE + b"\xa1x" + b"\x81\xc0" * 100_000 + b"\xd0\x00", id="deep maps"),
+        b"\x83" + COMPLETE + b"\xa1x\xdc\x03\xe1" + bytes(993),
+        pytest.param(b"\x83" + COMPLETE + b"\xa1x" + b"\x91" * 990 + b"\x90", id="deep arrays"),
+        pytest.param(b"\x83" + COMPLETE + b"\xa1x" + b"\x81\xc0" * 490 + b"\xd0\x00", id="deep maps"),
     ],
 )  # fmt: skip
 def test_messagepack_has_many_ways_to_say_the_same(body: bytes) -> None:
@@ -115,6 +118,9 @@ UNSIGNED = "expected an integer from 0 to 18446744073709551615"
         (b"\x92\x07\xc0", f"type is 7: expected one of {TAGS}"),
         (b"\x92\xc3\x07", f"type is true: expected one of {TAGS}"),
         (b"\x92\xca\x3f\x80\x00\x00\x07", f"type is 1.0: expected one of {TAGS}"),
+        (b"\x83" + COMPLETE + b"\xa1x\xdc\x03\xe8" + bytes(1000), TOO_MANY),
+        (b"\x91" * 65_536, TOO_MANY),
+        (b"\xdf\x00\x00\x7f\xf0" + b"\x00\x00" * 0x7FF0, TOO_MANY),
         (b"\xdd\xff\xff\xff\xff" * 3, "an array has 4294967295 elements: no message has as many"),
         (b"\xdf\xff\xff\xff\xff\xc0\xc0", "the message is cut off after 7 bytes"),
         (b"\x81\xc0\xdf\xff\xff\xff\xff", "the message is cut off after 7 bytes"),
@@ -133,8 +139,9 @@ def test_what_is_wrong_with_messagepack_is_said(body: bytes, message: str) -> No
         ("\ufeff{}", "not JSON: Expecting value at character 0"),
         ('{"type":"QUERY_RUNNING"}\xa0', "not JSON: Extra data at character 24"),
         ('"a', "not JSON: Unterminated string starting at character 0"),
-        pytest.param("[" * 1_000_000, "not JSON: nested too deeply", id="deep arrays"),
-        pytest.param('{"a":' * 200_000, "not JSON: nested too deeply", id="deep objects"),
+        ('{"type":"QUERY_RUNNING","x":[' + "0," * 997 + "0]}", TOO_MANY),
+        pytest.param("[" * 60_000, TOO_MANY, id="deep arrays"),
+        pytest.param('{"a":' * 12_000, TOO_MANY, id="deep objects"),
         ('["QUERY_RUNNING",-Infinity]', "not JSON: -Infinity"),
         ('{"type":"QUERY_RUNNING","x":1e999}', "not JSON: a number is out of range"),
         pytest.param("9" * 100_000, "not JSON: a number is out of range", id="long number"),
@@ -241,3 +248,11 @@ def test_only_messages_of_the_existing_system_have_an_index(
 def test_a_wrong_response_is_refused(body: Sequence[object], message: str) -> None:
     assert refusal(lambda: decode_response_msgpack(pack(body))).startswith(message)
     assert refusal(lambda: decode_response_json(json.dumps(body))).startswith(message)
+
+
+def test_what_looks_like_an_element_in_a_string_is_none() -> None:
+    payload = '[{,:"' * 10_000 + "\\"
+    text = json.dumps({"type": "IPC_FORWARD", "session_id": 7, "payload": payload})
+    assert decode_request_json(text) == IpcForward(7, payload)
+    text = '{"type":"TERMINATE_APP","session_id":7,"x":[' + "0," * 990 + "0]}"
+    assert decode_request_json(text) == TerminateApp(7)

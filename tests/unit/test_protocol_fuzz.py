@@ -24,7 +24,7 @@ from weft_runtime.wire import (
 
 SOAK = os.environ.get("WEFT_SOAK") == "1"
 FRAMES = 1_000_000 if SOAK else 5_000
-SIZE = FRAME_MAX if SOAK else FRAME_MAX // 32
+SIZE = FRAME_MAX
 """Of the hostile bodies: what a byte of them costs does not depend on it, and tracemalloc is slow."""
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"

@@ -25,6 +25,21 @@ _COMPILER_ROOM = 512 * MIB
 _COMPILER_TASKS = 512
 """The engine compiles with a thread for each processor, and several modules may be compiled at a time."""
 
+_SUPERVISOR_WEIGHT = 10_000
+"""The most that there is: the daemon answers everybody with a few milliseconds of CPU time each, and must get them though
+each of its sessions computes without end. It has the fork server beside it, which is as idle."""
+
+_COMPILER_WEIGHT = 50
+"""Half of what each session has, which is the kernel's 100: a compiler takes all CPUs that it can get, and the apps that
+run come first."""
+
+_DESCENDANTS_MAX, _DEPTH_MAX = 64, 8
+"""Groups that a runtime may make below its session's: one that runs containers has a few. More would be work for the
+daemon when the session has ended."""
+
+STEPS_A_TURN = 50
+"""Groups that are entered or removed in one turn of the event loop: a few milliseconds."""
+
 _PREFIX = "session-"
 """Of every session's group."""
 
@@ -52,6 +67,19 @@ class Usage(NamedTuple):
     """Bytes; None where no memory controller counts them."""
     out_of_memory: str | None
     """The reason of its end, where that was a lack of memory."""
+
+
+class _Retry(NamedTuple):
+    """Seconds between two tries: each is twice as long as the one before it."""
+
+    start: float
+    longest: float
+
+
+RETRY_S = _Retry(0.02, 30)
+"""What was killed is gone in milliseconds as a rule; a process that waits for a broken disk is not for hours."""
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class SessionGroup(NamedTuple):
@@ -82,15 +110,77 @@ class SessionGroup(NamedTuple):
         # cpu.stat is there in every group, with the controller and without.
         return Usage(cpu.get("usage_usec", 0) / 1e6, int(peak) if peak.isdigit() else None, reason)
 
-    def remove(self) -> bool:
-        """Remove the group; False while something in it is still on its way out."""
+
+class Removal:
+    """Removes a group with those that were made below it, depth first, in small pieces of work.
+
+    They are walked by descriptors, since a tree may be deeper than the longest path. Whoever runs as the daemon's user
+    can make one of any size: limits of a group can be lifted by its owner.
+    """
+
+    def __init__(self, group: SessionGroup) -> None:
+        self.group = group
+        self._delay_s = RETRY_S.start
+        self._fd: int | None = None
+        """Of the group that the walk has come to, while there is a walk."""
+        self._depth = 0
+        """How many levels that is below the group."""
+
+    def work(self) -> float | None:
+        """Do STEPS_A_TURN steps at most. Returns the seconds until the next piece of work; None when all are gone."""
         try:
-            self.path.rmdir()
+            if self._fd is None:
+                # Most have no others below them.
+                with contextlib.suppress(OSError):
+                    self.group.path.rmdir()
+                self._fd = os.open(self.group.path, _DIRECTORY)
+            for _ in range(STEPS_A_TURN):
+                if not self._step():
+                    self.close()
+                    self.group.path.rmdir()
+                    return None
         except FileNotFoundError:
-            pass
+            self.close()
+            if not self.group.path.exists():
+                return None
         except OSError:
+            self.close()
+        else:
+            return 0  # there is more to do
+        # What was killed in there is still on its way out.
+        delay, self._delay_s = self._delay_s, min(2 * self._delay_s, RETRY_S.longest)
+        return delay
+
+    def close(self) -> None:
+        """End the walk; the next one begins at the top."""
+        if self._fd is not None:
+            os.close(self._fd)
+        self._fd, self._depth = None, 0
+
+    def _step(self) -> bool:
+        """Go one level down, or remove a group, or go one level up; whether there is another step. Raises OSError."""
+        assert self._fd is not None
+        child = _first_directory(self._fd)
+        if child is not None:
+            try:
+                os.rmdir(child, dir_fd=self._fd)
+            except OSError:
+                below = os.open(child, _DIRECTORY, dir_fd=self._fd)
+                if _first_directory(below) is None:
+                    os.close(below)
+                    raise  # it is not empty of processes
+                self._move(below, +1)
+        elif self._depth == 0:
             return False
+        else:
+            self._move(os.open("..", _DIRECTORY, dir_fd=self._fd), -1)
         return True
+
+    def _move(self, fd: int, levels: int) -> None:
+        assert self._fd is not None
+        os.close(self._fd)
+        self._fd = fd
+        self._depth += levels
 
 
 class SessionGroups:
@@ -105,11 +195,15 @@ class SessionGroups:
         leaf = base / _SUPERVISOR
         leaf.mkdir(exist_ok=True)
         _write(leaf / "cgroup.procs", str(os.getpid()))
+        # A runtime of another kind is asked in here whether it has a fork server, and may answer with groups.
+        _write(leaf / "cgroup.max.descendants", "0")
         offered = _read(base / "cgroup.controllers").split()
         self.controllers = tuple(name for name in CONTROLLERS if name in offered)
         """Those that hold the limits; without one of CONTROLLERS its limit is not there."""
         for name in self.controllers:
             _write(base / "cgroup.subtree_control", f"+{name}")
+        if "cpu" in self.controllers:
+            _write(leaf / "cpu.weight", str(_SUPERVISOR_WEIGHT))
         self.compiler_procs = self._make_compiler_group()
         """The file by which a compiler enters the group for it; None where there is no such group."""
 
@@ -140,6 +234,9 @@ class SessionGroups:
         limits = Limits(COMPILE_MEMORY.value + _COMPILER_ROOM, None, _COMPILER_TASKS)
         # One compiler that is too large is ended, and not all of them.
         files = {name: value for name, value in self._files(limits).items() if name != "memory.oom.group"}
+        files["cgroup.max.descendants"] = "0"
+        if "cpu" in self.controllers:
+            files["cpu.weight"] = str(_COMPILER_WEIGHT)
         try:
             group.path.mkdir(exist_ok=True)
             self._set(group, files)
@@ -154,7 +251,8 @@ class SessionGroups:
                 if name not in _OPTIONAL or (group.path / name).exists():
                     _write(group.path / name, value)
         except OSError:
-            group.remove()
+            with contextlib.suppress(OSError):
+                group.path.rmdir()
             raise
 
     def _files(self, limits: Limits) -> dict[str, str]:
@@ -167,8 +265,11 @@ class SessionGroups:
             "memory.oom.group": "1",
             "cpu.max": f"{_or_max(None if quota is None else quota * _CPU_PERIOD_USEC // 100)} {_CPU_PERIOD_USEC}",
             "pids.max": _or_max(limits.tasks_max),
+            "cgroup.max.descendants": str(_DESCENDANTS_MAX),
+            "cgroup.max.depth": str(_DEPTH_MAX),
         }
-        return {name: value for name, value in files.items() if name.partition(".")[0] in self.controllers}
+        held = ("cgroup", *self.controllers)
+        return {name: value for name, value in files.items() if name.partition(".")[0] in held}
 
 
 def delegated_group() -> Path | None:
@@ -193,6 +294,11 @@ def in_units(size: int) -> str:
     return f"{size}B" if unit == "B" else f"{value:.1f}{unit}"
 
 
+def _first_directory(fd: int) -> str | None:
+    with os.scandir(fd) as entries:
+        return next((entry.name for entry in entries if entry.is_dir(follow_symlinks=False)), None)
+
+
 def _or_max(value: int | None) -> str:
     return "max" if value is None else str(value)
 
@@ -209,7 +315,7 @@ def _write(path: Path, text: str) -> None:
 def _read(path: Path) -> str:
     """The text of a file of the kernel; empty where this kernel or this group has none."""
     try:
-        return path.read_text().strip()
+        return path.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

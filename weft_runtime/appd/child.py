@@ -200,7 +200,8 @@ def _check_executable(program: str) -> None:
     Behind _ENTER it would be too late: the launch would be acknowledged, and the shell run a file of any text.
     """
     try:
-        with open(program, "rb") as file:
+        # O_NONBLOCK: should a FIFO have the name, opening it must not wait for a writer.
+        with open(os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
             first_line = file.readline(_FIRST_LINE_MAX)
     except PermissionError:
         return  # what may not be read may be executed all the same
@@ -258,7 +259,7 @@ def _raise_oom_score(pid: int) -> None:
 @cache
 def _oom_score() -> str:
     """That of a session; ours is set before we start. Raises OSError and ValueError."""
-    ours = int(Path("/proc/self/oom_score_adj").read_text())
+    ours = int(Path("/proc/self/oom_score_adj").read_text(encoding="utf-8"))
     return str(min(1000, ours + _OOM_SCORE_ABOVE_OURS))
 
 

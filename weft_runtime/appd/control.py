@@ -1,42 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The control socket: frames of MessagePack on a Unix socket.
-
-The connections are plain non-blocking sockets and not asyncio streams, because a reload hands them over
-to the next process image: each is a descriptor and what is buffered on either side of it, nothing else.
-"""
+"""The control socket: frames of MessagePack on a Unix socket, and who may connect to it."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
-import struct
 import time
-from collections import deque
-from collections.abc import Mapping
-from pathlib import Path
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from weft_runtime.appd.admission import Admission
+from weft_runtime.appd.connection import ControlClient
 from weft_runtime.appd.dispatch import Dispatcher
+from weft_runtime.appd.listener import peer
 from weft_runtime.appd.settings import Settings
-from weft_runtime.errors import Problem, WeftError, from_os_error
-from weft_runtime.escape import quote
-from weft_runtime.framing import FrameReader, FramingError, frame
+from weft_runtime.appd.tasks import Tasks
+from weft_runtime.framing import frame
 from weft_runtime.journal import Log
-from weft_runtime.protocol import Error, ErrorCode, ProtocolError, Response
-from weft_runtime.wire import decode_request_msgpack, encode_msgpack
+from weft_runtime.limits import MIB
+from weft_runtime.protocol import Error, ErrorCode
+from weft_runtime.wire import encode_msgpack
 
-SOCKET_MODE = 0o660
-_READ_SIZE = 64 * 1024
+UNREAD_OF_A_USER_MAX = 32 * MIB
+"""Bytes that wait for all clients of a user, half-made answers included: twice the longest answer that a client has to
+take. Beyond it the one for whom most of that waits is dropped."""
 
-FRAME_TIMEOUT_S = 10.0
-"""Seconds for the rest of a frame once it has begun, and for a client to read an answer."""
+ACCEPTS_MAX = 32
+"""Connections that are accepted or refused at a time: each takes some 30 microseconds. The backlog has room for 4096, and
+whoever comes behind them is there within a second all the same."""
 
-UNREAD_MAX = 4 * 1024 * 1024
-"""Bytes that wait for a client beside its longest answer, which it has asked for: one that reads nothing is
-dropped there, at the cost of nobody else."""
-
-ANSWERS_AHEAD = 256 * 1024
-"""Bytes of answers that may wait before the next request of the same client is looked at."""
+REFUSALS_LOGGED_S = 60.0
+"""Seconds from one log entry about connections that were refused to a user to the next."""
 
 OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
@@ -44,241 +40,39 @@ ACCEPT_PAUSE_S = 0.5
 """Seconds without accepting when there are no descriptors left: the backlog keeps who comes meanwhile."""
 
 
-class ControlClient:
-    """One connection. Implements dispatch.Client."""
-
-    def __init__(self, connection: socket.socket, server: "ControlServer") -> None:
-        connection.setblocking(False)
-        self._socket = connection
-        self._server = server
-        pid, uid, gid = _peer(connection)
-        self.caller = f"uid {uid} gid {gid} pid {pid}"
-        self.may_reload = uid in (0, os.geteuid())
-        self.waiting_for: int | None = None
-        self.waiting_for_reload = False
-        self._subscribed = False
-        self._session_id: int | None = None
-        self._reader = FrameReader()
-        self._bodies: deque[bytes] = deque()
-        self._out = bytearray()
-        self._longest = 0
-        """Bytes of the longest message so far."""
-        self._broken: FramingError | None = None
-        """Why the input cannot be read on: told when all that came before it is answered."""
-        self._all_said = False
-        self._closing = False
-        self._writing = False
-        self._active_at = time.monotonic()
-        self._frame_began_at: float | None = None
-        self._loop = asyncio.get_running_loop()
-        self._patience = min(FRAME_TIMEOUT_S, server.settings.idle_timeout)
-        self._timer = self._loop.call_later(self._patience, self._check_time)
-        self._loop.add_reader(connection, self._readable)
-
-    def send(self, message: Response) -> None:
-        if self._closing:
-            return
-        if len(self._out) > UNREAD_MAX + self._longest:
-            self._server.log.notice(f"dropping the control connection of {self.caller}: it does not read")
-            self.close()
-        else:
-            data = frame(encode_msgpack(message))
-            self._longest = max(self._longest, len(data))
-            self._out += data
-            self._flush()
-
-    def hears(self, session_id: int | None) -> bool:
-        if not self._subscribed:
-            return False
-        return self._session_id is None or self._session_id == session_id
-
-    def subscribe(self, session_id: int | None) -> None:
-        self._subscribed, self._session_id = True, session_id
-
-    def resume(self) -> None:
-        # Not from within the event that brought the answer: that one is for all clients.
-        self._loop.call_soon(self._process)
-
-    def close(self) -> None:
-        """Close at once; what is still to be sent is lost."""
-        if self._socket.fileno() < 0:
-            return
-        self._closing = True
-        self._timer.cancel()
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
-        self._socket.close()
-        self._server.closed(self)
-
-    def to_json(self) -> dict[str, Any]:
-        """For the next process image; the descriptor in it must be inherited."""
-        return {
-            "fd": self._socket.fileno(),
-            "in": (b"".join(map(frame, self._bodies)) + self._reader.pending).hex(),
-            "out": self._out.hex(),
-            "closing": self._closing,
-            "subscribed": self._subscribed,
-            "session_id": self._session_id,
-            "waiting_for": self.waiting_for,
-            "waiting_for_reload": self.waiting_for_reload,
-        }
-
-    def restore(self, values: Mapping[str, Any]) -> None:
-        """Be as `to_json` said; no request is looked at before `resume`: there are no sessions yet."""
-        self._out += bytes.fromhex(values["out"])
-        self._longest = len(self._out)  # it may be one answer
-        self._subscribed, self._session_id = values["subscribed"], values["session_id"]
-        self.waiting_for, self.waiting_for_reload = values["waiting_for"], values["waiting_for_reload"]
-        self._closing = values["closing"]
-        if not self._closing:
-            self._take(bytes.fromhex(values["in"]))
-        self._watch_input()
-        self._flush()
-
-    def _readable(self) -> None:
-        try:
-            data = self._socket.recv(_READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._take(data)
-        else:
-            self._all_said = True
-        self._process()
-
-    def _take(self, data: bytes) -> None:
-        self._active_at = time.monotonic()
-        try:
-            bodies = self._reader.feed(data)
-        except FramingError as error:
-            bodies = error.bodies
-            self._broken = error
-        self._bodies.extend(bodies)
-        if bodies:
-            self._frame_began_at = None  # that one is whole; what may follow it is another
-
-    def _process(self) -> None:
-        """Answer what has come, in order, as long as nothing has to be waited for."""
-        while self._bodies and not self._is_blocked:
-            body = self._bodies.popleft()
-            try:
-                request = decode_request_msgpack(body)
-            except ProtocolError as error:
-                # The frame was whole, so the next one can still be found.
-                self.send(Error(error.code, str(error)))
-                continue
-            self._server.dispatcher.handle(request, self)
-        if not (self._bodies or self._is_blocked):
-            if self._broken is not None:
-                self._give_up(self._broken.code, str(self._broken))
-            elif self._all_said:
-                self._closing = True
-                self._flush()
-        self._watch_input()
-
-    @property
-    def _is_blocked(self) -> bool:
-        waits = self.waiting_for is not None or self.waiting_for_reload
-        return waits or self._closing or len(self._out) > ANSWERS_AHEAD
-
-    def _watch_input(self) -> None:
-        """Read on only when what was read is answered: the rest waits in the kernel."""
-        if self._socket.fileno() < 0:
-            return
-        if self._bodies or self._closing or self._all_said or self._broken is not None:
-            self._loop.remove_reader(self._socket)
-            self._frame_began_at = None  # what is not read cannot be late
-        else:
-            if self._reader.mid_frame and self._frame_began_at is None:
-                self._frame_began_at = time.monotonic()
-            self._loop.add_reader(self._socket, self._readable)
-
-    def _flush(self) -> None:
-        if self._socket.fileno() < 0:
-            return
-        try:
-            while self._out:
-                sent = self._socket.send(self._out)
-                del self._out[:sent]
-                self._active_at = time.monotonic()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.close()
-            return
-        if self._out and not self._writing:
-            self._loop.add_writer(self._socket, self._writable)
-        elif not self._out and self._writing:
-            self._loop.remove_writer(self._socket)
-        self._writing = bool(self._out)
-        if self._closing and not self._out:
-            self.close()
-
-    def _writable(self) -> None:
-        self._flush()
-        if self._socket.fileno() >= 0:
-            self._process()
-
-    def _give_up(self, code: ErrorCode, message: str) -> None:
-        """Say why, and close once that is sent."""
-        if self._socket.fileno() < 0:
-            return
-        self.send(Error(code, message))
-        self._closing = True
-        self._watch_input()
-        self._flush()
-
-    def _check_time(self) -> None:
-        """Close what has been half-said or idle for too long, else look again when it could be."""
-        now = time.monotonic()
-        if self._out or self._closing:
-            deadline = self._active_at + FRAME_TIMEOUT_S
-            if now >= deadline and (self._closing or not self._subscribed):
-                self.close()
-                return
-        elif self._frame_began_at is not None and not self._is_blocked:
-            deadline = self._frame_began_at + FRAME_TIMEOUT_S
-            if now >= deadline:
-                message = f"half a frame was left waiting for {FRAME_TIMEOUT_S:g} s"
-                self._frame_began_at = None
-                self._give_up(ErrorCode.TIMED_OUT, message)
-        else:
-            deadline = self._active_at + self._server.settings.idle_timeout
-            if now >= deadline and not (self._subscribed or self._is_blocked):
-                self.close()
-                return
-        if self._socket.fileno() >= 0:
-            delay = max(deadline - now, 0) or self._patience
-            self._timer = self._loop.call_later(min(delay, FRAME_TIMEOUT_S) + 0.01, self._check_time)
-
-
 class ControlServer:
-    """The listening socket and its connections."""
+    """The listening sockets and their connections."""
 
     def __init__(
-        self, listener: socket.socket, settings: Settings, dispatcher: Dispatcher, log: Log
+        self, listeners: Sequence[socket.socket], settings: Settings, dispatcher: Dispatcher, log: Log
     ) -> None:
-        listener.setblocking(False)
-        self.listener = listener
+        for listener in listeners:
+            listener.setblocking(False)
+        self.listeners = listeners
         self.settings = settings
         self.dispatcher = dispatcher
         self.log = log
         self.clients: set[ControlClient] = set()
+        self._admission = Admission(settings.max_connections)
+        self._unread: Counter[int] = Counter()
+        """Bytes that wait, by user."""
+        self._refused_at: dict[int, float] = {}
+        """When it was logged that a user was refused a connection."""
         self._loop = asyncio.get_running_loop()
         self._accepting = False
 
     def start(self) -> None:
-        """Accept connections while there may be more."""
-        if not self._accepting and len(self.clients) < self.settings.max_connections:
+        """Accept connections."""
+        if not self._accepting:
             self._accepting = True
-            self._loop.add_reader(self.listener, self._accept)
+            for listener in self.listeners:
+                self._loop.add_reader(listener, self._accept, listener)
 
     def stop(self) -> None:
         """Accept no more; who comes waits in the kernel's backlog."""
         self._accepting = False
-        self._loop.remove_reader(self.listener)
+        for listener in self.listeners:
+            self._loop.remove_reader(listener)
 
     def adopt(self, values: Mapping[str, Any]) -> ControlClient:
         """Take over a connection from the process image before this one."""
@@ -289,82 +83,70 @@ class ControlServer:
 
     def closed(self, client: ControlClient) -> None:
         self.clients.discard(client)
-        self.dispatcher.clients.discard(client)
-        if not self.dispatcher.supervisor.closing:
-            self.start()
+        self.dispatcher.forget(client)
+        self._admission.leave(client.owner)
+
+    def count_unread(self, uid: int, more: int) -> None:
+        """So many bytes more wait for the clients of `uid`, or fewer."""
+        self._unread[uid] += more
+        if self._unread[uid] > UNREAD_OF_A_USER_MAX and more > 0:
+            slowest = max(
+                (client for client in self.clients if client.owner == uid), key=lambda client: client.unread
+            )
+            slowest.drop()
+        elif not self._unread[uid]:
+            del self._unread[uid]
 
     def close(self) -> None:
         self.stop()
         for client in list(self.clients):
             client.close()
-        self.listener.close()
+        for listener in self.listeners:
+            listener.close()
 
-    def _accept(self) -> None:
-        try:
-            connection, _ = self.listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno in OUT_OF_RESOURCES:
-                self.log.warning(f"cannot accept a connection, trying again: {error.strerror}")
-                self.stop()
-                self._loop.call_later(ACCEPT_PAUSE_S, self.start)
-            return
-        self._add(connection)
-        if len(self.clients) >= self.settings.max_connections:
-            self.stop()
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_MAX):
+            try:
+                connection, _ = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in OUT_OF_RESOURCES:
+                    self.log.warning(f"cannot accept a connection, trying again: {error.strerror}")
+                    self.stop()
+                    self._loop.call_later(ACCEPT_PAUSE_S, self._start_again)
+                return
+            connection.setblocking(False)
+            uid = peer(connection)[1]
+            refusal = self._admission.refusal(uid, connection.fileno())
+            if refusal is not None:
+                self._refuse(connection, uid, refusal)
+            elif not Tasks(self.log).call("accepting a connection", self._add, connection):
+                self._fail(connection)
+
+    def _fail(self, connection: socket.socket) -> None:
+        """Say that the connection could not be taken, for a fault of ours, and close it."""
+        answer = Error(ErrorCode.INTERNAL_ERROR, "the daemon could not take the connection: see its log")
+        with connection, contextlib.suppress(OSError):
+            connection.send(frame(encode_msgpack(answer)))
+
+    def _start_again(self) -> None:
+        if not self.dispatcher.supervisor.closing:
+            self.start()
+
+    def _refuse(self, connection: socket.socket, uid: int, why: str) -> None:
+        """Say why and close: left in the backlog, it would keep others waiting that may come in."""
+        message = f"too many connections: {why}"
+        with connection, contextlib.suppress(OSError):
+            connection.send(frame(encode_msgpack(Error(ErrorCode.TOO_MANY_CONNECTIONS, message))))
+        now = time.monotonic()
+        if now - self._refused_at.get(uid, float("-inf")) >= REFUSALS_LOGGED_S:
+            self._refused_at[uid] = now
+            self.log.notice(f"refusing connections of uid {uid} on the control socket: {why}")
 
     def _add(self, connection: socket.socket) -> ControlClient:
         client = ControlClient(connection, self)
+        self._admission.enter(client.owner)
         self.clients.add(client)
         self.dispatcher.clients.add(client)
         return client
-
-
-def listen(path: Path) -> socket.socket:
-    """Make the control socket at `path`; one that nobody listens on is replaced.
-
-    Raises WeftError: CONFIG_INVALID where another daemon is alive on it, OS_ERROR, NOT_PERMITTED.
-    """
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if path.is_socket():
-            if _is_alive(path):
-                message = f"another weft-appd is listening on {quote(str(path))}"
-                raise WeftError(
-                    Problem.CONFIG_INVALID, message, "stop it first, or set another WEFT_APPD_SOCKET"
-                )
-            path.unlink()
-        before = os.umask(0o777 & ~SOCKET_MODE)
-        try:
-            listener.bind(os.fspath(path))
-        finally:
-            os.umask(before)
-        listener.listen(socket.SOMAXCONN)
-    except OSError as error:
-        listener.close()
-        raise from_os_error(f"listen on {quote(str(path))}", error) from None
-    except WeftError:
-        listener.close()
-        raise
-    return listener
-
-
-def _is_alive(path: Path) -> bool:
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(1)
-        try:
-            probe.connect(os.fspath(path))
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:  # its backlog is full: somebody is there
-            return True
-        return True
-
-
-def _peer(connection: socket.socket) -> tuple[int, int, int]:
-    """Process, user and group at the other end (unix(7), SO_PEERCRED)."""
-    size = struct.calcsize("3i")
-    pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
-    return pid, uid, gid

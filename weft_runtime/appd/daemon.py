@@ -4,29 +4,34 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import signal
 import socket
+import sys
 import time
-import traceback
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from weft_runtime import __version__, activation
-from weft_runtime.appd import cgroups, control, handover, status, websocket
+from weft_runtime.appd import cgroups, clock, control, handover, status, websocket
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
-from weft_runtime.appd.dispatch import Client, Dispatcher
-from weft_runtime.appd.persistence import STABLE_S, LastSession, RestoreRefused, write_port
+from weft_runtime.appd.dispatch import READINGS_MAX, Client, Dispatcher
+from weft_runtime.appd.keeper import Keeper
+from weft_runtime.appd.listener import listen
+from weft_runtime.appd.loopwatch import open_watch
+from weft_runtime.appd.persistence import LastSession, write_port
 from weft_runtime.appd.settings import WS_PORT_OFF, Places, Settings, find_runtime, load, places
 from weft_runtime.appd.supervisor import Refused, Supervisor
+from weft_runtime.appd.tasks import Tasks, Worker
 from weft_runtime.appd.websocket import WebSocketServer
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log
+from weft_runtime.manifests import NotRemembered
 from weft_runtime.notify import Notifier, open_notifier
 from weft_runtime.protocol import DaemonStatus, Error, ErrorCode, Reloaded
 
@@ -40,6 +45,9 @@ STRAYS_DELAY_S = 0.1
 """Seconds from one look for strays to the next: many ends become one look, whose cost grows with the number of
 sessions."""
 
+STRAYS_AT_ONCE = 256
+"""Children without a session of their own that one look is for: each takes three system calls."""
+
 CHECK_TIMEOUT_S = 30.0
 """Seconds that the next program may take to say that it would start."""
 
@@ -51,6 +59,10 @@ RESTORED_A_CPU = 2
 time on a device with many of them."""
 
 RESTORE_POLL_S = 0.05
+
+GIVE_WAY_S = 0.0005
+"""Seconds after which another thread of ours lets the loop go on, which asks for that after each of some fifty system
+calls of a launch. Python's own 5 ms are for threads that are equals."""
 
 PORT_FILE = "appd.wsport"
 _PR_SET_CHILD_SUBREAPER = 36
@@ -73,21 +85,27 @@ class Daemon:
         self._dispatcher.supervisor = self._supervisor
         self._dispatcher.reload = self._request_reload
         self._dispatcher.status = self._describe
+        self._dispatcher.failed = self._request_failed
         self._supervisor.on_change = self._changed
         self._notifier: Notifier = open_notifier(
-            log, wanted=True, notify_socket=environ.get("NOTIFY_SOCKET")
+            log, wanted=True, notify_socket=environ.get("NOTIFY_SOCKET"), later=self._notify_later
         )
-        self._last_session = LastSession(self._places.state)
-        self._since = time.time()
+        self._tasks = Tasks(log)
+        self._keeper = Keeper(
+            LastSession(self._places.state, self._places.runtime),
+            lambda: [session.app_id for session in self._supervisor.live],
+            self._tasks, log,
+        )  # fmt: skip
+        self._files = Worker("weft-settings")
+        self._watch = open_watch(environ, self._log_callback)
+        self._since = clock.now()
         self._stopping = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None
+        self._restoring: asyncio.Task[None] | None = None
         self._change_timer: asyncio.TimerHandle | None = None
         self._strays_timer: asyncio.TimerHandle | None = None
+        self._strays_begin = 0
         self._looked_at = float("-inf")
-        self._saving: asyncio.Task[None] | None = None
-        self._saved: list[str] | None = None
-        self._to_restore: list[str] = []
-        """Apps of the last session that are still to be started."""
         self._checker: int | None = None
         self._own_socket: Path | None = None
         self._control: ControlServer
@@ -100,8 +118,7 @@ class Daemon:
         """
         loop = asyncio.get_running_loop()
         loop.set_exception_handler(self._log_failure)
-        # Signals are for the main thread alone: a reload blocks them there.
-        loop.set_default_executor(ThreadPoolExecutor(1, initializer=handover.block_signals))
+        sys.setswitchinterval(GIVE_WAY_S)
         # Orphans of a session come to us and not to PID 1, so that they can be found and ended.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         self._supervisor.groups = self._open_groups(is_first=state is None)
@@ -120,14 +137,17 @@ class Daemon:
             self._take_over(state)
         self._supervisor.remove_left_over_groups()
         handover.unblock_signals()
+        # What was imported stays: the garbage collector need not look at it again and again, for 10 ms each time.
+        gc.collect()
+        gc.freeze()
         await self._serve()
         self._ping_watchdog()
         self._supervisor.start_fork_server()
-        if state is None:
-            self._take_last_session()
-        else:
+        if state is not None:
             self._finish_reload()
-        await self._restore()
+        if self._watch is not None:
+            self._watch.begin()
+        self._restoring = self._tasks.start("starting the apps of the last session", self._restore)
         await self._stopping.wait()
         await self._shut_down()
 
@@ -154,41 +174,49 @@ class Daemon:
         return groups
 
     def _open_sockets(self) -> None:
-        """Take the sockets that systemd passes in, by name, or make our own."""
+        """Take all the sockets that systemd passes in, by name, or make our own."""
         passed = activation.passed_sockets()
-        listener = passed.get(CONTROL_NAME)
-        if listener is None:
+        for name in passed.keys() - {CONTROL_NAME, WS_NAME}:
+            for unknown in passed[name]:
+                where = f"at {activation.address(unknown)} named {quote(name)}"
+                hint = f"FileDescriptorName= must be '{CONTROL_NAME}' or '{WS_NAME}'"
+                self._log.warning(f"systemd passes a socket {where}, which nobody serves: {hint}")
+                unknown.close()
+        listeners, ws_listeners = passed.get(CONTROL_NAME, []), passed.get(WS_NAME, [])
+        activation.check(CONTROL_NAME, listeners, (socket.AF_UNIX,))
+        activation.check(WS_NAME, ws_listeners, (socket.AF_INET, socket.AF_INET6))
+        if not listeners:
             if self._places.socket is None:
                 message = "there is no place for the control socket"
                 hint = "set WEFT_APPD_SOCKET or XDG_RUNTIME_DIR, or start weft-appd.socket"
                 raise WeftError(Problem.CONFIG_INVALID, message, hint)
-            listener = control.listen(self._places.socket)
+            listeners = [listen(self._places.socket)]
             self._own_socket = self._places.socket
-        self._control = ControlServer(listener, self._settings, self._dispatcher, self._log)
+        self._control = ControlServer(listeners, self._settings, self._dispatcher, self._log)
         try:
-            ws_listener = passed.get(WS_NAME)
             # Where systemd opens the doors, it opens all of them: no port without its socket unit.
-            if ws_listener is None and not passed and self._settings.ws_port != WS_PORT_OFF:
-                ws_listener = websocket.listen(self._settings.ws_port)
-            if ws_listener is not None:
-                self._websocket = WebSocketServer(ws_listener, self._settings, self._dispatcher, self._log)
+            if not passed and self._settings.ws_port != WS_PORT_OFF:
+                ws_listeners = [websocket.listen(self._settings.ws_port)]
+            if ws_listeners:
+                self._websocket = WebSocketServer(ws_listeners, self._settings, self._dispatcher, self._log)
         except WeftError:
             self._close_control()
             raise
 
     async def _serve(self) -> None:
-        doors = [printable(str(self._control.listener.getsockname()))]
+        listeners = [*self._control.listeners]
         self._control.start()
         if self._websocket is not None:
-            await self._websocket.start()
+            self._websocket.start()
             self._write_port(self._websocket.port)
-            doors.append(f"127.0.0.1:{self._websocket.port}")
+            listeners += self._websocket.listeners
+        doors = " and ".join(activation.address(listener) for listener in listeners)
         try:
             runtime = printable(str(find_runtime(self._settings)))
         except WeftError as error:
             self._log.entry(Level.ERR, str(error), Event.LAUNCH_REFUSED, WEFT_REASON=str(error))
             runtime = "none"
-        message = f"weft-appd {__version__} serves {' and '.join(doors)}, runtime {runtime}"
+        message = f"weft-appd {__version__} serves {doors}, runtime {runtime}"
         self._log.entry(Level.INFO, message, Event.DAEMON_READY)
         self._notifier.send("READY=1", self._status())
 
@@ -201,19 +229,21 @@ class Daemon:
 
     async def _shut_down(self) -> None:
         """STOPPING, stop accepting, end the sessions, tell the clients, exit."""
+        if self._watch is not None:
+            self._watch.end()
         # Whatever is under way must neither take over now nor write a list of what is left meanwhile.
         self._supervisor.on_change = lambda: None
         if self._change_timer is not None:
             self._change_timer.cancel()
-        under_way = [task for task in (self._reloading, self._saving) if task is not None]
-        if self._reloading is not None:
-            self._reloading.cancel()
+        under_way = [task for task in (self._reloading, self._restoring) if task is not None]
+        for task in under_way:
+            task.cancel()
         await asyncio.gather(*under_way, return_exceptions=True)
         self._answer_reload(Error(ErrorCode.SHUTTING_DOWN, "the daemon is shutting down"))
         count = len(self._supervisor.live)
         self._log.entry(Level.INFO, f"stopping, {count} sessions to end", Event.DAEMON_STOPPING)
         self._notifier.send("STOPPING=1")
-        self._save(self._apps_to_save())
+        saving = self._tasks.start("the last list", self._keeper.save_last, self._keeper.stop())
         self._control.stop()
         self._supervisor.close_fork_server()
         with contextlib.suppress(TimeoutError):
@@ -224,13 +254,11 @@ class Daemon:
                 while self._reap_strays():  # noqa: ASYNC110 - only the kernel knows
                     await asyncio.sleep(0.01)
         if self._websocket is not None:
-            await self._websocket.stop()
-            self._websocket.listener.close()
+            await self._websocket.close()
             with contextlib.suppress(OSError):
                 (self._places.runtime / PORT_FILE).unlink()
         self._close_control()
-        with contextlib.suppress(OSError):
-            self._last_session.survived()
+        await saving
 
     def _close_control(self) -> None:
         if self._own_socket is not None:
@@ -240,66 +268,47 @@ class Daemon:
 
     # Sessions of the run before
 
-    def _take_last_session(self) -> None:
-        if not self._settings.restore:
-            return
-        try:
-            app_ids = self._last_session.take()
-        except RestoreRefused as refusal:
-            self._log.entry(Level.ERR, str(refusal), Event.RESTORE_REFUSED, WEFT_REASON=str(refusal))
-            return
-        except OSError as error:
-            self._log.warning(f"cannot read the last session, ignoring: {error}")
-            return
-        if not app_ids:
-            return
-        self._log.notice(f"starting the {len(app_ids)} apps that ran before")
-        self._to_restore = [*app_ids]
-        asyncio.get_running_loop().call_later(STABLE_S, self._survived)
-
     async def _restore(self) -> None:
         """Start the apps one by one: on a busy device all take longer than a client or the watchdog waits."""
+        await self._keeper.take(wanted=self._settings.restore)
         at_once = RESTORED_A_CPU * (os.cpu_count() or 1)
-        while self._to_restore and not self._stopping.is_set():
+        while to_restore := self._keeper.to_restore:
             if self._supervisor.starting >= at_once:
                 await asyncio.sleep(RESTORE_POLL_S)
                 continue
-            with contextlib.suppress(Refused):  # it has been logged
-                session = self._supervisor.launch(self._to_restore.pop(0), "the last session")
-                self._dispatcher.acknowledge(session)
+            try:
+                await self._launch_again(to_restore[0])
+            except Refused:
+                pass  # it has been logged
+            except Exception as error:
+                self._tasks.report(f"starting {to_restore[0]} again", error)
+            del to_restore[0]
             await asyncio.sleep(0)
 
-    def _survived(self) -> None:
-        with contextlib.suppress(OSError):
-            self._last_session.survived()
+    async def _launch_again(self, app_id: str) -> None:
+        """Raises Refused."""
+        reading = None
+        for _ in range(READINGS_MAX):
+            try:
+                session = self._supervisor.launch(app_id, "the last session", reading)
+            except NotRemembered as absent:
+                with contextlib.suppress(WeftError):  # the launch finds it again
+                    reading = await self._supervisor.read(absent.directory)
+            else:
+                self._dispatcher.acknowledge(session)
+                return
 
     # What changes while it runs
 
     def _changed(self) -> None:
         if self._change_timer is None:
-            loop = asyncio.get_running_loop()
-            self._change_timer = loop.call_later(CHANGE_DELAY_S, self._tell_change)
+            what = "telling of a change"
+            self._change_timer = self._tasks.later(CHANGE_DELAY_S, what, self._tell_change)
 
     def _tell_change(self) -> None:
         self._change_timer = None
+        self._keeper.save()
         self._notifier.send(self._status())
-        app_ids = self._apps_to_save()
-        if app_ids == self._saved:
-            return
-        if self._saving is None or self._saving.done():
-            self._saving = asyncio.create_task(asyncio.to_thread(self._save, app_ids))
-        else:
-            self._changed()  # the disk is slow: again when it is done
-
-    def _apps_to_save(self) -> list[str]:
-        return [*(session.app_id for session in self._supervisor.live), *self._to_restore]
-
-    def _save(self, app_ids: list[str]) -> None:
-        try:
-            self._last_session.save(app_ids)
-            self._saved = app_ids
-        except OSError as error:
-            self._log.warning(f"cannot save the list of running apps, ignoring: {error}")
 
     def _status(self) -> str:
         live, starting = len(self._supervisor.live), self._supervisor.starting
@@ -308,8 +317,11 @@ class Daemon:
     def _describe(self) -> DaemonStatus:
         return status.describe(
             self._settings, self._supervisor,
-            since=self._since, clients=len(self._dispatcher.clients), log_to_journal=self._log.is_native,
+            since=clock.to_unix(self._since), clients=len(self._dispatcher.clients), log_to_journal=self._log.is_native,
         )  # fmt: skip
+
+    def _notify_later(self, seconds: float, send: Callable[[], None]) -> None:
+        self._tasks.later(seconds, "notifying the service manager", send)
 
     def _ping_watchdog(self) -> None:
         """From the loop that does the work: a loop that hangs is what the watchdog is for."""
@@ -317,14 +329,18 @@ class Daemon:
         if microseconds.isdigit() and self._environ.get("WATCHDOG_PID", str(os.getpid())) == str(
             os.getpid()
         ):
-            self._notifier.send("WATCHDOG=1")
+            # First the next one, which must come whatever becomes of this.
             asyncio.get_running_loop().call_later(int(microseconds) / 2e6, self._ping_watchdog)
+            self._tasks.call("notifying the watchdog", self._notify_watchdog)
+
+    def _notify_watchdog(self) -> None:
+        self._notifier.send("WATCHDOG=1")
 
     def _child_ended(self) -> None:
         # The ends of sessions themselves are told by their descriptors, at once.
         if self._strays_timer is None:
             delay = max(0, self._looked_at + STRAYS_DELAY_S - time.monotonic())
-            self._strays_timer = asyncio.get_running_loop().call_later(delay, self._look_for_strays)
+            self._strays_timer = self._tasks.later(delay, "looking for strays", self._look_for_strays)
 
     def _look_for_strays(self) -> None:
         self._strays_timer = None
@@ -336,13 +352,17 @@ class Daemon:
         self._supervisor.reap_shells()
         known = {self._checker, *self._supervisor.pids}
         try:
-            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+            children = Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="utf-8").split()
         except OSError:  # a kernel without that file, or no descriptor left just now
             return False
-        some_left = False
-        for pid in map(int, children):
-            if pid in known:
-                continue
+        others = [pid for pid in map(int, children) if pid not in known]
+        some_left = len(others) > STRAYS_AT_ONCE
+        if some_left:
+            # Those that live on in the group of a session must not hide the ones behind them.
+            self._strays_begin = (self._strays_begin + STRAYS_AT_ONCE) % len(others)
+            others = (others[self._strays_begin :] + others[: self._strays_begin])[:STRAYS_AT_ONCE]
+            self._child_ended()
+        for pid in others:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 # In the group of a live session it will end with that; anything else has no owner left.
                 is_stray = os.getpgid(pid) not in known
@@ -350,7 +370,6 @@ class Daemon:
                     os.kill(pid, signal.SIGKILL)
                 if os.waitpid(pid, os.WNOHANG) == (0, 0):
                     some_left |= is_stray
-        self._supervisor.remove_groups()
         return some_left
 
     def _log_failure(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
@@ -359,46 +378,81 @@ class Daemon:
         if isinstance(error, OSError) and error.errno in control.OUT_OF_RESOURCES:
             self._log.warning(f"{message}, trying again: {error.strerror}")
             return
-        reason = f"internal error: {message}: {type(error).__name__}: {printable(str(error))}"
-        details = "".join(traceback.format_exception(error)).rstrip() if error is not None else ""
-        self._log.entry(Level.CRIT, f"{reason}\n{details}".rstrip(), Event.FAILED, WEFT_REASON=reason)
+        if error is None:
+            error = RuntimeError("no exception is known")
+        self._tasks.report(message, error)
+
+    def _request_failed(self, client: Client, error: BaseException) -> None:
+        """A request was not answered, for a fault of ours: say so."""
+        reason = self._tasks.report(f"a request of {client.caller}", error)
+        answer = Error(ErrorCode.INTERNAL_ERROR, f"{reason}: the log has more")
+        self._tasks.call(f"answering {client.caller}", client.give_up, answer)
+        # A launch may have left a process that belongs to no session.
+        self._child_ended()
+
+    def _log_callback(self, text: str, is_fault: bool) -> None:
+        self._log.entry(Level.ERR if is_fault else Level.NOTICE, f"event loop: {text}")
 
     # Reload
 
     def _request_reload(self, client: Client | None) -> None:
         """Begin a reload; `client` is answered when it is done, together with others that ask meanwhile."""
         if self._reloading is None:
-            self._reloading = asyncio.create_task(self._reload())
+            self._reloading = self._tasks.start("the reload", self._reload)
 
     async def _reload(self) -> None:
         try:
-            load(self._config, self._environ)
+            reason = await self._try_to_reload()
+            if reason is None:
+                return
+            message = f"reload refused, going on as before: {reason}"
+            if self._watch is not None:
+                self._watch.begin()
+            # Each of them is owed to somebody, whatever becomes of the others.
+            self._tasks.call("starting the fork server again", self._supervisor.start_fork_server)
+            if self._websocket is not None:
+                self._tasks.later(0, "opening the WebSocket again", self._websocket.start)
+            self._log.entry(Level.ERR, message, Event.RELOAD_FAILED, WEFT_REASON=message)
+            self._tasks.call("notifying the service manager", self._notifier.send, "READY=1", self._status())
+            self._answer_reload(Error(ErrorCode.RELOAD_FAILED, message))
+        finally:
+            self._reloading = None
+
+    async def _try_to_reload(self) -> str | None:
+        """Come back only if that fails, with the reason; or with None where the daemon ends."""
+        try:
+            async with asyncio.timeout(CHECK_TIMEOUT_S):
+                await self._files.run(load, self._config, self._environ)
             await self._check_next_program()
             now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
             self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={now}", "STATUS=reloading")
             if self._websocket is not None:
                 await self._websocket.stop()
+            # The kernel would let the whole process wait for a thread that waits for a disk.
+            if not await self._keeper.settle():
+                raise TimeoutError("the disk of the state directory does not answer")
             handover.block_signals()
             try:
                 # One that has come before is still on its way: read, queued, and then handled.
                 for _ in range(3):
                     await asyncio.sleep(0)
                 if self._stopping.is_set():
-                    return
+                    return None
                 # The next image starts one of its own: of the program and with the settings that are there now.
+                if self._watch is not None:
+                    self._watch.end()
                 self._supervisor.close_fork_server()
                 self._execute()
             finally:
                 handover.unblock_signals()
         except (WeftError, OSError) as error:
-            message = f"reload refused, going on as before: {error}"
-            self._supervisor.start_fork_server()
-        if self._websocket is not None:
-            await self._websocket.start()
-        self._log.entry(Level.ERR, message, Event.RELOAD_FAILED, WEFT_REASON=message)
-        self._notifier.send("READY=1", self._status())
-        self._answer_reload(Error(ErrorCode.RELOAD_FAILED, message))
-        self._reloading = None
+            return str(error)
+        except asyncio.CancelledError as error:
+            if self._stopping.is_set():
+                raise
+            return self._tasks.report("the reload", error)
+        except Exception as error:
+            return self._tasks.report("the reload", error)
 
     async def _check_next_program(self) -> None:
         """Have the program that would take over look at itself and at the settings. Raises WeftError."""
@@ -418,46 +472,57 @@ class Daemon:
         if result.status != 0:
             raise WeftError(Problem.CONFIG_INVALID, f"the next program does not start: {text}")
 
-    def _execute(self) -> None:
+    def _execute(self) -> NoReturn:
         """Go on as the next process image. Raises OSError, and then nothing has changed."""
-        listeners = [self._control.listener, *([self._websocket.listener] if self._websocket else [])]
+        doors = [listener.fileno() for listener in self._control.listeners]
+        ws_doors = [listener.fileno() for listener in self._websocket.listeners] if self._websocket else []
         clients = [client.to_json() for client in self._control.clients]
         state = {
             "supervisor": self._supervisor.to_json(),
             "clients": clients,
-            "control": self._control.listener.fileno(),
-            "websocket": self._websocket.listener.fileno() if self._websocket else None,
+            "control": doors[0],
+            "websocket": ws_doors[0] if ws_doors else None,
+            # By keys of their own: a program from before there could be several finds its first ones.
+            "more_control": doors[1:],
+            "more_websocket": ws_doors[1:],
             "own_socket": None if self._own_socket is None else str(self._own_socket),
-            "since": self._since,
-            "to_restore": self._to_restore,
+            "since": clock.to_unix(self._since),
+            **self._keeper.to_json(),
         }
-        descriptors = [listener.fileno() for listener in listeners]
-        descriptors += [client["fd"] for client in clients]
-        handover.execute(state, [*descriptors, *self._supervisor.descriptors], self._environ)
+        descriptors = [*doors, *ws_doors, *(client["fd"] for client in clients)]
+        try:
+            # Last of all: what is logged from here on only the next image can send.
+            state["log"] = None if self._log.backlog is None else self._log.backlog.park()
+            handover.execute(state, [*descriptors, *self._supervisor.descriptors], self._environ)
+        finally:
+            if self._log.backlog is not None:
+                self._log.backlog.resume()
 
     def _take_over(self, state: Mapping[str, Any]) -> None:
         """Go on with what the process image before this one had."""
-        self._since = state.get("since", self._since)
-        self._to_restore = state.get("to_restore", [])
+        if "since" in state:
+            self._since = clock.from_unix(state["since"])
+        self._keeper.restore(state)
         self._own_socket = None if state["own_socket"] is None else Path(state["own_socket"])
-        self._control = ControlServer(
-            _inherited(state["control"]), self._settings, self._dispatcher, self._log
-        )
+        doors = [state["control"], *state.get("more_control", [])]
+        listeners = [_inherited(fd) for fd in doors]
+        self._control = ControlServer(listeners, self._settings, self._dispatcher, self._log)
         if state["websocket"] is not None:
-            self._websocket = WebSocketServer(
-                _inherited(state["websocket"]), self._settings, self._dispatcher, self._log
-            )
-        # First the clients, so that they hear what the sessions have to tell.
-        adopted = [self._control.adopt(client) for client in state["clients"]]
+            ws_doors = [state["websocket"], *state.get("more_websocket", [])]
+            ws_listeners = [_inherited(fd) for fd in ws_doors]
+            self._websocket = WebSocketServer(ws_listeners, self._settings, self._dispatcher, self._log)
+        # First the clients, so that they hear what the sessions have to tell. One that is lost takes no other with it.
+        for values in state["clients"]:
+            self._tasks.call("taking over a connection", self._control.adopt, values)
         self._supervisor.restore(state["supervisor"])
-        for client in adopted:
+        for client in list(self._dispatcher.clients):
             client.resume()
 
     def _finish_reload(self) -> None:
         # What the image before this one had planned.
         self._reap_strays()
         self._changed()
-        asyncio.get_running_loop().call_later(STABLE_S, self._survived)
+        self._keeper.survive_later()
         count = len(self._supervisor.live)
         self._log.entry(Level.INFO, f"reloaded, {count} sessions live on", Event.RELOADED)
         self._answer_reload(Reloaded(__version__))

@@ -1,12 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """What each request does, and who hears of it: the same for both sockets."""
 
-from collections.abc import Callable
-from typing import Protocol, assert_never
+import asyncio
+from collections.abc import Callable, Generator, Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Protocol, assert_never, cast
 
 from weft_runtime import store
+from weft_runtime.appd import turns
+from weft_runtime.appd.answers import Places, Steps
 from weft_runtime.appd.session import Session
 from weft_runtime.appd.supervisor import Refused, Supervisor
+from weft_runtime.appd.turns import Turns
+from weft_runtime.errors import WeftError
+from weft_runtime.escape import quote
+from weft_runtime.framing import frame
+from weft_runtime.manifests import NotRemembered, Reading, name_and_version
 from weft_runtime.protocol import (
     AppReady,
     AppState,
@@ -37,10 +47,34 @@ from weft_runtime.protocol import (
     TerminateApp,
     unknown_session,
 )
+from weft_runtime.wire import encode_json, encode_msgpack
+
+READINGS_MAX = 3
+"""Times that a launch reads a manifest that changes before it is used."""
+
+FLUSHES_MAX = 32
+"""Clients that one callback sends a push to: each takes the kernel some 10 microseconds, and wakes a process."""
 
 
-class Client(Protocol):
-    """A connection as the requests see it."""
+class Push:
+    """A message for many clients, encoded once for all that share an encoding."""
+
+    def __init__(self, message: LaunchAck | AppReady | AppState | NavigationGesture) -> None:
+        self.message = message
+
+    @cached_property
+    def frame(self) -> bytes:
+        """As the control socket sends it."""
+        return frame(encode_msgpack(self.message))
+
+    @cached_property
+    def text(self) -> str:
+        """As the WebSocket sends it."""
+        return encode_json(self.message)
+
+
+class Client(turns.Client, Protocol):
+    """A connection as the requests see it. It asks `Dispatcher.turns` for a turn for each request."""
 
     caller: str
     """Who it is, for the log."""
@@ -51,6 +85,19 @@ class Client(Protocol):
 
     def send(self, message: Response) -> None:
         """Put a message behind those that were sent before. Never blocks and never raises."""
+        ...
+
+    def begin(self, steps: Steps) -> None:
+        """Make the answer to its last request in its next turns, by a LongAnswer: no request after it is looked at
+        before, and what is sent meanwhile comes behind it."""
+        ...
+
+    def put(self, push: Push) -> None:
+        """The same as `send`, but it may wait for `flush`, which is called soon."""
+        ...
+
+    def flush(self) -> None:
+        """Send what was put. Never blocks and never raises."""
         ...
 
     def hears(self, session_id: int | None) -> bool:
@@ -65,34 +112,46 @@ class Client(Protocol):
         """The answer that it waited for is sent: go on with its requests."""
         ...
 
+    def give_up(self, answer: Error) -> None:
+        """Its last request cannot be answered as it should be: answer it so, and go on with the next in a while."""
+        ...
+
 
 class Dispatcher:
     """Answers requests, in their order, and sends pushes to whoever hears them."""
 
     def __init__(self) -> None:
         self.clients: set[Client] = set()
+        self.turns = Turns(self._failed)
+        self._places = Places()
+        self._to_flush: dict[Client, None] = {}
+        """Those that something was put for: in order, and each once."""
+        self._flush_is_planned = False
         self.supervisor: Supervisor
         self.reload: Callable[[Client], None]
         self.status: Callable[[], DaemonStatus]
+        self.failed: Callable[[Client, BaseException], None]
+
+    def _failed(self, client: turns.Client, error: BaseException) -> None:
+        self.failed(cast(Client, client), error)
 
     def handle(self, request: Request, client: Client) -> None:
         """Do what `request` says and answer it: at once, or when the session has ended that it ends."""
         match request:
             case LaunchApp():
-                self._launch(request, client)
+                try:
+                    self._launch(request, client)
+                except NotRemembered as absent:
+                    client.begin(self._launch_when_read(request, client, absent.directory))
             case TerminateApp():
                 self._terminate(request, client)
             case QueryRunning():
-                states = (State.STARTING, State.RUNNING)
-                live = [session for session in self.supervisor.live if session.state in states]
-                client.send(RunningApps(tuple(RunningApp(session.id, session.app_id) for session in live)))
+                self._begin(client, self._running())
             case QueryAppState():
                 session = self.supervisor.find(request.session_id)
                 client.send(AppState(request.session_id, session.state if session else State.NOT_FOUND))
             case QueryInstalledApps():
-                found = store.installed(self.supervisor.stores)
-                apps = (InstalledApp(app_id, app.name, app.version) for app_id, app in found.items())
-                client.send(InstalledApps(tuple(apps)))
+                self._begin(client, self._installed())
             case IpcForward():
                 if self.supervisor.find(request.session_id) is None:
                     client.send(unknown_session(request.session_id))
@@ -109,8 +168,7 @@ class Dispatcher:
                 client.subscribe(request.session_id)
                 client.send(Subscribed(request.session_id))
             case QuerySessions():
-                sessions = [*self.supervisor.stopped, *self.supervisor.live]
-                client.send(Sessions(tuple(session.info() for session in sessions)))
+                self._begin(client, self._sessions())
             case Reload():
                 self._reload(client)
             case QueryStatus():
@@ -121,10 +179,11 @@ class Dispatcher:
     def announce(self, message: AppReady | AppState) -> None:
         """Tell that a session is ready, or has ended: first to whoever asked for that."""
         if isinstance(message, AppState):
-            for client in [client for client in self.clients if client.waiting_for == message.session_id]:
+            waiting = [client for client in self.clients if client.waiting_for == message.session_id]
+            for client in waiting:
                 client.waiting_for = None
-                client.send(message)
                 client.resume()
+            self._send(Push(message), waiting)
         self.push(message)
 
     def acknowledge(self, session: Session) -> None:
@@ -134,13 +193,103 @@ class Dispatcher:
     def push(self, message: LaunchAck | AppReady | AppState | NavigationGesture) -> None:
         """Send to every client that hears of it."""
         session_id = None if isinstance(message, NavigationGesture) else message.session_id
-        for client in list(self.clients):
-            if client.hears(session_id):
-                client.send(message)
+        self._send(Push(message), [client for client in self.clients if client.hears(session_id)])
 
-    def _launch(self, request: LaunchApp, client: Client) -> None:
+    def _send(self, push: Push, clients: Iterable[Client]) -> None:
+        for client in clients:
+            client.put(push)
+            self._to_flush[client] = None
+        if not self._flush_is_planned:
+            self._flush()
+
+    def forget(self, client: Client) -> None:
+        """Its connection is closed."""
+        self.clients.discard(client)
+        self.turns.leave(client)
+        self._to_flush.pop(client, None)
+
+    def _flush(self) -> None:
+        for _ in range(min(FLUSHES_MAX, len(self._to_flush))):
+            client = next(iter(self._to_flush))
+            del self._to_flush[client]
+            client.flush()
+            if not self._to_flush:
+                break
+        self._flush_is_planned = bool(self._to_flush)
+        if self._flush_is_planned:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    # Answers that may be long. What they tell of sessions is as it was when the request was looked at: so the snapshot is
+    # taken at once, and what is pushed from then on comes behind the answer.
+
+    def _begin(self, client: Client, steps: Steps) -> None:
+        client.begin(self._places.when_free(client.owner, steps))
+
+    def _running(self) -> Steps:
+        states = (State.STARTING, State.RUNNING)
+        live = [session for session in self.supervisor.live if session.state in states]
+
+        def steps() -> Steps:
+            yield None
+            return RunningApps(tuple(RunningApp(session.id, session.app_id) for session in live))
+
+        return steps()
+
+    def _sessions(self) -> Steps:
+        stopped = self.supervisor.stopped  # they do not change any more
+        live = [session.info() for session in self.supervisor.live]
+
+        def steps() -> Steps:
+            infos = []
+            for session in stopped:
+                infos.append(session.info())
+                yield None
+            return Sessions((*infos, *live))
+
+        return steps()
+
+    def _installed(self) -> Steps:
+        apps, known = [], self.supervisor.manifests
+        for package in store.packages(self.supervisor.stores):
+            yield None
+            if package is None:
+                continue
+            app_id, directory = package
+            try:
+                listed = store.read_by(directory, known.recall_listed)
+            except NotRemembered:
+                try:
+                    listed = name_and_version((yield from self._read(directory)))
+                except WeftError:
+                    continue
+            except WeftError:
+                continue
+            if listed is not None:
+                apps.append(InstalledApp(app_id, *listed))
+        return InstalledApps(tuple(apps))
+
+    def _read(self, directory: Path) -> Generator[asyncio.Future[Reading], None, Reading]:
+        reading = self.supervisor.read(directory)
+        yield reading
+        return reading.result()
+
+    def _launch_when_read(self, request: LaunchApp, client: Client, directory: Path) -> Steps:
+        for _ in range(READINGS_MAX):
+            try:
+                reading = yield from self._read(directory)
+            except WeftError:
+                reading = None  # a launch says what is wrong
+            try:
+                self._launch(request, client, reading)
+                return None
+            except NotRemembered as other:
+                directory = other.directory
+        message = f"the manifest of {quote(request.app_id)} changes all the time"
+        return Error(ErrorCode.PACKAGE_INVALID, message)
+
+    def _launch(self, request: LaunchApp, client: Client, reading: Reading | None = None) -> None:
         try:
-            session = self.supervisor.launch(request.app_id, client.caller)
+            session = self.supervisor.launch(request.app_id, client.caller, reading)
         except Refused as refusal:
             client.send(Error(refusal.code, refusal.message))
             return

@@ -18,6 +18,7 @@ from weft_runtime import fork_protocol
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.appd.child import Child
+from weft_runtime.appd.tasks import Tasks
 from weft_runtime.errors import ExitStatus
 from weft_runtime.escape import printable
 from weft_runtime.fork_protocol import ProtocolError, Request
@@ -30,8 +31,9 @@ HELLO_TIMEOUT_S = 30.0
 SILENCE_TIMEOUT_S = 5.0
 """Seconds from the end of a conversation until the program is gone, if it is about to end anyway."""
 
-ANSWER_TIMEOUT_S = 1.0
-"""Seconds for a fork, for which the daemon waits; it takes some milliseconds."""
+ANSWER_TIMEOUT_S = 0.5
+"""Seconds for a fork, which takes some milliseconds. The daemon's whole loop waits for it: one that is as late is killed,
+and the next one is not started at once."""
 
 RESTART_MIN_S, RESTART_MAX_S = 1.0, 60.0
 """Seconds until a fork server that has ended is started again, doubled each time."""
@@ -54,6 +56,8 @@ _BY_THE_DEVICE = frozenset(
 _SHORTAGES = (
     "MemoryError", *(os.strerror(number) for number in (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EAGAIN))
 )  # fmt: skip
+Call = Callable[..., None]
+"""Takes what is being done, a function and its arguments."""
 
 
 class Spare(NamedTuple):
@@ -84,12 +88,15 @@ class Spare(NamedTuple):
 class ForkServer:
     """One fork server, from its start until it ends or is closed."""
 
-    def __init__(self, program: Path, environment: Mapping[str, str], on_hello: Callable[[], None]) -> None:
-        """Start it. `on_hello` is called once it can fork. Raises OSError."""
+    def __init__(
+        self, program: Path, environment: Mapping[str, str], on_hello: Callable[[], None], call: Call
+    ) -> None:
+        """Start it. `on_hello` is called once it can fork; whatever happens is handled by `call`. Raises OSError."""
         self.program = program
         self.has_said_hello = False
         self.is_none = False
         """Whether it has said, by whatever it did, that it is no fork server."""
+        self._is_closed = False
         self._on_hello = on_hello
         self._silence: asyncio.TimerHandle | None = None
         self._identities: dict[str, Identity | None] = {}
@@ -103,9 +110,9 @@ class ForkServer:
                 raise
         self._socket.settimeout(ANSWER_TIMEOUT_S)
         loop = asyncio.get_running_loop()
-        loop.add_reader(self._socket, self._hello)
+        loop.add_reader(self._socket, call, "the hello of the fork server", self._hello)
         # A program that takes the option for an app and says READY need not be waited for.
-        loop.add_reader(self.child.stdout, self._has_output)
+        loop.add_reader(self.child.stdout, call, "the hello of the fork server", self._has_output)
 
     @property
     def is_current(self) -> bool:
@@ -123,7 +130,10 @@ class ForkServer:
         )
 
     def close(self) -> str:
-        """End it, if it has not ended; what it has to say."""
+        """End it, if it has not ended; what it has to say. Asked again it does nothing."""
+        if self._is_closed:
+            return ""
+        self._is_closed = True
         self._expect_nothing()
         self._socket.close()
         result = processes.reap(self.child)
@@ -198,6 +208,7 @@ class Spares:
         """`make_group` may raise OSError; `remove_group` is told what is not needed any more."""
         self._environment = environment
         self._log = log
+        self._tasks = Tasks(log)
         self._next_number = next_number
         self._make_group = make_group
         self._remove_group = remove_group
@@ -239,11 +250,11 @@ class Spares:
             return
         loop = asyncio.get_running_loop()
         try:
-            self._server = server = ForkServer(program, self._environment(), self._said_hello)
+            self._server = server = ForkServer(program, self._environment(), self._said_hello, self._call)
         except OSError as error:
             self._miss(program, f"cannot be started: {error.strerror}")
             return
-        loop.add_reader(server.child.pidfd, self._ended)
+        loop.add_reader(server.child.pidfd, self._call, "the end of the fork server", self._ended)
         self._plan(HELLO_TIMEOUT_S, server.give_up)
 
     def hint(self, app_id: str) -> None:
@@ -338,7 +349,9 @@ class Spares:
             return
         spare = self._fork(self._next_number() + len(self._waiting))
         if spare is not None:
-            asyncio.get_running_loop().add_reader(spare.child.pidfd, self._spare_ended, spare)
+            what = "the end of a process that waited"
+            loop = asyncio.get_running_loop()
+            loop.add_reader(spare.child.pidfd, self._call, what, self._spare_ended, spare)
             self._waiting.append(spare)
             # One at a time: whoever else waits for the loop comes between.
             self._plan(0, self._refill)
@@ -396,6 +409,31 @@ class Spares:
         if spare.group is not None:
             self._remove_group(spare.group)
 
+    def _call(self, what: str, function: Callable[..., None], *arguments: object) -> None:
+        """Call `function`; if it fails unexpectedly begin anew in a while, with nothing of what is there now."""
+        server = self._server
+        if self._tasks.call(what, function, *arguments):
+            return
+        program = (
+            server.program if server else next((item for item in arguments if isinstance(item, Path)), None)
+        )
+        if server is not None:
+            self._tasks.call("ending the fork server", server.close)  # however far it came
+        self._begin_anew(program)
+
+    def failed(self, error: BaseException) -> None:
+        """A launch could not use what is there, for a fault of ours."""
+        server = self._server or self._origin
+        self._tasks.report("the fork server", error)
+        self._begin_anew(None if server is None else server.program)
+
+    def _begin_anew(self, program: Path | None) -> None:
+        self._tasks.call("ending the fork server", self.close)
+        self._server = self._origin = None
+        if program is not None:
+            self._plan(self._delay, self.start, program)
+            self._wait_longer()
+
     def _plan(self, seconds: float, what: Callable[..., None], *arguments: object) -> None:
         """The one thing to do next; it takes the place of what was planned."""
         if self._timer is not None:
@@ -403,7 +441,7 @@ class Spares:
 
         def do() -> None:
             self._timer = None
-            what(*arguments)
+            self._call("the next step of the fork server", what, *arguments)
 
         self._timer = asyncio.get_running_loop().call_later(seconds, do)
 

@@ -31,7 +31,7 @@ def execute(state: Mapping[str, Any], descriptors: Iterable[int], environ: Mappi
     memory = os.memfd_create("weft-appd-state", 0)
     inherited = [*descriptors]
     try:
-        with open(memory, "w", closefd=False) as file:
+        with open(memory, "w", encoding="utf-8", closefd=False) as file:
             json.dump(state, file)
         os.lseek(memory, 0, os.SEEK_SET)
         for fd in inherited:
@@ -48,7 +48,7 @@ def inherited_state(environ: MutableMapping[str, str]) -> dict[str, Any] | None:
     variable = environ.pop(STATE_VARIABLE, None)
     if variable is None:
         return None
-    with open(int(variable)) as file:
+    with open(int(variable), encoding="utf-8") as file:
         state: dict[str, Any] = json.load(file)
     return state
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from weft_runtime import __version__
 from weft_runtime.appd import handover
@@ -15,11 +16,11 @@ from weft_runtime.appd.daemon import Daemon
 from weft_runtime.appd.settings import CONFIG_FILE, describe, find_runtime, load
 from weft_runtime.appd.websocket import read_token
 from weft_runtime.client import DaemonClient, socket_path
-from weft_runtime.commandline import ArgumentParser
+from weft_runtime.commandline import ArgumentParser, prepare_streams, write_result
 from weft_runtime.errors import ExitStatus, Problem, WeftError, stack_of
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
-from weft_runtime.protocol import Error, Reload, Reloaded
+from weft_runtime.protocol import Error, ErrorCode, Reload, Reloaded
 from weft_runtime.settings import log_settings
 
 PROGRAM = "weft-appd"
@@ -30,20 +31,27 @@ RELOAD_TIMEOUT_S = 60.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the daemon in the foreground; returns the exit status."""
-    _complete_standard_streams()
+    prepare_streams()
     log = Log(stderr_sink(PROGRAM, with_priority=False))
     try:
-        log = open_log(PROGRAM, log_settings())
-        return _run(build_parser().parse_args(argv), log)
+        log = open_log(PROGRAM, log_settings(), has_loop=True)
+        state = handover.inherited_state(os.environ)
+        if state is not None and log.backlog is not None and state.get("log") is not None:
+            log.backlog.restore(state["log"])  # before anything else is logged
+        return _run(build_parser().parse_args(argv), log, state)
     except WeftError as error:
         log.entry(Level.ERR, str(error), Event.FAILED, WEFT_REASON=str(error), WEFT_PROBLEM=error.problem)
         return error.exit_status
+    except BrokenPipeError:  # whoever read our output has gone
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:  # before the signal handlers are in place
         return 128 + signal.SIGINT
     except Exception as error:
         reason = f"internal error: {type(error).__name__}: {printable(str(error))}"
         log.entry(Level.CRIT, f"{reason}\n{stack_of(error)}", Event.FAILED, WEFT_REASON=reason)
         return ExitStatus.SOFTWARE
+    finally:
+        log.flush()
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run(options: argparse.Namespace, log: Log) -> int:
+def _run(options: argparse.Namespace, log: Log, state: dict[str, Any] | None) -> int:
     if options.reload:
         return _reload()
     settings = load(options.config, os.environ)
@@ -70,10 +78,9 @@ def _run(options: argparse.Namespace, log: Log) -> int:
         handover.check_version(os.environ)
         read_token(settings)
         find_runtime(settings)
-        print("the settings are valid")
+        write_result("the settings are valid")
         return 0
     log.level = settings.log_level
-    state = handover.inherited_state(os.environ)
 
     async def serve() -> None:
         await Daemon(options.config, settings, os.environ, log).run(state)
@@ -82,21 +89,17 @@ def _run(options: argparse.Namespace, log: Log) -> int:
     return 0
 
 
-def _complete_standard_streams() -> None:
-    """Put /dev/null where one is closed, lest a client's connection takes its number and gets our log."""
-    for fd in (0, 1, 2):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
-
-
 def _reload() -> int:
     with DaemonClient(socket_path(os.environ), timeout=RELOAD_TIMEOUT_S) as daemon:
         answer = daemon.ask(Reload())
     match answer:
         case Reloaded():
-            print(f"reloaded, {PROGRAM} {printable(answer.version, 64)} is running")
+            write_result(f"reloaded, {PROGRAM} {printable(answer.version, 64)} is running")
+            return 0
+        case Error(ErrorCode.TOO_MANY_CONNECTIONS) if (pid := os.environ.get("MAINPID", "")).isdigit():
+            # systemd calls this one, and the daemon's own user has a way that needs no connection.
+            os.kill(int(pid), signal.SIGHUP)
+            print("there is no place for a connection: asked for a reload by SIGHUP")
             return 0
         case Error():
             raise WeftError(Problem.CONFIG_INVALID, printable(answer.message))

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`last-session.json`: the apps that run, so that the next daemon can start them again."""
 
+import contextlib
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from weft_runtime.appd import files
+from weft_runtime.escape import quote
 from weft_runtime.ids import AppId
 
 FILE_NAME = "last-session.json"
@@ -17,73 +19,120 @@ ATTEMPTS_MAX = 3
 STABLE_S = 60.0
 """Seconds after which a restore counts as survived."""
 
-_SIZE_MAX = 1024 * 1024
-
 
 class RestoreRefused(Exception):
     """The apps are not started again; the text says why and where the list is now."""
 
 
 class LastSession:
-    """The file in the daemon's state directory. All methods raise OSError."""
+    """The file in the daemon's state directory. Its methods may wait for a disk, and raise OSError."""
 
-    def __init__(self, directory: Path) -> None:
-        self._file = directory / FILE_NAME
+    def __init__(self, directory: Path, volatile: Path) -> None:
+        """What cannot be written to `directory` goes to `volatile`, if that can help."""
+        self.file = directory / FILE_NAME
         self._attempts = directory / ATTEMPT_NAME
+        self._attempts_beside = volatile / ATTEMPT_NAME
+        self.is_unread = False
+        """Whether the file holds a list whose apps were not started: it must not be replaced."""
 
     def save(self, app_ids: Iterable[str], *, durable: bool = True) -> None:
         """Replace the list, in one step; `durable` waits until it would survive a power failure."""
-        _write(self._file, json.dumps(list(app_ids), separators=(",", ":")), durable=durable)
+        if self.is_unread:
+            with contextlib.suppress(FileNotFoundError):
+                self.file.replace(self._kept("unread"))
+            self.is_unread = False
+        text = json.dumps(list(app_ids), separators=(",", ":"))
+        files.put(self.file, text.encode(), durable=durable)
 
-    def take(self) -> list[AppId]:
-        """The apps to start again. The list stays until the next `save`, should this start end at once.
+    def take(self) -> tuple[list[AppId], list[str]]:
+        """The apps to start again, and what an operator should know of it, each a sentence to be completed by nothing.
 
-        Raises RestoreRefused where the last ATTEMPTS_MAX restores all ended the daemon or the device.
-        A file that is absent or unparsable counts as empty.
+        The list stays until the next `save`, should this start end at once. A file that is absent or unparsable counts
+        as empty, and so does what is no regular file. Raises RestoreRefused where the last ATTEMPTS_MAX restores all
+        ended the daemon or the device.
         """
+        warnings = []
+        # Until it is read and its apps are about to be started.
+        self.is_unread = True
         try:
-            with self._file.open("rb") as file:
-                values = json.loads(file.read(_SIZE_MAX))
+            values = json.loads(files.read(self.file))
             app_ids = [AppId.parse(value) for value in values if isinstance(value, str)]
+        except files.NotRegularError as error:
+            warnings.append(
+                f"cannot read the last session, ignoring {quote(str(self.file))}: {error.strerror}"
+            )
+            app_ids = []
         except (FileNotFoundError, ValueError, TypeError, RecursionError):
             app_ids = []
         if not app_ids:
-            self.survived()
-            return []
+            self.is_unread = False
+            with contextlib.suppress(OSError):
+                self.survived()
+            return [], warnings
         attempts = self._count_attempts() + 1
         if attempts > ATTEMPTS_MAX:
-            kept = self._file.with_suffix(".refused.json")
-            self._file.replace(kept)
-            self.survived()
-            message = f"the last {ATTEMPTS_MAX} starts of these apps did not last {STABLE_S:g} s"
-            raise RestoreRefused(f"{message}; their list is in {kept}")
-        _write(self._attempts, str(attempts), durable=True)
-        return app_ids
+            raise RestoreRefused(self._refuse())
+        warnings += self._note(attempts)
+        self.is_unread = False
+        return app_ids, warnings
 
     def survived(self) -> None:
         """The restore has lasted long enough, or ended in good order."""
-        self._attempts.unlink(missing_ok=True)
+        try:
+            self._attempts.unlink(missing_ok=True)
+        except OSError:
+            if self._has_place_beside:
+                files.put(self._attempts_beside, b"0", durable=False)
+            raise
+        if self._has_place_beside:
+            self._attempts_beside.unlink(missing_ok=True)
+
+    def _refuse(self) -> str:
+        kept = self._kept("refused")
+        try:
+            self.file.replace(kept)
+            self.is_unread = False
+        except OSError:  # it stays where it is, and is not replaced
+            kept = self.file
+        with contextlib.suppress(OSError):
+            self.survived()
+        message = f"the last {ATTEMPTS_MAX} starts of these apps did not last {STABLE_S:g} s"
+        return f"{message}; their list is in {kept}"
+
+    def _kept(self, why: str) -> Path:
+        return self.file.with_suffix(f".{why}.json")
+
+    @property
+    def _has_place_beside(self) -> bool:
+        return self._attempts_beside != self._attempts
+
+    def _note(self, attempts: int) -> list[str]:
+        """Write down which attempt this is; what an operator should know of it."""
+        text = str(attempts).encode()
+        try:
+            files.put(self._attempts, text, durable=True)
+            if self._has_place_beside:
+                self._attempts_beside.unlink(missing_ok=True)
+            return []
+        except OSError as error:
+            problem = f"cannot count the starts of the last session in {quote(str(self._attempts))}"
+            problem = f"{problem}: {error.strerror}"
+        try:
+            if self._has_place_beside:
+                files.put(self._attempts_beside, text, durable=False)
+                return [
+                    f"{problem}; {quote(str(self._attempts_beside))} has the number until the device is off"
+                ]
+        except OSError:
+            pass
+        return [f"{problem}; apps that end the daemon would be started again for ever"]
 
     def _count_attempts(self) -> int:
-        try:
-            return int(self._attempts.read_text()[:8])
-        except (FileNotFoundError, ValueError):
-            return 0
-
-
-def _write(path: Path, text: str, *, durable: bool, mode: int = 0o600) -> None:
-    temporary = path.with_name(f".{path.name}.new")
-    try:
-        with temporary.open("w") as file:
-            file.write(text)
-            file.flush()
-            os.fchmod(file.fileno(), mode)
-            if durable:
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+        # The one beside is written only where the other cannot be, and so is newer.
+        for path in (self._attempts_beside, self._attempts):
+            with contextlib.suppress(OSError, ValueError):
+                return int(files.read(path)[:8])
+        return 0
 
 
 def write_port(path: Path, port: int) -> None:
@@ -91,4 +140,4 @@ def write_port(path: Path, port: int) -> None:
 
     Whatever our umask is, clients of other users read it.
     """
-    _write(path, str(port), durable=False, mode=0o644)
+    files.put(path, str(port).encode(), durable=False, mode=0o644)

@@ -6,9 +6,12 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Self
 
+from weft_runtime.appd import clock
 from weft_runtime.protocol import SessionInfo, State
 
 OUTPUT_CLOSED_GRACE_S = 1.0
+
+_TIMES = ("launched_at", "ready_at", "stopped_at")
 
 
 class Action(StrEnum):
@@ -24,7 +27,7 @@ class Action(StrEnum):
 
 @dataclass(slots=True)
 class Session:
-    """A launched app. Times named `..._at` are Unix seconds for people, `deadline` is monotonic seconds."""
+    """A launched app. Times named `..._at` are seconds of the boot clock (clock.py), `deadline` is monotonic seconds."""
 
     id: int
     app_id: str
@@ -45,18 +48,18 @@ class Session:
     output_closed: bool = False
 
     @classmethod
-    def launched(cls, number: int, app_id: str, pid: int, *, wall: float, ready_deadline: float) -> Self:
-        return cls(number, app_id, pid, wall, State.STARTING, ready_deadline)
+    def launched(cls, number: int, app_id: str, pid: int, *, now: float, ready_deadline: float) -> Self:
+        return cls(number, app_id, pid, now, State.STARTING, ready_deadline)
 
     @property
     def is_live(self) -> bool:
         return self.state is not State.STOPPED
 
-    def ready(self, *, wall: float) -> list[Action]:
+    def ready(self, *, now: float) -> list[Action]:
         """The READY line has come: it counts once, and not any more when the end was asked for."""
         if self.state is not State.STARTING:
             return []
-        self.state, self.ready_at, self.deadline = State.RUNNING, wall, None
+        self.state, self.ready_at, self.deadline = State.RUNNING, now, None
         return [Action.ANNOUNCE_READY]
 
     def compiling(self, *, ready_deadline: float) -> list[Action]:
@@ -96,10 +99,10 @@ class Session:
         return []
 
     def ended(
-        self, *, exit_status: int | None, signal: str | None, reason: str | None, wall: float
+        self, *, exit_status: int | None, signal: str | None, reason: str | None, now: float
     ) -> list[Action]:
         """The process is gone. `reason` is what it said of itself, if it did."""
-        self.state, self.deadline, self.pid, self.stopped_at = State.STOPPED, None, None, wall
+        self.state, self.deadline, self.pid, self.stopped_at = State.STOPPED, None, None, now
         self.exit_status, self.signal = exit_status, signal
         how = f"killed by {signal}" if signal else f"exited with status {exit_status}"
         parts = [part for part in (self.stop_reason, reason or how) if part]
@@ -112,20 +115,22 @@ class Session:
             app_id=self.app_id,
             state=self.state,
             pid=self.pid,
-            launched=self.launched_at,
-            ready=self.ready_at,
-            stopped=self.stopped_at,
+            launched=clock.to_unix(self.launched_at),
+            ready=None if self.ready_at is None else clock.to_unix(self.ready_at),
+            stopped=None if self.stopped_at is None else clock.to_unix(self.stopped_at),
             exit_status=self.exit_status,
             signal=self.signal,
             reason=self.reason or self.stop_reason,
         )
 
     def to_json(self) -> dict[str, Any]:
-        """For the next process image (handover.py)."""
-        return asdict(self)
+        """For the next process image (handover.py); times are Unix seconds, as the first release has them."""
+        values = asdict(self)
+        return values | {name: clock.to_unix(values[name]) for name in _TIMES if values[name] is not None}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        session = cls(**values)
+        times = {name: clock.from_unix(values[name]) for name in _TIMES if values[name] is not None}
+        session = cls(**{**values, **times})
         session.state = State(session.state)
         return session

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from weft_runtime import paths
+from weft_runtime.appd import files
 from weft_runtime.decode import Table
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable, quote
@@ -232,7 +234,7 @@ def describe() -> str:
 def _read(source: Path, *, must_exist: bool) -> tuple[dict[str, tuple[str, str]], list[str]]:
     """The file's settings as text, each with where it stands, and what is wrong with the file."""
     try:
-        values = tomllib.loads(source.read_bytes().decode())
+        values = tomllib.loads(files.read(source, is_ours=False).decode())
     except FileNotFoundError:
         return {}, [f"there is no file {quote(str(source))}"] if must_exist else []
     except OSError as error:
@@ -243,7 +245,10 @@ def _read(source: Path, *, must_exist: bool) -> tuple[dict[str, tuple[str, str]]
     texts, problems = {}, []
     for key in values:
         try:
-            texts[key] = (f"{printable(str(source))}: {printable(key, 64)}", table.scalar_text(key))
+            texts[key] = (
+                f"{printable(str(source))}: {printable(key, 64)}",
+                paths.local(table.scalar_text(key)),
+            )
         except WeftError as error:
             problems.append(error.message)
     return texts, problems

@@ -8,24 +8,26 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
-from weft_runtime import capabilities, store
+from weft_runtime import capabilities, manifests, store
 from weft_runtime.appd import child as processes
+from weft_runtime.appd import clock
 from weft_runtime.appd.background import Background
-from weft_runtime.appd.cgroups import Limits, SessionGroup, SessionGroups, Usage, in_units
+from weft_runtime.appd.cgroups import Limits, Removal, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.report import Report
 from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
+from weft_runtime.appd.tasks import AGAIN_S, Tasks, Worker
 from weft_runtime.errors import ExitStatus, Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log
 from weft_runtime.limits import COMPILE_TIME
-from weft_runtime.manifests import Manifests
+from weft_runtime.manifests import Manifests, Reading
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
 from weft_runtime.settings import stores
@@ -33,10 +35,17 @@ from weft_runtime.settings import stores
 HISTORY_MAX = 1000
 """Stopped sessions that are remembered: enough to answer "what happened last night", and bounded."""
 
+P = ParamSpec("P")
+
 _READ_SIZE = 64 * 1024
 
 _READS_AT_END = 64
 """Reads of a dead app's pipe: a pipe holds 64 KiB, and what wrote more after its death is not its output."""
+
+_FLOOD_PAUSE_S = 0.005
+"""Seconds between two reads of a session that has used up its lines. Its pipe is still emptied, since an app must not
+hang on its output, but at 64 KiB a read that is 13 MB/s of what nobody will see: more would only take CPU time from
+everybody else, the daemon's and the app's."""
 
 _REFUSALS = {
     Problem.PACKAGE_NOT_FOUND: ErrorCode.PACKAGE_NOT_FOUND,
@@ -73,14 +82,23 @@ class _Live:
         self.scanner = ReadyScanner()
         self.splitters = {"stdout": LineSplitter(), "stderr": LineSplitter()}
         self.open_streams = {"stdout": child.stdout, "stderr": child.stderr}
+        self.pauses: dict[str, asyncio.Handle] = {}
+        """Streams that are not read just now, and what goes on with them."""
         self.deadline_timer: asyncio.TimerHandle | None = None
         self.summary_timer: asyncio.TimerHandle | None = None
         self.shell_pid: int | None = None
+        self.is_collected = False
+        """Whether its process is reaped, and the descriptors are closed."""
 
     @property
     def fields(self) -> dict[str, str]:
         """What every log entry about the session carries."""
         return {"WEFT_APP_ID": self.session.app_id, "WEFT_SESSION_ID": str(self.session.id)}
+
+    def stop_pauses(self) -> None:
+        for handle in self.pauses.values():
+            handle.cancel()
+        self.pauses.clear()
 
     def kill(self) -> None:
         """End all of it: what is in its control group, or where there is none, in its process group."""
@@ -103,17 +121,18 @@ class Supervisor:
         self._settings = settings
         self._places = places
         self._log = log
+        self._tasks = Tasks(log)
         self._announce = announce
         store_override = {} if settings.app_store is None else {"WEFT_APP_STORE": str(settings.app_store)}
         self._environ = {**environ, **store_override}
         self.stores = stores(self._environ)
-        self._manifests = Manifests()
+        self.manifests = Manifests()
+        # A thread of its own: what is written to a slow disk must not keep launches waiting.
+        self._reader = Worker("weft-manifests")
         self._live: dict[int, _Live] = {}
         self._stopped: OrderedDict[int, Session] = OrderedDict()
         self._next_id = 1
         self._all_ended = asyncio.Event()
-        self._emptying: list[SessionGroup] = []
-        """Control groups of ended sessions: what was killed in there may take a moment to be gone."""
         self.groups: SessionGroups | None = None
         """Where sessions get control groups of their own; None is "nowhere"."""
         self.on_change: Callable[[], None] = lambda: None
@@ -141,8 +160,12 @@ class Supervisor:
         live = self._live.get(session_id)
         return live.session if live else self._stopped.get(session_id)
 
-    def launch(self, app_id_text: str, caller: str) -> Session:
-        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it."""
+    def launch(self, app_id_text: str, caller: str, reading: Reading | None = None) -> Session:
+        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it.
+
+        Raises NotRemembered where its manifest has to be read first; `reading` is that then, once it is done.
+        """
+        self.manifests.use(reading)
         try:
             return self._launch(app_id_text, caller)
         except Refused as refusal:
@@ -152,6 +175,21 @@ class Supervisor:
                 WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
             )  # fmt: skip
             raise
+        finally:
+            self.manifests.use(None)
+
+    def read(self, directory: Path) -> "asyncio.Future[Reading]":
+        """Parse the manifest of the package in `directory` in another thread, which may take 100 ms, and remember it.
+
+        WeftError comes of it where the manifest cannot be opened.
+        """
+        reading = self._reader.run(manifests.read, directory)
+        reading.add_done_callback(self._keep)
+        return reading
+
+    def _keep(self, reading: "asyncio.Future[Reading]") -> None:
+        if not reading.cancelled() and reading.exception() is None:
+            self.manifests.keep(reading.result())
 
     def _launch(self, app_id_text: str, caller: str) -> Session:
         if self.closing:
@@ -170,10 +208,17 @@ class Supervisor:
         child, group = self._fork(app_id, argv) or self._execute(argv)
         session = Session.launched(
             self._next_id, app_id, child.pid,
-            wall=time.time(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
+            now=clock.now(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
         )  # fmt: skip
         self._next_id += 1
-        live = self._adopt(session, child, group)
+        try:
+            live = self._adopt(session, child, group)
+        except BaseException:
+            self._abandon(
+                self._live.get(session.id)
+                or _Live(session, child, group, OutputLog(0, 0, _nothing, _nothing))
+            )
+            raise
         self._entry(live, Level.INFO, f"launched by {caller}, pid {child.pid}", Event.SESSION_LAUNCHED)
         if notice is not None:
             self._entry(live, Level.NOTICE, notice)
@@ -219,16 +264,12 @@ class Supervisor:
                 live.shell_pid = None
                 self._entry(live, Level.INFO, "its app shell has ended")
 
-    def remove_groups(self) -> None:
-        """Remove the control groups of ended sessions, once nothing is in them any more."""
-        self._emptying = [group for group in self._emptying if not group.remove()]
-
     def remove_left_over_groups(self) -> None:
-        """The same for those of a process image before this one, which crashed or was reloaded."""
+        """Remove the groups of a process image before this one, which crashed or was reloaded."""
         if self.groups is not None:
             known = {live.group for live in self._live.values() if live.group is not None}
-            self._emptying = self.groups.others(known)
-            self.remove_groups()
+            for group in self.groups.others(known):
+                self._remove_group(group)
 
     def to_json(self) -> dict[str, Any]:
         """All sessions, for the next process image; the descriptors in it must be inherited."""
@@ -270,7 +311,9 @@ class Supervisor:
             for name, rest in item["rest"].items():
                 live.splitters[name].rest = bytes.fromhex(rest)
             # An unfinished line may be the beginning of READY.
-            live.scanner.feed(live.splitters["stdout"].rest)
+            live.scanner.feed(live.splitters["stdout"].rest.rpartition(b"\n")[2])
+            for name in live.splitters:
+                self._log_lines(live, name)
             self._plan_summary(live)
 
     @property
@@ -282,7 +325,7 @@ class Supervisor:
         """The command line of a session, and what to say of its capabilities. Raises Refused."""
         try:
             runtime = find_runtime(self._settings)
-            package = store.open_package(app_id, self.stores, self._manifests.parse)
+            package = store.open_package(app_id, self.stores, self.manifests.recall)
             os.close(package.module_fd)
         except WeftError as error:
             raise Refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), str(error)) from None
@@ -301,7 +344,11 @@ class Supervisor:
 
     def _fork(self, app_id: AppId, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
         """The next session's process by the fork server, if there is one."""
-        spare = self.spares.take(Path(argv[0]), app_id, self._next_id)
+        try:
+            spare = self.spares.take(Path(argv[0]), app_id, self._next_id)
+        except Exception as error:
+            self.spares.failed(error)
+            return None
         if spare is None:
             return None
         if spare.begin(argv[1:]):
@@ -350,8 +397,13 @@ class Supervisor:
         return self.groups.make(number, limits)
 
     def _remove_group(self, group: SessionGroup) -> None:
-        self._emptying.append(group)
-        self.remove_groups()
+        """Remove a group that is not needed any more, once nothing is in it."""
+        self._go_on_removing(Removal(group))
+
+    def _go_on_removing(self, removal: Removal) -> None:
+        delay = removal.work()
+        if delay is not None:
+            asyncio.get_running_loop().call_later(delay, self._go_on_removing, removal)
 
     def _adopt(
         self,
@@ -384,8 +436,9 @@ class Supervisor:
             else:
                 del live.open_streams[name]
         if session.state is State.STARTING:
-            loop.add_reader(child.report, self._reported, live)
-        loop.add_reader(child.pidfd, self._ended, live)
+            what = f"the report of session {session.id}"
+            loop.add_reader(child.report, self._tasks.call, what, self._reported, live)
+        loop.add_reader(child.pidfd, self._has_ended, live)
         self._all_ended.clear()
         self._arm(live)
         return live
@@ -408,6 +461,12 @@ class Supervisor:
             asyncio.get_running_loop().remove_reader(live.child.report)
 
     def _deadline(self, live: _Live) -> None:
+        if not self._tasks.call(f"the deadline of session {live.session.id}", self._act_at_deadline, live):
+            # However far it came: the session must not live on because of that.
+            loop = asyncio.get_running_loop()
+            live.deadline_timer = loop.call_later(AGAIN_S, self._deadline, live)
+
+    def _act_at_deadline(self, live: _Live) -> None:
         timeout = self._settings.ready_timeout
         self._act(live, live.session.deadline_passed(timeout, kill_deadline=self._kill_deadline()))
 
@@ -420,7 +479,7 @@ class Supervisor:
             match action:
                 case Action.ANNOUNCE_READY:
                     asyncio.get_running_loop().remove_reader(live.child.report)
-                    took = time.time() - session.launched_at
+                    took = clock.now() - session.launched_at
                     # First of all those who wait for it.
                     self._announce(AppReady(session.id, session.app_id))
                     self._entry(live, Level.INFO, f"ready after {took:.3f} s", Event.SESSION_READY)
@@ -446,68 +505,148 @@ class Supervisor:
         self._output(live, name, data)
 
     def _output(self, live: _Live, name: str, data: bytes) -> None:
-        splitter = live.splitters[name]
-        lines = splitter.feed(data) if data else splitter.end()
-        if name == "stdout" and (live.scanner.feed(data) if data else live.scanner.end()):
+        """Take what was read of a stream; nothing is its end."""
+        splitter, at_end = live.splitters[name], not data
+        is_ready = name == "stdout" and (live.scanner.end() if at_end else live.scanner.feed(data))
+        if is_ready:
             # The signal is not output.
-            with contextlib.suppress(StopIteration):
-                lines.remove(next(line for line in lines if line.strip() == b"READY"))
-            self._act(live, live.session.ready(wall=time.time()))
-        live.output.lines(name, lines, time.monotonic())
-        self._plan_summary(live)
-        if not data:
+            start, end = live.scanner.span
+            if start == 0:
+                splitter.forget_line()
+            data = data[:start] + data[end:]
+        splitter.feed(data)
+        if at_end:
+            splitter.end()
             asyncio.get_running_loop().remove_reader(live.open_streams.pop(name))
-            if name == "stdout":
-                self._act(live, live.session.output_ended(now=time.monotonic()))
+        if is_ready:
+            self._act(live, live.session.ready(now=clock.now()))
+        if at_end and name == "stdout":
+            self._act(live, live.session.output_ended(now=time.monotonic()))
+        self._log_lines(live, name)
+
+    def _log_lines(self, live: _Live, name: str) -> None:
+        """Log lines that were read, and plan the next turn of the stream where it has to wait for that."""
+        has_more = live.output.take(name, live.splitters[name], time.monotonic())
+        self._plan_summary(live)
+        if not has_more and not (live.output.is_full and name in live.open_streams):
+            return
+        loop = asyncio.get_running_loop()
+        if name in live.open_streams:
+            loop.remove_reader(live.open_streams[name])
+        delay = 0 if has_more else _FLOOD_PAUSE_S
+        live.pauses[name] = loop.call_later(delay, self._go_on, live, name)
+
+    def _go_on(self, live: _Live, name: str) -> None:
+        del live.pauses[name]
+        if live.splitters[name].has_line:
+            self._log_lines(live, name)
+        if name in live.open_streams and name not in live.pauses:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(live.open_streams[name], self._readable, live, name)
 
     def _plan_summary(self, live: _Live) -> None:
         """Have it told what was dropped, even if the app falls silent."""
         if live.output.is_dropping and live.summary_timer is None:
-            loop = asyncio.get_running_loop()
-            live.summary_timer = loop.call_later(live.output.interval, self._summarize, live)
+            what = f"the summary of session {live.session.id}"
+            live.summary_timer = self._tasks.later(live.output.interval, what, self._summarize, live)
 
     def _summarize(self, live: _Live) -> None:
         live.summary_timer = None
         live.output.summarize()
 
+    def _has_ended(self, live: _Live) -> None:
+        self._bring_to_an_end(live, self._ended, live)
+
+    def _bring_to_an_end(
+        self, live: _Live, step: Callable[P, None], *args: P.args, **kwargs: P.kwargs
+    ) -> None:
+        """Do one step of the end of a session; where that fails, the session ends without the rest."""
+        what = f"the end of session {live.session.id}"
+        if not self._tasks.call(what, step, *args, **kwargs):
+            self._tasks.call(what, self._abandon, live)
+
+    def _abandon(self, live: _Live) -> None:
+        """Do what is owed to others when a session's end could not be handled as it should be."""
+        loop = asyncio.get_running_loop()
+        for fd in (live.child.pidfd, live.child.report, *live.open_streams.values()):
+            loop.remove_reader(fd)
+        for timer in (live.deadline_timer, live.summary_timer):
+            if timer is not None:
+                timer.cancel()
+        if not live.is_collected:
+            live.kill()
+            with contextlib.suppress(OSError):
+                processes.reap(live.child)
+            with contextlib.suppress(OSError):
+                processes.close(live.child)
+        if live.group is not None:
+            self._remove_group(live.group)
+        self._live.pop(live.session.id, None)
+        if not self._live:
+            self._all_ended.set()
+        if live.session.is_live:
+            live.session.ended(
+                exit_status=None, signal=None, reason="a fault of the daemon", now=clock.now()
+            )
+        self._stopped[live.session.id] = live.session
+        self._announce(AppState(live.session.id, State.STOPPED))
+        self.on_change()
+
     def _ended(self, live: _Live) -> None:
         """The process is gone, but not reaped yet: its output and its report are read first."""
-        session = live.session
-        asyncio.get_running_loop().remove_reader(live.child.pidfd)
+        loop = asyncio.get_running_loop()
+        for fd in (live.child.pidfd, live.child.report, *live.open_streams.values()):
+            loop.remove_reader(fd)
+        live.stop_pauses()
         live.kill()
-        for name in list(live.open_streams):
-            for _ in range(_READS_AT_END):
-                try:
-                    data = os.read(live.open_streams[name], _READ_SIZE)
-                except BlockingIOError:
-                    data = b""  # somebody else holds the other end; this session is over all the same
-                self._output(live, name, data)
-                if not data:
-                    break
+        self._drain(live, _READS_AT_END)
+
+    def _drain(self, live: _Live, reads: int) -> None:
+        """Log what is left of its output, a piece in each turn of the loop, with so many `reads` at most."""
+        for name, splitter in live.splitters.items():
+            while splitter.has_line or name in live.open_streams:
+                data = b""
+                if splitter.has_line:
+                    self._log_lines(live, name)
+                else:
+                    # Somebody else may hold the other end, and even write: this session is over all the same.
+                    with contextlib.suppress(BlockingIOError):
+                        data = os.read(live.open_streams[name], _READ_SIZE) if reads else b""
+                        reads -= 1
+                    self._output(live, name, data)
+                live.stop_pauses()
+                if data or splitter.has_line:
+                    loop = asyncio.get_running_loop()
+                    loop.call_soon(self._bring_to_an_end, live, self._drain, live, reads)
+                    return
+        self._finish(live)
+
+    def _finish(self, live: _Live) -> None:
+        """All of its output is logged: collect the process and tell how it ended."""
+        session = live.session
         reason = live.report.reason()
         result = processes.reap(live.child)
         usage = Usage(result.cpu_seconds, None, None)
         if live.group is not None:
             usage = live.group.usage()
-            self._emptying.append(live.group)
         actions = session.ended(
             exit_status=result.status, signal=result.signal,
-            reason=reason or usage.out_of_memory, wall=time.time(),
+            reason=reason or usage.out_of_memory, now=clock.now(),
         )  # fmt: skip
         for timer in (live.deadline_timer, live.summary_timer):
             if timer is not None:
                 timer.cancel()
         live.output.summarize()
-        for fd in (*live.open_streams.values(), live.child.report):
-            asyncio.get_running_loop().remove_reader(fd)
         processes.close(live.child)
+        live.is_collected = True
         if live.shell_pid is not None:
             processes.kill_and_reap(live.shell_pid)
         del self._live[session.id]
         self._stopped[session.id] = session
         while len(self._stopped) > HISTORY_MAX:
             self._stopped.popitem(last=False)
-        self.remove_groups()
+        if live.group is not None:
+            self._remove_group(live.group)
         self._log_end(live, result, usage)
         if result.status == ExitStatus.TRY_AGAIN:
             self._background.request()
@@ -552,3 +691,7 @@ class Supervisor:
         self, live: _Live, level: Level, message: str, event: Event | None = None, **fields: str
     ) -> None:
         self._log.entry(level, message, event, **live.fields, **fields)
+
+
+def _nothing(*_: object) -> None:
+    pass

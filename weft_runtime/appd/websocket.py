@@ -6,149 +6,186 @@ import hmac
 import http
 import logging
 import socket
+from collections.abc import Sequence
 from urllib.parse import parse_qs, urlsplit
 
-from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request as HttpRequest
 from websockets.http11 import Response as HttpResponse
+from websockets.server import ServerProtocol
 from websockets.typing import Origin
 
+from weft_runtime.appd import files
+from weft_runtime.appd.admission import is_kept_back
+from weft_runtime.appd.control import ACCEPT_PAUSE_S, OUT_OF_RESOURCES, UNREAD_OF_A_USER_MAX
 from weft_runtime.appd.dispatch import Dispatcher
 from weft_runtime.appd.settings import Settings
+from weft_runtime.appd.tasks import Tasks
+from weft_runtime.appd.websocket_client import WebSocketClient
+from weft_runtime.appd.websocket_frame import MESSAGE_MAX
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Log
-from weft_runtime.limits import MIB
-from weft_runtime.protocol import Error, ProtocolError, Response
-from weft_runtime.wire import decode_request_json, encode_json
+from weft_runtime.limits import KIB
 
-MESSAGE_MAX = 1 * MIB
-"""Bytes of a message: a hundred times the longest honest one."""
+ACCEPTS_MAX = 16
+"""Connections that one callback accepts: with those of a flood that are refused, some milliseconds."""
 
-QUEUE_MAX = 1024
-"""Messages that wait for a client: one that reads nothing is dropped there, at the cost of nobody else."""
+LEAVING_MAX = 32
+"""Connections beside the limit that have been told why they are closed, or are in their closing handshake: the oldest
+is closed at once when there are more."""
 
-ANSWERS_AHEAD = 256
-"""Messages that may wait before the next request of the same client is looked at."""
-
-CLOSE_TIMEOUT_S = 1.0
-"""Seconds for the closing handshake of a client that may have stopped reading."""
+KERNEL_BUFFER = 128 * KIB
+"""Bytes that the kernel keeps for each direction of a connection; else it is some megabytes, by what a client sends."""
 
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _TOKEN_MAX = 4096
 
 
-class WebSocketClient:
-    """One connection. Implements dispatch.Client."""
-
-    def __init__(self, connection: ServerConnection, log: Log) -> None:
-        self._connection = connection
-        self._log = log
-        self.caller = f"WebSocket client {connection.remote_address[1]}"
-        self.may_reload = False
-        self.waiting_for: int | None = None
-        self.waiting_for_reload = False
-        self._queue: asyncio.Queue[str] = asyncio.Queue(QUEUE_MAX)
-        self._changed = asyncio.Event()
-        self._leaving = False
-
-    def send(self, message: Response) -> None:
-        if self._leaving:
-            return
-        try:
-            self._queue.put_nowait(encode_json(message))
-        except asyncio.QueueFull:
-            self._log.notice(f"dropping {self.caller}: it does not read")
-            self._connection.transport.abort()
-            self.leave()
-
-    def hears(self, session_id: int | None) -> bool:
-        return True
-
-    def subscribe(self, session_id: int | None) -> None:
-        """Nothing to do: it hears everything anyway."""
-
-    def resume(self) -> None:
-        self._changed.set()
-
-    def leave(self) -> None:
-        """Wait for nothing any more, and send nothing: the connection is being closed."""
-        self._leaving = True
-        self._changed.set()
-
-    async def answered(self) -> None:
-        """Wait until the last request is answered, and not too many answers are unread."""
-        while not self._leaving and (self.waiting_for is not None or self._queue.qsize() > ANSWERS_AHEAD):
-            self._changed.clear()
-            await self._changed.wait()
-
-    async def send_queued(self) -> None:
-        """Send what is queued, for ever."""
-        while True:
-            text = await self._queue.get()
-            self._changed.set()
-            await self._connection.send(text)
-
-
 class WebSocketServer:
-    """The listening socket and its connections."""
+    """The listening sockets and their connections."""
 
     def __init__(
-        self, listener: socket.socket, settings: Settings, dispatcher: Dispatcher, log: Log
+        self, listeners: Sequence[socket.socket], settings: Settings, dispatcher: Dispatcher, log: Log
     ) -> None:
         """Raises WeftError(CONFIG_INVALID) for a token file that cannot be used."""
-        listener.setblocking(False)
-        self.listener = listener
+        for listener in listeners:
+            listener.setblocking(False)
+            for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # connections inherit them
+                listener.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
+        self.listeners = listeners
+        self.dispatcher = dispatcher
+        self.log = log
         self._settings = settings
-        self._dispatcher = dispatcher
-        self._log = log
         self._token = read_token(settings)
-        self._server: Server | None = None
-        self._clients: set[WebSocketClient] = set()
+        self._origins = [None, *(Origin(origin) for origin in settings.ws_origins)]
+        self._loop = asyncio.get_running_loop()
+        self._half_open: dict[WebSocketClient, None] = {}
+        """Those whose handshake is to come, in order; they count like the open ones."""
+        self._open: set[WebSocketClient] = set()
+        self._leaving: dict[WebSocketClient, None] = {}
+        self._unread = 0
+        """Bytes that wait for all of them."""
+        self._is_empty = asyncio.Event()
+        self._is_serving = False
+        # What the library has to say is about single clients, and never about the daemon.
+        self._logger = logging.getLogger("weft_runtime.websocket")
+        self._logger.setLevel(logging.CRITICAL + 1)
 
     @property
     def port(self) -> int:
-        port: int = self.listener.getsockname()[1]
+        """Of the first listener."""
+        port: int = self.listeners[0].getsockname()[1]
         return port
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Serve, unless that is being done already."""
-        if self._server is not None:
-            return
-        # What the library has to say is about single clients, and never about the daemon.
-        logger = logging.getLogger("weft_runtime.websocket")
-        logger.setLevel(logging.CRITICAL + 1)
-        self._server = await serve(
-            self._serve,
-            sock=self.listener.dup(),  # the listener itself outlives a reload
-            origins=[None, *(Origin(origin) for origin in self._settings.ws_origins)],
-            process_request=self._check,
-            compression=None,
-            max_size=MESSAGE_MAX,
-            close_timeout=CLOSE_TIMEOUT_S,
-            server_header=None,
-            logger=logger,
-        )
+        self._is_serving = True
+        self._accept_more()
 
     async def stop(self) -> None:
-        """Close all connections; the listener stays, and who comes waits in the kernel's backlog."""
-        if self._server is not None:
-            for client in self._clients:
-                client.leave()
-            self._server.close()
-            await self._server.wait_closed()
-            self._server = None
+        """Close all connections; the listeners stay, and who comes waits in the kernel's backlog."""
+        self._is_serving = False
+        self._pause()
+        for client in [*self._half_open, *self._open]:
+            client.leave()
+            await asyncio.sleep(0)  # between two of them others are served
+        while self._half_open or self._open or self._leaving:
+            self._is_empty.clear()
+            await self._is_empty.wait()
 
-    def _check(self, connection: ServerConnection, request: HttpRequest) -> HttpResponse | None:
+    async def close(self) -> None:
+        """Stop for good."""
+        await self.stop()
+        for listener in self.listeners:
+            listener.close()
+
+    # Connections
+
+    def _accept_more(self) -> None:
+        if self._is_serving:
+            for listener in self.listeners:
+                self._loop.add_reader(listener, self._accept, listener)
+
+    def _pause(self) -> None:
+        for listener in self.listeners:
+            self._loop.remove_reader(listener)
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(ACCEPTS_MAX):
+            try:
+                connection, address = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in OUT_OF_RESOURCES:
+                    continue  # that client has left already
+                self.log.warning(f"cannot accept a connection, trying again: {error.strerror}")
+                self._pause()
+                self._loop.call_later(ACCEPT_PAUSE_S, self._accept_more)
+                return
+            if not Tasks(self.log).call("accepting a connection", self._take, connection, address[1]):
+                connection.close()
+
+    def _take(self, connection: socket.socket, port: int) -> None:
+        """Count a connection from now on: in the place of the one that has been half open for longest, if need be.
+
+        One whose handshake has come, and that waits for its turn, keeps its place.
+        """
+        is_refused = False
+        if is_kept_back(connection.fileno()):
+            is_refused = True
+            for leaving in list(self._leaving):
+                leaving.close()
+        elif len(self._half_open) + len(self._open) >= self._settings.max_connections:
+            idle = next((client for client in self._half_open if client.is_idle), None)
+            if idle is None:
+                is_refused = True
+            else:
+                idle.close()
+        protocol = ServerProtocol(origins=self._origins, max_size=MESSAGE_MAX, logger=self._logger)
+        client = WebSocketClient(connection, port, self, protocol)
+        self._half_open[client] = None
+        if is_refused:
+            client.refuse("too many connections\n")
+
+    def opened(self, client: WebSocketClient) -> None:
+        del self._half_open[client]
+        self._open.add(client)
+        self.dispatcher.clients.add(client)
+
+    def leaving(self, client: WebSocketClient) -> None:
+        self._forget(client)
+        self._leaving[client] = None
+        if len(self._leaving) > LEAVING_MAX:
+            next(iter(self._leaving)).close()
+
+    def closed(self, client: WebSocketClient) -> None:
+        self._forget(client)
+        self._leaving.pop(client, None)
+        self.dispatcher.forget(client)
+        if not (self._half_open or self._open or self._leaving):
+            self._is_empty.set()
+
+    def count_unread(self, more: int) -> None:
+        """Drop the one for whom most waits, where too much does: all of them may be of one user."""
+        self._unread += more
+        if self._unread > UNREAD_OF_A_USER_MAX and more > 0:
+            max((*self._open, *self._leaving), key=lambda client: client.unread).drop()
+
+    def _forget(self, client: WebSocketClient) -> None:
+        self._half_open.pop(client, None)
+        self._open.discard(client)
+        self.dispatcher.clients.discard(client)
+
+    # Who may come in
+
+    def check(self, protocol: ServerProtocol, request: HttpRequest) -> HttpResponse | None:
         """Refuse who is no local client: any web page in a local browser can reach a loopback port."""
         hosts = request.headers.get_all("Host")
         if len(hosts) != 1 or _hostname(hosts[0]) not in _LOOPBACK:
-            return connection.respond(http.HTTPStatus.FORBIDDEN, "the Host is not a loopback address\n")
+            return protocol.reject(http.HTTPStatus.FORBIDDEN, "the Host is not a loopback address\n")
         if self._token is not None and not self._has_token(request):
-            return connection.respond(http.HTTPStatus.UNAUTHORIZED, "the token is missing or wrong\n")
-        if len(self._clients) >= self._settings.max_connections:
-            return connection.respond(http.HTTPStatus.SERVICE_UNAVAILABLE, "too many connections\n")
+            return protocol.reject(http.HTTPStatus.UNAUTHORIZED, "the token is missing or wrong\n")
         return None
 
     def _has_token(self, request: HttpRequest) -> bool:
@@ -157,30 +194,6 @@ class WebSocketServer:
         given = [value.removeprefix("Bearer ") for value in request.headers.get_all("Authorization")]
         given += parse_qs(urlsplit(request.path).query).get("token", [])
         return any(hmac.compare_digest(value.encode(errors="replace"), self._token) for value in given)
-
-    async def _serve(self, connection: ServerConnection) -> None:
-        client = WebSocketClient(connection, self._log)
-        self._clients.add(client)
-        self._dispatcher.clients.add(client)
-        sender = asyncio.create_task(client.send_queued())
-        try:
-            async for message in connection:
-                if isinstance(message, bytes):
-                    continue
-                try:
-                    request = decode_request_json(message)
-                except ProtocolError as error:
-                    client.send(Error(error.code, str(error)))
-                    continue
-                self._dispatcher.handle(request, client)
-                await client.answered()
-        except ConnectionClosed:
-            pass
-        finally:
-            self._clients.discard(client)
-            self._dispatcher.clients.discard(client)
-            sender.cancel()
-            await asyncio.gather(sender, return_exceptions=True)
 
 
 def _hostname(host: str) -> str | None:
@@ -211,8 +224,7 @@ def read_token(settings: Settings) -> bytes | None:
     if path is None:
         return None
     try:
-        with path.open("rb") as file:
-            token = file.read(_TOKEN_MAX).strip()
+        token = files.read(path, is_ours=False)[:_TOKEN_MAX].strip()
     except OSError as error:
         message = f"cannot read the token file {quote(str(path))}: {error.strerror}"
         raise WeftError(Problem.CONFIG_INVALID, message) from None

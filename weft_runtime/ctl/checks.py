@@ -11,14 +11,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime import __version__, store
+from weft_runtime import __version__, policy, store
 from weft_runtime.ctl import logs
 from weft_runtime.ctl.daemon import own_store
 from weft_runtime.ctl.scene import CONFIG_FILE, UNIT, Scene, run
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
 from weft_runtime.ids import AppId
+from weft_runtime.policy import Policy
 from weft_runtime.settings import SYSTEM_STORES, stores
+from weft_runtime.trust import Places, trusted_keys
 
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "memory", "pids")
@@ -191,11 +193,28 @@ def packages(scene: Scene) -> Finding:
     return Finding(Verdict.OK, text)
 
 
+def trust(scene: Scene) -> Finding:
+    """The policy for packages, and the keys behind it."""
+    places = Places()
+    try:
+        rule = policy.read(places.config, owner=places.owner)
+        keys = trusted_keys(places)
+    except WeftError as error:
+        text = f"{error.message}: no package is installed, and none started where a signature is required"
+        return Finding(Verdict.WRONG, text, "correct it, or remove it")
+    text = f"policy '{rule}', {_count(len(keys.by_value), 'trusted key')}, {len(keys.revoked)} revoked"
+    if keys.complaints:
+        return Finding(Verdict.NOTE, f"{text}; ignored: {'; '.join(keys.complaints)}", "correct these files")
+    if rule is Policy.REQUIRE and not keys.by_value:
+        return Finding(Verdict.WRONG, f"{text}: no app can start", f"put a key into {places.keys[0]}")
+    return Finding(Verdict.OK, text)
+
+
 def controllers(scene: Scene) -> Finding:
     """What the limits of sessions need."""
     directory = CGROUPS / scene.unit.get("ControlGroup", "").lstrip("/")
     try:
-        there = (directory / "cgroup.controllers").read_text().split()
+        there = (directory / "cgroup.controllers").read_text(encoding="utf-8").split()
     except OSError:
         text = "there is no unified cgroup hierarchy: apps run without limits"
         return Finding(Verdict.NOTE, text, "boot with systemd.unified_cgroup_hierarchy=1")

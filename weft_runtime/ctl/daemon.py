@@ -29,6 +29,7 @@ _PROBLEMS: Mapping[int, Problem] = {
     ErrorCode.NOT_PERMITTED: Problem.NOT_PERMITTED,
     ErrorCode.SHUTTING_DOWN: Problem.OS_ERROR,
     ErrorCode.TIMED_OUT: Problem.OS_ERROR,
+    ErrorCode.TOO_MANY_CONNECTIONS: Problem.OS_ERROR,
 }
 
 Answer = TypeVar("Answer", bound=Response)

@@ -19,6 +19,7 @@ CHECKS = {
     "settings": checks.settings,
     "engine": checks.engine,
     "packages": checks.packages,
+    "trust": checks.trust,
     "launches": checks.launches,
     "controllers": checks.controllers,
     "journal": checks.journal,

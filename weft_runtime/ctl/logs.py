@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the journal has of apps and sessions: read by journalctl, for a person or as it comes."""
 
+import errno
 import json
 import os
 import subprocess
@@ -49,6 +50,8 @@ def show(
         options.append("--no-tail")
     if screen.as_json:
         options.append("--output=json")
+    if sys.stdout is None:  # journalctl would get some file of its own there
+        raise WeftError(Problem.OS_ERROR, f"cannot write to standard output: {os.strerror(errno.EBADF)}")
     sys.stdout.flush()
     try:
         os.execvp(JOURNALCTL, [JOURNALCTL, *options, *matches])

@@ -2,7 +2,6 @@
 """The program `weftctl`."""
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -10,7 +9,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 
 from weft_runtime import __version__
-from weft_runtime.commandline import ArgumentParser, checked
+from weft_runtime.commandline import ArgumentParser, checked, prepare_streams, write_note
 from weft_runtime.ctl import commands, logs
 from weft_runtime.ctl.doctor import doctor
 from weft_runtime.ctl.launch import Until, launch
@@ -25,9 +24,7 @@ _LAUNCH_HINT = f"see {PROGRAM} launch --help"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. The one place that turns exceptions into one."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
     try:
         return _run(build_parser().parse_args(argv), os.environ)
     except WeftError as error:
@@ -39,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         text = f"internal error: {type(error).__name__}: {printable(str(error))}"
-        print(f"{PROGRAM}: {text}\n{traceback.format_exc().rstrip()}", file=sys.stderr)
+        write_note(f"{PROGRAM}: {text}\n{traceback.format_exc().rstrip()}")
         return ExitStatus.SOFTWARE
 
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from weft_runtime import paths
 from weft_runtime.client import DaemonClient, socket_path
 from weft_runtime.ctl.daemon import ask, is_system
 from weft_runtime.errors import WeftError
@@ -79,9 +80,10 @@ class Scene(NamedTuple):
         if variable in self.environ:
             return self.environ[variable]
         try:
-            return tomllib.loads(CONFIG_FILE.read_text()).get(key)
+            value = tomllib.loads(CONFIG_FILE.read_text(encoding="utf-8")).get(key)
         except (OSError, ValueError, RecursionError):
             return None  # the check of the settings says what is wrong with it
+        return paths.local(value) if isinstance(value, str) else value
 
     def program(self, name: str) -> str | None:
         """The path of a program: beside this one, which is installed with it, or where the daemon looks."""

@@ -5,14 +5,16 @@ import errno
 import os
 import secrets
 import shutil
+import stat
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO, cast
 
 import zstandard
 
-from weft_runtime import limits, package_limits, store, tree
+from weft_runtime import limits, package_limits, paths, store, tree
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
@@ -25,7 +27,7 @@ from weft_runtime.pack.files import (
     write_file,
 )
 from weft_runtime.pack.screen import Screen
-from weft_runtime.pack.tarball import Reader
+from weft_runtime.pack.tarball import Reader, Source
 from weft_runtime.tree import Entry, Kind, Tree
 
 SUFFIX = ".app.tar.zst"
@@ -50,7 +52,9 @@ def bundle(screen: Screen, directory: Path, out: Path) -> int:
     except OSError as error:
         raise from_os_error(f"write {quote(str(path))}", error) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        # What kept it from being made keeps it from being removed, too.
+        with suppress(OSError):
+            temporary.unlink()
     screen.line(f"bundled: {path}")
     return 0
 
@@ -118,19 +122,61 @@ def file_app_id(archive: Path) -> AppId:
 def _opened(archive: Path) -> Iterator[Reader]:
     """Reads an archive; what the library says of a damaged one becomes ours, named after the file."""
     try:
-        fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        # O_NONBLOCK: to open a FIFO must not wait for a writer.
+        fd = os.open(archive, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as error:
         raise from_os_error(f"open {quote(str(archive))}", error) from None
     with open(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise WeftError(Problem.PACKAGE_INVALID, f"{quote(str(archive))} is not a regular file")
+        packed = _Packed(file)
         decompressor = zstandard.ZstdDecompressor(max_window_size=package_limits.WINDOW.value)
         try:
-            with decompressor.stream_reader(file, read_across_frames=True) as stream:
-                yield Reader(stream)
+            with decompressor.stream_reader(cast(BinaryIO, packed), read_across_frames=True) as stream:
+                yield Reader(packed.unpacked_by(stream))
         except zstandard.ZstdError as error:
             if "too much memory" in str(error):
                 raise limits.exceeded(package_limits.WINDOW, f"{quote(str(archive))} needs more") from None
             message = f"{quote(str(archive))} is not compressed by zstd, or damaged: {printable(str(error))}"
             raise WeftError(Problem.PACKAGE_INVALID, message) from None
+
+
+class _Packed:
+    """The file of an archive, of which not much more may be read than it unpacks to.
+
+    A frame of zstd may hold nothing, or be one to skip: a file of such frames would be read to its end, however
+    long it is, for no byte of content.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._surplus = 0
+        """Bytes that were read, less those that came of them."""
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self._surplus += len(data)
+        if self._surplus > package_limits.SURPLUS.value:
+            raise limits.exceeded(package_limits.SURPLUS, f"the archive has {self._surplus}")
+        return data
+
+    def unpacked_by(self, stream: Source) -> Source:
+        """`stream`, which unpacks this, with its bytes counted."""
+        return _Unpacked(self, stream)
+
+    def count(self, size: int) -> None:
+        self._surplus -= size
+
+
+class _Unpacked:
+    def __init__(self, packed: _Packed, stream: Source) -> None:
+        self._packed = packed
+        self._stream = stream
+
+    def read(self, size: int, /) -> bytes:
+        data = self._stream.read(size)
+        self._packed.count(len(data))
+        return data
 
 
 def _below_top(name: str, top: str | None) -> tuple[str, str]:
@@ -162,14 +208,14 @@ def _missing_parents(path: str, files: Tree) -> Iterator[Entry]:
 
 def _make(directory: Path, entry: Entry, reader: Reader) -> None:
     """Make what the tree has let pass: all directories above it are ours, and no link is among them."""
-    path = directory / entry.path
+    path = paths.below(directory, entry.path)
     match entry.kind:
         case Kind.DIRECTORY:
             make_directory(path)
         case Kind.FILE:
             write_file(path, reader.chunks())
         case Kind.LINK:
-            path.symlink_to(entry.target)
+            os.symlink(paths.bytes_of(entry.target), path)  # noqa: PTH211 - bytes
 
 
 def _write(directory: Path, app_id: AppId, path: Path) -> None:
@@ -180,7 +226,7 @@ def _write(directory: Path, app_id: AppId, path: Path) -> None:
         compressor = zstandard.ZstdCompressor(write_checksum=True)
         with (
             compressor.stream_writer(file, closefd=False) as stream,
-            tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive,
+            tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, encoding="utf-8") as archive,
         ):
             archive.addfile(_member(str(app_id), Entry("", Kind.DIRECTORY)))
             for entry, place in tree.walk(directory):

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from weft_runtime import tree
+from weft_runtime import paths, tree
 from weft_runtime.errors import from_os_error
 from weft_runtime.escape import quote
 from weft_runtime.tree import Entry, Kind, Tree
@@ -36,7 +36,7 @@ def write_new(path: Path, data: bytes, *, mode: int) -> None:
         raise from_os_error(f"write {quote(str(path))}", error) from None
 
 
-def sync_directory(directory: Path) -> None:
+def sync_directory(directory: Path | bytes) -> None:
     """Make the names in `directory` durable. Raises OSError."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -49,11 +49,11 @@ def sync_tree(directory: Path, files: Tree) -> None:
     """Make the names in a tree durable; its files are already. Raises OSError."""
     for entry in files.sorted():
         if entry.kind is Kind.DIRECTORY:
-            sync_directory(directory / entry.path)
+            sync_directory(paths.below(directory, entry.path))
     sync_directory(directory)
 
 
-def write_file(path: Path, chunks: Iterator[bytes]) -> None:
+def write_file(path: bytes, chunks: Iterator[bytes]) -> None:
     """Make a file of a package, durably. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     with open(fd, "wb", buffering=0) as file:
@@ -64,10 +64,10 @@ def write_file(path: Path, chunks: Iterator[bytes]) -> None:
         os.fsync(fd)
 
 
-def make_directory(path: Path) -> None:
+def make_directory(path: bytes) -> None:
     """Make a directory of a package, whatever the umask. Raises OSError."""
-    path.mkdir(mode=0o700)
-    path.chmod(DIRECTORY_MODE)
+    os.mkdir(path, 0o700)  # noqa: PTH102 - bytes
+    os.chmod(path, DIRECTORY_MODE)  # noqa: PTH101
 
 
 def copy_tree(source: Path, destination: Path) -> None:
@@ -78,12 +78,12 @@ def copy_tree(source: Path, destination: Path) -> None:
     copied = Tree()
     for entry, place in tree.walk(source):
         copied.add(entry)
-        path = destination / entry.path
+        path = paths.below(destination, entry.path)
         match entry.kind:
             case Kind.DIRECTORY:
                 make_directory(path)
             case Kind.LINK:
-                path.symlink_to(entry.target)
+                os.symlink(paths.bytes_of(entry.target), path)  # noqa: PTH211 - bytes
             case Kind.FILE:
                 with open(tree.open_file(place, entry.path), "rb", buffering=0) as file:
                     write_file(path, _at_most(entry, file))

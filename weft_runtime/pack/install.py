@@ -7,20 +7,23 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime import manifest, policy, settings, signature, store, trust
+from weft_runtime import manifest, paths, policy, settings, signature, store, trust
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
+from weft_runtime.journal import JOURNAL_SOCKET, Event, Level, open_log
 from weft_runtime.manifest import Manifest
 from weft_runtime.pack import check, code, storage
 from weft_runtime.pack.code import Cache
 from weft_runtime.pack.files import copy_tree
-from weft_runtime.pack.screen import Screen
+from weft_runtime.pack.screen import PROGRAM, Screen
 from weft_runtime.pack.storage import Store
-from weft_runtime.pack.versions import is_older
+from weft_runtime.pack.versions import is_older, is_version
 from weft_runtime.policy import Policy
 from weft_runtime.trust import Places
 
@@ -49,27 +52,28 @@ def install(
         return 0
     source = Path(options.source)
     app_id = _app_id_of(source)
-    with code.receptacle() as code_fd, storage.opened(path, lambda: _say_waiting(screen, path)) as opened:
-        incomplete = opened.begin(app_id)
-        try:
-            with screen.progress(f"copying {source}"):
-                _fetch(source, incomplete)
-            # Only now: what is checked is what will be there, whoever can write to the source.
-            wanted = None if cache is None else code_fd
-            found = _checked(incomplete, environ, screen, source, app_id, wanted)
-            if not options.force:
-                _refuse_older(opened, found)
-            verified = _verified(screen, incomplete, app_id, rule, places)
+    waiting = partial(_say_waiting, screen, path)
+    with code.receptacle() as code_fd, storage.staging(path, app_id, waiting) as incomplete:
+        # Whatever may take its time comes before the store is locked.
+        with screen.progress(f"copying {source}"):
+            _fetch(source, incomplete)
+        # Only now: what is checked is what will be there, whoever can write to the source.
+        wanted = None if cache is None else code_fd
+        found = _checked(incomplete, environ, screen, source, app_id, wanted)
+        verified = _verified(screen, incomplete, app_id, rule, places)
+        with storage.opened(path, waiting) as opened:
+            later = _later(opened, found, rule)
+            if later is not None and not options.force:
+                raise _older(found, *later)
             opened.put(app_id, incomplete)
-        except BaseException:
-            if incomplete.exists():
-                shutil.rmtree(incomplete, ignore_errors=True)
-            raise
-        _remember(opened.live(app_id), verified, places)
-        if cache is not None:
-            _keep_code(
-                screen, code_fd, opened.live(app_id) / found.module, verified.digest_of(found.module), cache
-            )
+            if verified.key is not None:
+                _remember_version(opened, found)
+            _remember(opened.live(app_id), verified, places)
+            if cache is not None:
+                module = opened.live(app_id) / paths.local(found.module)
+                _keep_code(screen, code_fd, module, verified.digest_of(found.module), cache)
+    if later is not None:
+        _tell_forced(screen, found, *later)
     screen.line(f"installed {app_id} -> {path / app_id}")
     _say_where(screen, environ, path)
     return 0
@@ -91,6 +95,9 @@ def uninstall(
     with storage.opened(path, lambda: _say_waiting(screen, path)) as opened:
         versions = (opened.live(app_id), opened.previous(app_id))
         modules = code.modules_of(versions) if cache is not None else set()
+        if policy.read(places.config, owner=places.owner) is Policy.REQUIRE:
+            with suppress(WeftError):  # a broken package has no version
+                _remember_version(opened, store.read_manifest(opened.live(app_id)))
         opened.remove(app_id)
         trust.forget(path / app_id, places)
         for directory in data:
@@ -188,14 +195,43 @@ def _checked(
     return checked.manifest
 
 
-def _refuse_older(opened: Store, new: Manifest) -> None:
+def _later(opened: Store, new: Manifest, rule: Policy) -> tuple[str, str] | None:
+    """A version that is or was there and is later than the new one, and which of the two; None if there is none."""
     try:
         old = store.read_manifest(opened.live(new.id)).version
     except WeftError:  # there is none, or a broken one, which anything is better than
-        return
+        old = new.version
     if is_older(new.version, old):
-        message = f"version {printable(old, 64)} of {new.id} is installed, which is later than {new.version}"
-        raise WeftError(Problem.NOT_PERMITTED, message, "use --force to go back")
+        return old, "is installed"
+    # Uninstalling must not be the way to an old version with a hole in it, whose signature is as good as ever.
+    highest = opened.highest(new.id) if rule is Policy.REQUIRE else None
+    if highest is not None and (is_older(new.version, highest) or not is_version(highest)):
+        return highest, "was installed before"
+    return None
+
+
+def _older(new: Manifest, old: str, how: str) -> WeftError:
+    message = f"version {printable(old, 64)} of {new.id} {how}, which is later than {new.version}"
+    return WeftError(Problem.NOT_PERMITTED, message, "use --force to go back")
+
+
+def _remember_version(opened: Store, installed: Manifest) -> None:
+    highest = opened.highest(installed.id)
+    if highest is None or not is_version(highest) or is_older(highest, installed.version):
+        opened.remember(installed.id, installed.version)
+
+
+def _tell_forced(screen: Screen, new: Manifest, old: str, how: str) -> None:
+    """Say that --force was used, here and in the journal: it undoes what the versions are for."""
+    text = (
+        f"version {new.version} of {new.id} in place of {printable(old, 64)}, which {how}: --force was used"
+    )
+    screen.note(text)
+    if JOURNAL_SOCKET.is_socket():  # else the screen has it
+        log = open_log(PROGRAM, settings.LogSettings(settings.LogTarget.JOURNAL, None, None))
+        fields = {"WEFT_APP_ID": new.id, "WEFT_VERSION": new.version, "WEFT_VERSION_BEFORE": old}
+        log.entry(Level.WARNING, text, Event.DOWNGRADED, **fields)
+        log.flush()
 
 
 class _Verified(NamedTuple):
@@ -337,7 +373,7 @@ def _data_of(app_id: AppId, path: Path, environ: Mapping[str, str]) -> list[Path
 def _configured_data() -> Path | None:
     """The setting data_root of weft-appd. Raises WeftError where it cannot be known."""
     try:
-        values = tomllib.loads(APPD_CONFIG.read_text())
+        values = tomllib.loads(APPD_CONFIG.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -346,7 +382,7 @@ def _configured_data() -> Path | None:
         message = f"{APPD_CONFIG} is not TOML: {printable(str(error))}"
         raise WeftError(Problem.CONFIG_INVALID, message) from None
     given = values.get("data_root")
-    return Path(given) if isinstance(given, str) and given else None
+    return Path(paths.local(given)) if isinstance(given, str) and given else None
 
 
 def _remove_data(directory: Path) -> None:

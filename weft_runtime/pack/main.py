@@ -2,7 +2,6 @@
 """The program `weft-pack`."""
 
 import argparse
-import io
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from weft_runtime import __version__
-from weft_runtime.commandline import ArgumentParser, checked
+from weft_runtime.commandline import ArgumentParser, checked, prepare_streams, write_note
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
@@ -25,9 +24,7 @@ FAILURE = 1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status. The one place that turns exceptions into one."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    prepare_streams()
     screen = Screen(os.environ)
     arguments, rest = _split(sys.argv[1:] if argv is None else argv)
     try:
@@ -35,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except WeftError as error:
         screen.error(str(error))
         if error.problem is Problem.USAGE:
-            print(build_parser().format_usage(), end="", file=sys.stderr)
+            write_note(build_parser().format_usage(), end="")
         return FAILURE
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -43,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGPIPE
     except Exception as error:
         screen.error(f"internal error: {type(error).__name__}: {printable(str(error))}")
-        print(traceback.format_exc().rstrip(), file=sys.stderr)
+        write_note(traceback.format_exc().rstrip())
         return FAILURE
 
 

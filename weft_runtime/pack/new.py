@@ -130,7 +130,7 @@ def make(screen: Screen, directory: Path, language: str, app_id: AppId | None) -
         }.items():
             path = directory / name
             path.parent.mkdir(exist_ok=True)
-            path.write_text(Template(text).substitute(words))
+            path.write_text(Template(text).substitute(words), encoding="utf-8")
         (directory / "build").chmod(0o755)
     except OSError as error:
         raise from_os_error(f"make {quote(str(directory))}", error) from None

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-from weft_runtime import capabilities, manifest
+from weft_runtime import capabilities, limits, manifest
 from weft_runtime.decode import Table
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
@@ -188,7 +188,7 @@ def _length(text: str, limit: int) -> str | None:
 
 def _version(text: str) -> str | None:
     if SEMVER.fullmatch(text):
-        return None
+        return _length(text, limits.NAME.value)
     return f"is {quote(text)}: expected a version such as 1.2.3 or 1.2.3-beta.1 (Semantic Versioning 2.0.0)"
 
 

@@ -54,7 +54,7 @@ def sign(screen: Screen, directory: Path, key_file: Path) -> int:
 
 def verify(screen: Screen, directory: Path, key_file: Path) -> int:
     """Say whether the signature is that of the key. Raises WeftError where there is none to verify."""
-    key = _read_key(key_file, "public")
+    key = signature.read_public_key(_open_key(key_file, "public"), str(key_file))
     found = signature.read_signature(directory)
     if found is None:
         raise WeftError(
@@ -78,12 +78,12 @@ def _read_private(path: Path) -> bytes:
     if stat.S_ISREG(status.st_mode) and status.st_mode & 0o077:
         message = f"others can read the private key {quote(str(path))}"
         raise WeftError(Problem.NOT_PERMITTED, message, f"chmod 600 {path}")
-    return _read_key(path, "private")
+    fd = _open_key(path, "private")
+    return signature.read_hex(fd, str(path), signature.KEY_BYTES, Problem.CONFIG_INVALID)
 
 
-def _read_key(path: Path, what: str) -> bytes:
+def _open_key(path: Path, what: str) -> int:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
     except OSError as error:
         raise from_os_error(f"read the {what} key {quote(str(path))}", error) from None
-    return signature.read_hex(fd, str(path), signature.KEY_BYTES, Problem.CONFIG_INVALID)

@@ -4,10 +4,12 @@
 Beside the directory of an app, which nothing but a rename ever touches, there are others of names that no app id
 has, so that nobody starts anything from them:
 
-    .ID@incomplete    being copied
+    .ID@incomplete-X  being copied, by a process that has it locked: that waits for files from anywhere, so the
+                      store itself is not locked meanwhile
     .ID@INODE         complete, about to change places with the app's; INODE is the number of the new version, so
                       that whoever finds it knows whether that has happened
     .ID@previous      the version before the last upgrade
+    .ID@highest       a file: the highest version that was installed with a trusted signature, also after uninstall
     .ID@rubbish-X     being removed
 """
 
@@ -22,13 +24,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from weft_runtime import limits
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import quote
 from weft_runtime.ids import AppId
-from weft_runtime.pack.files import DIRECTORY_MODE, sync_directory
+from weft_runtime.pack.files import DIRECTORY_MODE, FILE_MODE, sync_directory
 
 _LOCK = ".lock"
-_OURS = re.compile(r"\.([a-z0-9.]+)@(incomplete|previous|rubbish-[0-9a-f]+|[0-9]+)", re.ASCII)
+_OURS = re.compile(r"\.([a-z0-9.]+)@(incomplete(?:-[0-9a-f]+)?|previous|rubbish-[0-9a-f]+|[0-9]+)", re.ASCII)
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2
 
@@ -45,11 +48,34 @@ class Store:
     def previous(self, app_id: AppId) -> Path:
         return self.path / f".{app_id}@previous"
 
-    def begin(self, app_id: AppId) -> Path:
-        """A new directory for a version that is to come."""
-        incomplete = self.path / f".{app_id}@incomplete"
+    def begin(self, app_id: AppId) -> tuple[Path, int]:
+        """A new directory for a version that is to come, and the descriptor by which it is locked."""
+        incomplete = self.path / f".{app_id}@incomplete-{secrets.token_hex(4)}"
         incomplete.mkdir(mode=0o700)
-        return incomplete
+        fd = os.open(incomplete, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return incomplete, fd
+
+    def highest(self, app_id: AppId) -> str | None:
+        """The highest version that is remembered. Raises OSError."""
+        try:
+            fd = os.open(self._highest(app_id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except FileNotFoundError:
+            return None
+        with open(fd, "rb") as file:
+            return file.read(limits.MANIFEST.value).decode(errors="replace").strip()
+
+    def remember(self, app_id: AppId, version: str) -> None:
+        """Have `version` as the highest one. Raises OSError."""
+        path = self._highest(app_id)
+        temporary = self.path / f".{app_id}@rubbish-{secrets.token_hex(4)}"
+        with temporary.open("xb") as file:
+            os.fchmod(file.fileno(), FILE_MODE)
+            file.write(f"{version}\n".encode())
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+        sync_directory(self.path)
 
     def put(self, app_id: AppId, complete: Path) -> None:
         """Make the version in `complete`, whose files are durable, the app's; the one that was there is kept.
@@ -101,11 +127,16 @@ class Store:
             match = _OURS.fullmatch(path.name)
             if match is None or match[2] == "previous":
                 continue
+            if match[2].startswith("incomplete-") and _is_locked(path):
+                continue
             if match[2].isdigit() and path.lstat().st_ino != int(match[2]):
                 # It is not the new version any more: they had changed places.
                 self._keep(AppId(match[1]), path)
             else:
                 _remove(path)
+
+    def _highest(self, app_id: AppId) -> Path:
+        return self.path / f".{app_id}@highest"
 
     def _keep(self, app_id: AppId, replaced: Path) -> None:
         previous = self.previous(app_id)
@@ -143,6 +174,38 @@ def opened(path: Path, wait: Callable[[], None]) -> Iterator[Store]:
         os.close(lock)
 
 
+@contextmanager
+def staging(path: Path, app_id: AppId, wait: Callable[[], None]) -> Iterator[Path]:
+    """A private directory in the store at `path` for a version that is to come; removed unless it was put in place.
+
+    The store is locked for a moment only. Raises WeftError, as `opened` does.
+    """
+    with opened(path, wait) as store:
+        incomplete, fd = store.begin(app_id)
+    try:
+        yield incomplete
+    except OSError as error:
+        raise from_os_error(f"write to the package store {quote(str(path))}", error, _hint(error)) from None
+    finally:
+        shutil.rmtree(incomplete, ignore_errors=True)
+        os.close(fd)
+
+
+def _is_locked(directory: Path) -> bool:
+    """Whether a process that lives fills this directory. Raises OSError."""
+    try:
+        fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def exchange(one: Path, other: Path) -> None:
     """Let two directories change their names in one step. Raises OSError, or WeftError where that cannot be."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -158,10 +221,13 @@ def exchange(one: Path, other: Path) -> None:
 
 def _remove(directory: Path) -> None:
     if directory.is_symlink() or not directory.is_dir():
-        directory.unlink()
+        directory.unlink(missing_ok=True)
         return
     # A copy can have been ended before a directory got its mode.
-    shutil.rmtree(directory)
+    try:
+        shutil.rmtree(directory)
+    except FileNotFoundError:  # whoever was filling it has ended just now, and removes it as well
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _hint(error: OSError) -> str | None:

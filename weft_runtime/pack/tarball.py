@@ -21,6 +21,7 @@ _KINDS = {
     tarfile.REGTYPE: Kind.FILE, tarfile.AREGTYPE: Kind.FILE, tarfile.DIRTYPE: Kind.DIRECTORY,
     tarfile.SYMTYPE: Kind.LINK,
 }  # fmt: skip
+_EXTENDED = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK)
 _REFUSED = {
     tarfile.LNKTYPE: "a hard link", tarfile.CHRTYPE: "a device", tarfile.BLKTYPE: "a device",
     tarfile.FIFOTYPE: "a FIFO", tarfile.GNUTYPE_SPARSE: "a sparse file", tarfile.CONTTYPE: "a contiguous file",
@@ -49,19 +50,28 @@ class Reader:
         self._left = 0
         """Bytes of the current member that nobody has read."""
         self._padding = 0
+        self._headers = 0
+        """Bytes of headers so far."""
+        self._members = 0
 
     def members(self) -> Iterator[Entry]:
         """Raises WeftError: PACKAGE_INVALID, or LIMIT_EXCEEDED."""
         extension = Extension()
+        seen: set[bytes] = set()  # the kinds of extended headers before the next member
         while True:
             self._skip_rest()
             block = self._exactly(_BLOCK)
+            self._count_header(_BLOCK)
             if not block.strip(b"\0"):
                 if extension != Extension():
                     raise _broken("ends after an extended header")
                 self._check_end()
                 return
             header = _header(block)
+            if header.type in _EXTENDED:
+                if header.type in seen:
+                    raise _broken("has two extended headers of a kind for one member")
+                seen.add(header.type)
             if header.type in (tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
                 extension = self._extended(header, extension)
             elif header.type == tarfile.XGLTYPE:
@@ -72,6 +82,10 @@ class Reader:
                 entry = _entry(header, extension)
                 self._left, self._padding = entry.size, -entry.size % _BLOCK
                 extension = Extension()
+                seen.clear()
+                self._members += 1
+                if self._members > package_limits.MEMBERS.value:
+                    raise limits.exceeded(package_limits.MEMBERS, f"there are more than {self._members - 1}")
                 yield entry
 
     def chunks(self) -> Iterator[bytes]:
@@ -105,9 +119,17 @@ class Reader:
     def _body(self, header: tarfile.TarInfo) -> bytes:
         if not 0 <= header.size <= package_limits.HEADER.value:
             raise limits.exceeded(package_limits.HEADER, f"the archive has one of {header.size} bytes")
+        self._count_header(header.size)
         body = self._exactly(header.size)
         self._padding = -header.size % _BLOCK
         return body
+
+    def _count_header(self, size: int) -> None:
+        self._headers += size
+        if self._headers > package_limits.HEADERS.value:
+            raise limits.exceeded(
+                package_limits.HEADERS, f"the archive has more than {self._headers - size}"
+            )
 
     def _skip_rest(self) -> None:
         for _ in self.chunks():
@@ -143,15 +165,19 @@ def _header(block: bytes) -> tarfile.TarInfo:
 def _records(body: bytes) -> dict[str, str]:
     """The records "LENGTH KEY=VALUE" of an extended header (pax(1))."""
     records = {}
-    while body:
-        digits, _, _ = body[:6].partition(b" ")
+    begin, count = 0, 0
+    while begin < len(body):
+        count += 1
+        if count > package_limits.RECORDS.value:
+            raise limits.exceeded(package_limits.RECORDS, f"the archive has one of more than {count - 1}")
+        digits, _, _ = body[begin : begin + 6].partition(b" ")
         length = int(digits) if digits.isdigit() else 0
-        record = body[:length]
+        record = body[begin : begin + length]
         key, equals, value = record[len(digits) + 1 :].partition(b"=")
         if not equals or not record.endswith(b"\n") or len(record) != length:
             raise _broken("has a damaged extended header")
         records[key.decode(errors="surrogateescape")] = value[:-1].decode(errors="surrogateescape")
-        body = body[length:]
+        begin += length
     return records
 
 

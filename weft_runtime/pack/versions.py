@@ -16,6 +16,11 @@ def is_older(version: str, than: str) -> bool:
     return ranks[0] is not None and ranks[1] is not None and ranks[0] < ranks[1]
 
 
+def is_version(text: str) -> bool:
+    """Whether it is of the kind that can be compared."""
+    return _rank(text) is not None
+
+
 def _rank(version: str) -> Rank | None:
     match = _SEMVER.fullmatch(version)
     if match is None or len(version) > 256:

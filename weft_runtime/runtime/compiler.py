@@ -89,7 +89,7 @@ class Compilation:
         """Start compiling the module open on `module_fd`; `source` is its path for messages.
 
         The compiler enters a control group of its own by the file `group`, if that can be done.
-        The engine must not have compiled anything in this process with threads: those do not survive a fork. The only other thread, the one that waits for stop signals, holds no lock.
+        The engine must not have compiled anything in this process with threads: those do not survive a fork. The other threads, which wait for stop signals and for a log that does not read, hold no lock that the compiler needs.
         """
         self._source = source
         self._group = group
@@ -226,9 +226,9 @@ def _data_of(pid: int) -> int:
 def _killed_for_memory(group: Path | None) -> int:
     """How often the kernel has ended a process for want of memory, in that control group or else in our own."""
     try:
-        own = re.search(r"^0::(/.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+        own = re.search(r"^0::(/.*)$", Path("/proc/self/cgroup").read_text(encoding="utf-8"), re.MULTILINE)
         place = _CGROUPS / own[1].lstrip("/") if group is None and own else (group or _CGROUPS).parent
-        text = (place / "memory.events").read_text()
+        text = (place / "memory.events").read_text(encoding="utf-8")
     except OSError:
         return 0
     found = re.search(r"^oom_kill (\d+)$", text, re.MULTILINE)

@@ -135,6 +135,8 @@ class Ending:
         self.log.entry(outcome.level, message, outcome.event, **fields)
         if self.report_fd is not None:
             _report(self.report_fd, outcome)
+        # Last, since it may have to wait.
+        self.log.flush()
 
 
 def _die_by(number: Signals) -> NoReturn:

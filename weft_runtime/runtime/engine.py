@@ -17,7 +17,7 @@ try:
 except ImportError:  # before Python 3.12
     from _sha256 import sha256 as _sha256  # type: ignore[import-not-found]
 
-from weft_runtime import imports, limits
+from weft_runtime import imports, limits, paths
 from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
 from weft_runtime.escape import printable, quote
 from weft_runtime.runtime.arguments import Preopen
@@ -282,7 +282,7 @@ def _wasi_config(setup: GuestSetup) -> wasmtime.WasiConfig:
     config.inherit_stderr()
     for preopen in setup.preopens:
         try:
-            config.preopen_dir(preopen.host, preopen.guest, preopen.writable)
+            config.preopen_dir(paths.text_of(os.fsencode(preopen.host)), preopen.guest, preopen.writable)
         except wasmtime.WasmtimeError:
             raise WeftError(
                 Problem.OS_ERROR, f"cannot preopen the directory {quote(preopen.host)}"

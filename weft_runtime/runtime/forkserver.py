@@ -18,7 +18,6 @@ from typing import NamedTuple, NoReturn
 from weft_runtime import fork_protocol, settings
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.fork_protocol import Request
-from weft_runtime.journal import open_log
 from weft_runtime.runtime import cgroup, program
 from weft_runtime.runtime.app import Runner
 from weft_runtime.runtime.ending import Ending, Outcome
@@ -44,8 +43,6 @@ def serve(name: str, *, needs_engine: bool) -> NoReturn:
         rehearse = runner.rehearsal(settings.runtime_settings().engine)
     except OSError as error:
         raise WeftError(Problem.OS_ERROR, f"cannot be a fork server: {error}") from None
-    # Imports what it needs; nothing is logged here, and no connection to the journal made.
-    open_log(program.IDENTIFIER, settings.log_settings())
     # From here on nothing is made that lasts: what there is stays where it is, in pages shared with every fork.
     gc.collect()
     gc.freeze()

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one course of every run: settings, arguments, package, app, end."""
 
+import errno
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
@@ -92,14 +93,14 @@ def go(
     try:
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
-        _print_and_leave(str(request))
+        _print_and_leave(log, str(request), prepared)
     except arguments.CheckRequested as request:
         # Into no cache: its result goes to whoever asked for it.
         find_runner(needs_engine=True).check(request, code._replace(caches=None), ending)
-        _print_and_leave("")
+        _leave(log)
     except arguments.VersionRequested:
         engine = find_runner(needs_engine=False).engine_name()
-        _print_and_leave(f"{program} {__version__} ({engine})\n")
+        _print_and_leave(log, f"{program} {__version__} ({engine})\n", prepared)
     if options.log_level is not None:
         log.level = options.log_level
     log.bind(WEFT_APP_ID=options.app_id)
@@ -184,9 +185,16 @@ def _complete_standard_streams() -> bool:
     return 1 not in closed
 
 
-def _print_and_leave(text: str) -> NoReturn:
+def _print_and_leave(log: Log, text: str, prepared: Prepared) -> NoReturn:
     try:
+        if not prepared.stdout_is_open:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
         os.write(1, text.encode())
     except OSError as error:
         raise from_os_error("write to standard output", error) from None
+    _leave(log)
+
+
+def _leave(log: Log) -> NoReturn:
+    log.flush()
     os._exit(0)

@@ -131,7 +131,7 @@ def _run(app: App) -> Outcome:
     if mode is not ReadyMode.HOST:
         ending.log.release()
     ending.phase = f"running {START_SECTION}"
-    setup = GuestSetup((app.package.module.name, *manifest.args), manifest.env, app.preopens)
+    setup = GuestSetup((manifest.module.rpartition("/")[2], *manifest.args), manifest.env, app.preopens)
     guest.instantiate(linked, setup)
     ending.phase = "saying READY"
     match mode:

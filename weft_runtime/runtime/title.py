@@ -19,7 +19,9 @@ class Title:
 
     def __init__(self) -> None:
         """Raises OSError where the place is not known."""
-        fields = Path("/proc/self/stat").read_text().rpartition(") ")[2].split()
+        fields = (
+            Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
+        )
         self._start = int(fields[_ARG_START])
         self._size = int(fields[_ARG_END]) - self._start
         if self._start <= 0 or self._size <= 0:

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of weft_runtime.appd.turns and answers: who is served when, and how long answers are made."""
+
+import asyncio
+from collections.abc import Hashable, Iterator
+
+import pytest
+
+from weft_runtime.appd import answers
+from weft_runtime.appd.answers import LongAnswer, Places, Steps
+from weft_runtime.appd.turns import Turns
+from weft_runtime.protocol import QueryAppState, Response, Subscribed
+
+
+class Worker:
+    """A client with `work` things to do, each of which is noted in `done`."""
+
+    def __init__(self, name: str, owner: Hashable, work: int, done: list[str]) -> None:
+        self.name = name
+        self.owner = owner
+        self.work = work
+        self.done = done
+
+    def take_turn(self) -> bool:
+        if self.name == "broken":
+            raise ZeroDivisionError
+        self.done.append(self.name)
+        self.work -= 1
+        return self.work > 0
+
+
+def order(*workers: tuple[str, Hashable, int], leaving: str = "") -> list[str]:
+    """The names in the order in which their turns came, when all ask at once."""
+    done: list[str] = []
+
+    async def run() -> None:
+        turns = Turns(lambda client, error: done.append("failed"))
+        clients = [Worker(*worker, done) for worker in workers]
+        for client in clients:
+            turns.ask(client)
+            turns.ask(client)
+        for client in clients:
+            if client.name == leaving:
+                turns.leave(client)
+                turns.leave(client)
+        # One piece of work an iteration of the loop, so that everything else is looked at in between.
+        while any(client.work for client in clients if client.name not in (leaving, "broken")):
+            before = len(done)
+            await asyncio.sleep(0)
+            assert len(done) <= before + 1
+
+    asyncio.run(run())
+    return done
+
+
+def test_clients_come_in_turns() -> None:
+    assert order(("a", 1, 3), ("b", 2, 1), ("c", 3, 2)) == ["a", "b", "c", "a", "c", "a"]
+
+
+def test_a_user_with_many_connections_has_the_turns_of_one() -> None:
+    assert order(("a", 1, 2), ("b", 1, 2), ("c", 1, 2), ("victim", 2, 3)) == [
+        "a", "victim", "b", "victim", "c", "victim", "a", "b", "c",
+    ]  # fmt: skip
+
+
+def test_who_has_left_gets_no_turn_and_a_failure_costs_nobody_else_a_turn() -> None:
+    assert order(("a", 1, 2), ("gone", 1, 1), ("b", 2, 2), leaving="gone") == ["a", "b", "a", "b"]
+    assert order(("broken", 1, 1), ("a", 2, 2)) == ["failed", "a", "a"]
+
+
+def test_an_answer_is_made_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(answers, "SLICE_S", 0)  # each step is a slice then
+    loop = asyncio.new_event_loop()
+    waited: asyncio.Future[int] = loop.create_future()
+
+    def steps() -> Steps:
+        yield None
+        yield waited
+        return Subscribed(waited.result())
+
+    def encode(message: Response) -> Iterator[bytes]:
+        assert message == Subscribed(7)
+        yield b"ab"
+        yield b"cde"
+
+    answer = LongAnswer(steps(), encode)
+    waits = [(answer.go_on(), answer.waits_for) for _ in range(2)]
+    assert waits == [(False, None), (False, waited)]
+    waited.set_result(7)
+    assert [answer.go_on() for _ in range(3)] == [False, False, True]
+    assert (answer.pieces, answer.size) == ([b"ab", b"cde"], 5)
+    loop.close()
+
+
+def test_an_answer_that_was_sent_by_its_steps_has_no_pieces() -> None:
+    def steps() -> Steps:
+        yield None
+        return None
+
+    def encode(_: Response) -> Iterator[str]:
+        raise AssertionError(QueryAppState)
+
+    answer = LongAnswer(steps(), encode)
+    assert answer.go_on()
+    assert answer.pieces == []
+
+
+def test_an_owner_has_four_answers_made_at_a_time() -> None:
+    """Whoever waits gets the place of one that is done, or gone, in order; who is gone takes none."""
+    begun: list[str] = []
+
+    def steps(name: str) -> Steps:
+        begun.append(name)
+        yield None
+        return None
+
+    async def run() -> None:
+        places = Places()
+        made = {name: places.when_free(1, steps(name)) for name in "abcdefgh"}
+        for one in made.values():
+            next(one)
+        assert begun == list("abcd")
+        next(places.when_free(2, steps("other")))
+        made["e"].close()  # while it waits
+        with pytest.raises(StopIteration):
+            next(made["a"])
+        made["f"].close()  # when it has a place and has not begun
+        next(made["g"])
+        made["b"].close()  # in the middle of it
+        next(made["h"])
+        assert begun == ["a", "b", "c", "d", "other", "g", "h"]
+        for name in "cdgh":
+            made[name].close()
+        again = [places.when_free(1, steps(name)) for name in "ijklm"]
+        for one in again:
+            next(one)
+        assert begun[-4:] == list("ijkl")
+
+    asyncio.run(run())

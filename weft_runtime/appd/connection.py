@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A connection to the control socket: its requests in turn, its answers in order, and what waits for it bounded.
+
+It is a plain non-blocking socket and not an asyncio stream, because a reload hands it over to the next process image: a
+descriptor and what is buffered on either side of it, nothing else.
+"""
+
+import asyncio
+import os
+import socket
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from weft_runtime.appd.answers import LongAnswer, Steps
+from weft_runtime.appd.dispatch import Push
+from weft_runtime.appd.listener import peer
+from weft_runtime.appd.tasks import AGAIN_S
+from weft_runtime.framing import FrameReader, FramingError, frame
+from weft_runtime.limits import KIB
+from weft_runtime.protocol import Error, ErrorCode, ProtocolError, Response
+from weft_runtime.wire import decode_request_msgpack, encode_msgpack, msgpack_pieces
+
+if TYPE_CHECKING:
+    from weft_runtime.appd.control import ControlServer
+
+_READ_SIZE = 16 * 1024
+"""Bytes that are read of a client at a time: a thousand of the shortest frames, which takes a fraction of a millisecond
+to cut."""
+
+_SENDS_MAX = 4
+"""Sends in a row to one client: each fills the kernel's buffer, and a client that reads as fast empties it for ever."""
+
+FRAME_TIMEOUT_S = 10.0
+"""Seconds for the rest of a frame once it has begun, and for a client to read an answer."""
+
+UNREAD_MAX = 512 * KIB
+"""Bytes that wait for a client beside its longest answer, which it has asked for: one that reads nothing is dropped
+there, at the cost of nobody else. All that is ever pushed of a thousand sessions that begin and end has 200 KiB."""
+
+ANSWERS_AHEAD = 64 * KIB
+"""Bytes of answers that may wait before the next request of the same client is looked at."""
+
+
+class ControlClient:
+    """One connection. Implements dispatch.Client."""
+
+    def __init__(self, connection: socket.socket, server: "ControlServer") -> None:
+        self._socket = connection
+        self._server = server
+        pid, uid, gid = peer(connection)
+        self.owner = uid
+        self.caller = f"uid {uid} gid {gid} pid {pid}"
+        self.may_reload = uid in (0, os.geteuid())
+        self.waiting_for: int | None = None
+        self.waiting_for_reload = False
+        self._subscribed = False
+        self._session_id: int | None = None
+        self._reader = FrameReader()
+        self._bodies: deque[bytes] = deque()
+        self._body = b""
+        """The request that is being answered."""
+        self._making: LongAnswer[bytes] | None = None
+        """Its answer, if that takes long."""
+        self._behind = bytearray()
+        """What comes behind the answer that is being made."""
+        self._out = bytearray()
+        self._counted = 0
+        """`unread`, as the server knows it."""
+        self._longest = 0
+        """Bytes of the longest message so far."""
+        self._broken: FramingError | None = None
+        """Why the input cannot be read on: told when all that came before it is answered."""
+        self._has_come = False
+        """Whether there is something to be read, as far as is known."""
+        self._all_said = False
+        self._closing = False
+        self._writing = False
+        self._active_at = time.monotonic()
+        self._frame_began_at: float | None = None
+        self._loop = asyncio.get_running_loop()
+        self._patience = min(FRAME_TIMEOUT_S, server.settings.idle_timeout)
+        self._timer = self._loop.call_later(self._patience, self._check_time)
+        self._loop.add_reader(connection, self._readable)
+
+    def send(self, message: Response) -> None:
+        self._put(frame(encode_msgpack(message)))
+        self.flush()
+
+    def begin(self, steps: Steps) -> None:
+        self._making = LongAnswer(steps, msgpack_pieces)
+
+    def put(self, push: Push) -> None:
+        self._put(push.frame)
+
+    def _put(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if len(self._out) + len(self._behind) > UNREAD_MAX + self._longest:
+            self.drop()
+            return
+        self._longest = max(self._longest, len(data))
+        queue = self._out if self._making is None else self._behind
+        queue += data
+        self._count()
+
+    def hears(self, session_id: int | None) -> bool:
+        if not self._subscribed:
+            return False
+        return self._session_id is None or self._session_id == session_id
+
+    def subscribe(self, session_id: int | None) -> None:
+        self._subscribed, self._session_id = True, session_id
+
+    def resume(self) -> None:
+        self._server.dispatcher.turns.ask(self)
+
+    def drop(self) -> None:
+        """Too much waits for it."""
+        self._server.log.notice(f"dropping the control connection of {self.caller}: it does not read")
+        self.close()
+
+    def give_up(self, answer: Error) -> None:
+        self._making = None
+        self._out += self._behind
+        self._behind.clear()
+        self.waiting_for, self.waiting_for_reload = None, False
+        self.send(answer)
+        self._loop.call_later(AGAIN_S, self._go_on_reading)
+
+    def _go_on_reading(self) -> None:
+        if self._socket.fileno() >= 0:
+            self.resume()
+
+    def close(self) -> None:
+        """Close at once; what is still to be sent is lost."""
+        if self._socket.fileno() < 0:
+            return
+        self._closing = True
+        self._making = None
+        self._out.clear()
+        self._behind.clear()
+        self._count()
+        self._timer.cancel()
+        self._loop.remove_reader(self._socket)
+        self._loop.remove_writer(self._socket)
+        self._socket.close()
+        self._server.closed(self)
+
+    def to_json(self) -> dict[str, Any]:
+        """For the next process image; the descriptor in it must be inherited."""
+        bodies = [*([self._body] if self._making is not None else []), *self._bodies]
+        return {
+            "fd": self._socket.fileno(),
+            # An answer that is being made is made anew, of what is true then: so what is behind it comes before it.
+            "in": (b"".join(map(frame, bodies)) + self._reader.pending).hex(),
+            "out": (self._out + self._behind).hex(),
+            "closing": self._closing,
+            "subscribed": self._subscribed,
+            "session_id": self._session_id,
+            "waiting_for": self.waiting_for,
+            "waiting_for_reload": self.waiting_for_reload,
+        }
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Be as `to_json` said; no request is looked at before `resume`: there are no sessions yet."""
+        self._out += bytes.fromhex(values["out"])
+        self._longest = len(self._out)  # it may be one answer
+        self._subscribed, self._session_id = values["subscribed"], values["session_id"]
+        self.waiting_for, self.waiting_for_reload = values["waiting_for"], values["waiting_for_reload"]
+        self._closing = values["closing"]
+        if not self._closing:
+            self._take(bytes.fromhex(values["in"]))
+        self._watch_input()
+        self.flush()
+
+    def take_turn(self) -> bool:
+        """Go on with an answer, or read, and answer one request."""
+        try:
+            if self._making is not None:
+                self._go_on(self._making)
+            elif self._has_come:
+                self._receive()
+            if self._bodies and not self._is_blocked:
+                self._body = self._bodies.popleft()
+                self._answer(self._body)
+        except Exception as error:
+            # Nobody knows what is answered: this connection ends, and the others are served.
+            self._making = None
+            self._loop.call_exception_handler({"message": f"a request of {self.caller}", "exception": error})
+            self._give_up(ErrorCode.INTERNAL, "internal error of the daemon: its log says more")
+        if not (self._bodies or self._is_blocked):
+            if self._broken is not None:
+                self._give_up(self._broken.code, str(self._broken))
+            elif self._all_said:
+                self._closing = True
+                self.flush()
+        self._watch_input()
+        if self._making is not None:
+            return self._making.waits_for is None
+        return bool(self._bodies) and not self._is_blocked
+
+    def _answer(self, body: bytes) -> None:
+        try:
+            request = decode_request_msgpack(body)
+        except ProtocolError as error:
+            # The frame was whole, so the next one can still be found.
+            self.send(Error(error.code, str(error)))
+            return
+        self._server.dispatcher.handle(request, self)
+
+    def _go_on(self, answer: LongAnswer[bytes]) -> None:
+        is_complete = answer.go_on()
+        self._count()
+        if not is_complete:
+            if answer.waits_for is not None:
+                answer.waits_for.add_done_callback(lambda _: self.resume())
+            return
+        self._making = None
+        if answer.pieces:
+            header = answer.size.to_bytes(4, "little")
+            self._longest = max(self._longest, answer.size)
+            self._out += b"".join((header, *answer.pieces))
+        self._out += self._behind
+        self._behind.clear()
+        self.flush()
+
+    def _readable(self) -> None:
+        self._has_come = True
+        self._loop.remove_reader(self._socket)
+        self.resume()
+
+    def _receive(self) -> None:
+        self._has_come = False
+        try:
+            data = self._socket.recv(_READ_SIZE)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take(data)
+        else:
+            self._all_said = True
+
+    def _take(self, data: bytes) -> None:
+        self._active_at = time.monotonic()
+        try:
+            bodies = self._reader.feed(data)
+        except FramingError as error:
+            bodies = error.bodies
+            self._broken = error
+        self._bodies.extend(bodies)
+        if bodies:
+            self._frame_began_at = None  # that one is whole; what may follow it is another
+
+    @property
+    def _is_blocked(self) -> bool:
+        waits = self.waiting_for is not None or self.waiting_for_reload
+        return waits or self._making is not None or self._closing or len(self._out) > ANSWERS_AHEAD
+
+    def _watch_input(self) -> None:
+        """Read on only when what was read is answered: the rest waits in the kernel."""
+        if self._socket.fileno() < 0:
+            return
+        has_all = self._closing or self._all_said or self._broken is not None
+        if has_all or self._bodies or self._is_blocked or self._has_come:
+            self._loop.remove_reader(self._socket)
+            self._frame_began_at = None  # what is not read cannot be late
+        else:
+            if self._reader.mid_frame and self._frame_began_at is None:
+                self._frame_began_at = time.monotonic()
+            self._loop.add_reader(self._socket, self._readable)
+
+    @property
+    def unread(self) -> int:
+        """Bytes that wait for it."""
+        return len(self._out) + len(self._behind) + (self._making.size if self._making is not None else 0)
+
+    def _count(self) -> None:
+        """Tell the server how many bytes wait now, which may end this connection or another."""
+        before, self._counted = self._counted, self.unread
+        self._server.count_unread(self.owner, self._counted - before)
+
+    def flush(self) -> None:
+        if self._socket.fileno() < 0:
+            return
+        try:
+            for _ in range(_SENDS_MAX):
+                if not self._out:
+                    break
+                sent = self._socket.send(self._out)
+                del self._out[:sent]
+                self._active_at = time.monotonic()
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+            return
+        self._count()
+        if self._out and not self._writing:
+            self._loop.add_writer(self._socket, self._writable)
+        elif not self._out and self._writing:
+            self._loop.remove_writer(self._socket)
+        self._writing = bool(self._out)
+        if self._closing and not self._out:
+            self.close()
+
+    def _writable(self) -> None:
+        self.flush()
+        if self._socket.fileno() >= 0:
+            self.resume()
+
+    def _give_up(self, code: ErrorCode, message: str) -> None:
+        """Say why, and close once that is sent."""
+        if self._socket.fileno() < 0:
+            return
+        self.send(Error(code, message))
+        self._closing = True
+        self._watch_input()
+        self.flush()
+
+    def _check_time(self) -> None:
+        """Close what has been half-said or idle for too long, else look again when it could be."""
+        now = time.monotonic()
+        if self._out or self._closing:
+            deadline = self._active_at + FRAME_TIMEOUT_S
+            if now >= deadline and (self._closing or not self._subscribed):
+                self.close()
+                return
+        elif self._frame_began_at is not None and not self._is_blocked:
+            deadline = self._frame_began_at + FRAME_TIMEOUT_S
+            if now >= deadline:
+                message = f"half a frame was left waiting for {FRAME_TIMEOUT_S:g} s"
+                self._frame_began_at = None
+                self._give_up(ErrorCode.TIMED_OUT, message)
+        else:
+            deadline = self._active_at + self._server.settings.idle_timeout
+            if now >= deadline and not (self._subscribed or self._is_blocked):
+                self.close()
+                return
+        if self._socket.fileno() >= 0:
+            delay = max(deadline - now, 0) or self._patience
+            self._timer = self._loop.call_later(min(delay, FRAME_TIMEOUT_S) + 0.01, self._check_time)
