@@ -138,7 +138,7 @@ class Supervisor:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a session has begun, is ready or has ended."""
         self.closing = False
-        self._background = Background(places.runtime, log)
+        self._background = Background(places.runtime, log, self._tasks)
         self.spares = Spares(
             self._session_environment, log, lambda: self._next_id, self._make_group, self._remove_group
         )  # fmt: skip
