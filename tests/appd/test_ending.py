@@ -9,7 +9,7 @@ import time
 import pytest
 
 from tests.appd.conftest import Make
-from tests.appd.harness import Appd, eventually, is_gone
+from tests.appd.harness import Appd, eventually, is_gone, state_of
 from tests.packages import APP_ID
 from weft_runtime.protocol import (
     AppState,
@@ -78,7 +78,7 @@ def test_a_report_that_cannot_be_understood_is_no_reason(appd: Appd, name: str) 
 
 
 def test_a_report_that_does_not_fit_holds_up_nobody_but_its_session(appd: Appd) -> None:
-    session = appd.run_app("ready(); report(b'x' * 65_536); report(b'x'); os._exit(7)")
+    session = appd.run_app("ready()\nwhile True: report(b'x' * 65_536)")
     assert terminate(appd, session).signal == "SIGTERM"
 
 
@@ -178,4 +178,5 @@ def test_a_stopped_process_is_killed_too(start: Make) -> None:
     session = appd.run_app("ready(); os.kill(os.getpid(), signal.SIGSTOP); wait()")
     pid = appd.sessions[session].pid
     assert pid is not None
+    eventually(lambda: state_of(pid) == "T", "it is stopped")
     assert terminate(appd, session).signal == "SIGKILL"

@@ -6,6 +6,7 @@ import os
 import time
 from pathlib import Path
 
+from weft_runtime.appd.tasks import Tasks
 from weft_runtime.escape import printable
 from weft_runtime.journal import Log
 
@@ -21,8 +22,9 @@ _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK |
 class Background:
     """The requests of one daemon. Nobody reads what is in the file: that it was written is the request."""
 
-    def __init__(self, directory: Path, log: Log) -> None:
+    def __init__(self, directory: Path, log: Log, tasks: Tasks) -> None:
         self._file = directory / FILE_NAME
+        self._tasks = tasks
         self._log = log
         self._next = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
@@ -31,7 +33,7 @@ class Background:
         """Ask for it, now or in some seconds."""
         if self._timer is None:
             delay = max(0.0, self._next - time.monotonic())
-            self._timer = asyncio.get_running_loop().call_later(delay, self._write)
+            self._timer = self._tasks.later(delay, "the request to compile", self._write)
 
     def _write(self) -> None:
         self._timer = None

@@ -138,7 +138,7 @@ class Supervisor:
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a session has begun, is ready or has ended."""
         self.closing = False
-        self._background = Background(places.runtime, log)
+        self._background = Background(places.runtime, log, self._tasks)
         self.spares = Spares(
             self._session_environment, log, lambda: self._next_id, self._make_group, self._remove_group
         )  # fmt: skip
@@ -459,7 +459,7 @@ class Supervisor:
         now = time.monotonic()
         if live.report.is_compiling() and now < live.extended_until:
             self._act(live, live.session.compiling(ready_deadline=now + self._settings.ready_timeout))
-        if not live.report.is_open or live.session.state is not State.STARTING:
+        if not live.report.is_open:
             asyncio.get_running_loop().remove_reader(live.child.report)
 
     def _deadline(self, live: _Live) -> None:
@@ -480,6 +480,7 @@ class Supervisor:
         for action in actions:
             match action:
                 case Action.ANNOUNCE_READY:
+                    asyncio.get_running_loop().remove_reader(live.child.report)
                     took = clock.now() - session.launched_at
                     # First of all those who wait for it.
                     self._announce(AppReady(session.id, session.app_id))

@@ -174,9 +174,7 @@ class Compilation:
         return os.waitstatus_to_exitcode(status), used
 
     def _error(self, status: int, used: Usage) -> WeftError:
-        # Where whoever started us has set the same bound for both signals it is SIGKILL, at a tick of the kernel's.
-        is_spent = used.cpu >= self._cpu.value - min(1.0, self._cpu.value / 2)
-        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and is_spent):
+        if status == -signal.SIGXCPU or (status == -signal.SIGKILL and used.cpu >= self._cpu.value):
             return self._exceeded(Problem.COMPILE_LIMIT, self._cpu, used)
         if self._is_out_of_memory(status, used):
             return self._exceeded(Problem.COMPILE_LIMIT, self._memory, used)
@@ -284,7 +282,9 @@ def _bound(cpu: int, memory: int) -> None:
     last = cpu + _CPU_GRACE_S if hard == resource.RLIM_INFINITY else min(cpu + _CPU_GRACE_S, hard)
     signal.signal(signal.SIGXCPU, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGXCPU,))
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu, last))
+    # Of two that are the same SIGKILL comes first, and does not say what for.
+    first = cpu if cpu < last else max(1, cpu - 1)
+    resource.setrlimit(resource.RLIMIT_CPU, (first, last))
 
 
 def _enter(group: Path | None) -> str:
