@@ -4,7 +4,7 @@ VENV := .venv
 READY := $(VENV)/.ready
 SOAK ?= 0
 
-.PHONY: help venv demo demo-systemd deb test test-vm examples bench bench-quick soak clean
+.PHONY: help venv demo demo-systemd deb test test-engine test-vm examples bench bench-quick soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -38,6 +38,14 @@ test: $(READY)
 	packaging/fetch
 	$(VENV)/bin/pytest
 	WEFT_FORK_SERVER=false $(VENV)/bin/pytest tests/appd tests/system
+
+## make test-engine  what says whether another engine is good, after packaging/update-engine (as root, takes minutes)
+test-engine: $(READY)
+	tools/test-packages
+	packaging/fetch
+	$(VENV)/bin/pytest tests/unit/test_engine.py tests/unit/test_rehearsal.py tests/command tests/pack \
+	    tests/appd/test_real_runtime.py tests/package/test_build.py tests/package/test_contents.py \
+	    tests/system/test_installed_code.py
 
 ## make test-vm   what needs a kernel of its own: limits of memory, CPU and tasks (as root, takes minutes)
 test-vm: $(READY)
