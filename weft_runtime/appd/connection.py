@@ -172,6 +172,8 @@ class ControlClient:
             if self._bodies and not self._is_blocked:
                 self._body = self._bodies.popleft()
                 self._answer(self._body)
+                if self._making is not None:  # most of them need no other slice
+                    self._go_on(self._making)
         except Exception as error:
             # Nobody knows what is answered: this connection ends, and the others are served.
             self._making = None
