@@ -10,7 +10,7 @@ DEVICES ?= $(shell nproc)
 ALONE := tests/unit tests/command tests/pack tests/appd
 BOOTED := tests/package tests/system
 
-.PHONY: help venv demo demo-systemd deb lint test test-alone test-booted coverage test-vm examples bench bench-quick soak clean
+.PHONY: help venv demo demo-systemd deb lint test test-alone test-booted coverage test-engine test-vm examples bench bench-quick soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -62,6 +62,14 @@ test-booted: $(READY)
 ## make coverage  lines and branches that the tests reach in some modules, against their floors
 coverage: $(READY)
 	$(VENV)/bin/python tools/coverage
+
+## make test-engine  what says whether another engine is good, after packaging/update-engine (as root, takes minutes)
+test-engine: $(READY)
+	tools/test-packages
+	packaging/fetch
+	$(VENV)/bin/pytest tests/unit/test_engine.py tests/unit/test_rehearsal.py tests/command tests/pack \
+	    tests/appd/test_real_runtime.py tests/package/test_build.py tests/package/test_contents.py \
+	    tests/system/test_installed_code.py
 
 ## make test-vm   what needs a kernel of its own: limits of memory, CPU and tasks (as root, takes minutes)
 test-vm: $(READY)

@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """A connection to weft-appd over its control socket, for tools."""
 
+import math
 import os
 import socket
+import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
+
+import msgpack
 
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
@@ -15,6 +19,9 @@ from weft_runtime.protocol import ProtocolError, Request, Response
 from weft_runtime.wire import decode_response_msgpack, encode_msgpack
 
 SYSTEM_SOCKET = Path("/run/weft/appd.sock")
+VALUES_MAX = 250_000
+"""Values of one answer: twenty thousand sessions have as many, and they take seconds of a small CPU."""
+
 _READ_SIZE = 64 * 1024
 
 
@@ -39,6 +46,7 @@ class DaemonClient:
         hint says what to do.
         """
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._timeout = timeout
         self._socket.settimeout(timeout)
         self._reader = FrameReader(limit=REPLY_MAX)
         self._bodies: deque[bytes] = deque()
@@ -65,11 +73,12 @@ class DaemonClient:
 
     def wait_for(self, seconds: float | None) -> None:
         """From now on `receive` waits so long; None is for ever."""
-        self._socket.settimeout(seconds)
+        self._timeout = seconds
 
     def send(self, request: Request) -> None:
         """Raises WeftError(OS_ERROR)."""
         try:
+            self._socket.settimeout(self._timeout)
             self._socket.sendall(frame(encode_msgpack(request)))
         except (BrokenPipeError, ConnectionResetError):
             pass  # it may have said why before it hung up: `receive` has that, or says that it did
@@ -77,16 +86,27 @@ class DaemonClient:
             raise _lost(error.strerror or str(error)) from None
 
     def receive(self) -> Response:
-        """The next answer or push. Raises WeftError(OS_ERROR) where none comes."""
+        """The next answer or push. Raises WeftError(OS_ERROR) where none comes, as a whole, in time."""
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
         try:
             while not self._bodies:
+                if deadline is not None and (left := deadline - time.monotonic()) > 0:
+                    self._socket.settimeout(left)
+                elif deadline is not None:
+                    raise TimeoutError
+                else:
+                    self._socket.settimeout(None)
                 data = self._socket.recv(_READ_SIZE)
                 if not data:
                     raise _lost("it closed the connection")
                 self._bodies.extend(self._reader.feed(data))
-            return decode_response_msgpack(self._bodies.popleft())
+            body = self._bodies.popleft()
+            _expect_bearable(body)
+            answer = decode_response_msgpack(body)
+            _expect_finite(answer)
+            return answer
         except TimeoutError:
-            raise _lost(f"no answer within {self._socket.gettimeout():g} s") from None
+            raise no_answer(self._timeout or 0) from None
         except OSError as error:
             raise _lost(error.strerror or str(error)) from None
         except ProtocolError as error:
@@ -110,6 +130,45 @@ def _unreachable(path: Path, error: OSError) -> WeftError:
         case _:
             message = f"cannot connect to {quote(str(path))}: {error.strerror or error}"
             return WeftError(Problem.OS_ERROR, message)
+
+
+def no_answer(seconds: float) -> WeftError:
+    """The daemon has had so much time."""
+    return _lost(f"no answer within {seconds:g} s")
+
+
+def _expect_bearable(body: bytes) -> None:
+    """Raises ProtocolError for a message of so many values that to decode it would take minutes."""
+    left = VALUES_MAX
+
+    def count(values: Sequence[object]) -> Sequence[object]:
+        nonlocal left
+        left -= len(values) + 1
+        if left < 0:
+            raise ProtocolError(f"it has more than {VALUES_MAX} values")
+        return ()
+
+    # The library counts fast, and does not know the messages.
+    unpacker = msgpack.Unpacker(
+        raw=True, strict_map_key=False, max_buffer_size=len(body), max_array_len=VALUES_MAX,
+        max_map_len=VALUES_MAX, list_hook=count, object_pairs_hook=count, ext_hook=lambda *_: None,
+    )  # fmt: skip
+    unpacker.feed(body)
+    try:
+        unpacker.unpack()
+    except ProtocolError:
+        raise
+    except Exception as error:  # it has a dozen of its own, ValueError and RuntimeError among them
+        raise ProtocolError(f"it is no message ({type(error).__name__})") from None
+
+
+def _expect_finite(values: Iterable[object]) -> None:
+    """Raises ProtocolError for a number that is none: no time of a session is, and JSON does not have it."""
+    for value in values:
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ProtocolError(f"a number in it is {value}")
+        if isinstance(value, tuple):
+            _expect_finite(value)
 
 
 def _lost(reason: str) -> WeftError:

@@ -31,10 +31,8 @@ class ErrorCode(IntEnum):
     SHUTTING_DOWN = 13, "the daemon is ending"
     RELOAD_FAILED = 14, "the daemon could not be reloaded and goes on as it was"
     TIMED_OUT = 15, "the connection was idle, or had half a frame waiting, for too long"
-    INTERNAL_ERROR = 17, "a fault of the daemon kept it from answering; its log has more"
-
     TOO_MANY_CONNECTIONS = 16, "there are as many connections as are allowed, in all or of one user"
-    INTERNAL = 17, "the daemon has a fault, which it has logged"
+    INTERNAL = 17, "a fault of the daemon kept it from answering; its log has more"
 
     def __new__(cls, value: int, meaning: str) -> "ErrorCode":
         member = int.__new__(cls, value)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ from weft_runtime.protocol import (
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(sys.executable).parent
 FAKE_RUNTIME = Path(__file__).with_name("fake_runtime.py")
+COVERAGE = os.environ.get("WEFT_COVERAGE")
 REAL_RUNTIME = PROGRAMS / "weft-runtime-wasmtime"
 NO_MODULE = b"\0asm\1\0\0\0"
 
@@ -78,7 +79,8 @@ class Appd:
             "WEFT_APPD_WS_PORT": "off",
             "WEFT_STOP_GRACE": "1",
             "WEFT_LOG": "stderr",
-            "WEFT_LOOP_WATCH": "1",
+            # What coverage costs is no fault of a callback.
+            "WEFT_LOOP_WATCH": "0" if COVERAGE else "1",
             "WEFT_FORK_SERVER": os.environ.get("WEFT_FORK_SERVER", "true"),
         } | dict(settings)
         self.expected_errors: list[str] = []
@@ -137,6 +139,17 @@ class Appd:
         )  # fmt: skip
         assert "Traceback" not in done.stderr, done.stderr
         return Finished(done.returncode, done.stdout, done.stderr)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The process is stopped meanwhile: what happens in here comes to the daemon all at once."""
+        # It may be just in a callback.
+        self.expected_errors.append(" was held up: ")
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """End the daemon as a bug or a lack of memory does. Its sessions are ours then, and end too."""
@@ -328,10 +341,9 @@ class Appd:
 
 def _under_coverage() -> Sequence[str]:
     """What is put before a program of which is measured what the tests reach (tools/coverage)."""
-    place = os.environ.get("WEFT_COVERAGE")
-    if place is None:
+    if COVERAGE is None:
         return ()
-    options = ("--branch", "--parallel-mode", "--include=*/weft_runtime/*", f"--data-file={place}/appd")
+    options = ("--branch", "--parallel-mode", "--include=*/weft_runtime/*", f"--data-file={COVERAGE}/appd")
     return (sys.executable, "-m", "coverage", "run", *options)
 
 

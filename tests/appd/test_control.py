@@ -2,9 +2,7 @@
 """The control socket byte by byte: replies, their order, and what is done about bad input."""
 
 import select
-import signal
 import socket
-import sys
 import time
 from collections.abc import Iterator
 
@@ -237,13 +235,10 @@ def test_half_a_frame_is_told_after_all_the_answers_that_are_owed(start: Make) -
     appd.find("ending it", session)
     pid = appd.sessions[session].pid
     assert pid is not None
-    appd.process.send_signal(signal.SIGSTOP)
-    try:
+    with appd.stopped():
         (appd.store / "org.example.app/go").touch()
         eventually(lambda: state_of(pid) == "Z", "the session has ended")
         assert select.select([asking.socket], [], [], FRAME_TIMEOUT_S + 0.5)[0] == []
-    finally:
-        appd.process.send_signal(signal.SIGCONT)
     assert asking.receive() == AppState(session, State.STOPPED)
     assert asking.receive() == AppState(7, State.NOT_FOUND)
     # Nothing was read of it while the answer was owed, so its time begins anew.
@@ -271,26 +266,3 @@ def test_half_a_frame_is_waited_for_ten_seconds(control: Control, appd: Appd) ->
         assert connection.read_to_end() == b""
         assert FRAME_TIMEOUT_S <= time.monotonic() - begun < FRAME_TIMEOUT_S + 2 * SLACK_SECONDS
     assert late.ask(QueryRunning()) == NO_APPS
-
-
-def test_a_fault_of_the_daemon_costs_one_connection_and_is_logged(make: Make) -> None:
-    appd = make()
-    faulty = """
-from weft_runtime.appd import dispatch, main
-dispatch.Dispatcher._terminate = lambda *_: {}["a surprise"]
-dispatch.Dispatcher._running = lambda *_: (1 // 0 for _ in [0])
-raise SystemExit(main.main())
-"""
-    appd.program = (sys.executable, "-c", faulty)
-    appd.expected_errors += ["internal error: a request of ", "Traceback", "  ", "KeyError", "ZeroDiv"]
-    appd.start()
-    other = appd.connect()
-    for request in (TerminateApp(1), QueryRunning()):
-        control = appd.connect()
-        control.send(request, QueryAppState(7))
-        answer = control.receive()
-        assert answer == Error(ErrorCode.INTERNAL, "internal error of the daemon: its log says more")
-        assert control.read_to_end() == b""
-        assert other.ask(QueryAppState(7)) == AppState(7, State.NOT_FOUND)
-    assert "crit: internal error: a request of " in appd.find("KeyError: 'a surprise'")
-    appd.find("ZeroDivisionError: ")

@@ -6,7 +6,6 @@ Each daemon here watches its own event loop (WEFT_LOOP_WATCH): a callback that t
 
 import os
 import resource
-import signal
 import struct
 import subprocess
 import time
@@ -61,21 +60,11 @@ def gesture(number: int) -> PanelGesture:
     return PanelGesture(number, 0, 0.0, 0.0)
 
 
-@contextmanager
-def stopped(appd: Appd) -> Iterator[None]:
-    """What is sent inside of this comes to the daemon all at once."""
-    appd.process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        appd.process.send_signal(signal.SIGCONT)
-
-
 def turns_before(appd: Appd, victims: Sequence[Control], floods: Sequence[tuple[Control, bytes]]) -> int:
     """How many requests of floods, each followed by a gesture, are done before the last victim has its answer."""
     observer = appd.connect()
     assert observer.ask(Subscribe(None)) == Subscribed(None)
-    with stopped(appd):
+    with appd.stopped():
         for flood, data in floods:
             flood.socket.setblocking(False)
             flood.socket.send(data)
@@ -210,7 +199,7 @@ def test_a_launch_waits_for_its_manifest_and_others_do_not(appd: Appd) -> None:
     install_big(appd.store, 20)
     asking, other = appd.connect(), appd.connect()
     assert asking.ask(Subscribe(None)) == Subscribed(None)
-    with stopped(appd):
+    with appd.stopped():
         asking.send(*(LaunchApp(f"org.example.big{number}", 0) for number in range(20)), QueryRunning())
         other.send(QueryRunning())
     answer = other.receive()
@@ -255,7 +244,7 @@ def test_no_old_state_overtakes_a_long_answer(appd: Appd) -> None:
     appd.until_ready(session)
     asking, other = appd.connect(), appd.connect()
     assert asking.ask(Subscribe(None)) == Subscribed(None)
-    with stopped(appd):
+    with appd.stopped():
         asking.send(*[QuerySessions()] * 20)
         other.send(TerminateApp(session))
     known: set[State] = set()
@@ -351,7 +340,7 @@ def test_root_is_served_and_reloads_while_others_hold_all_connections(open_to_al
         refused = appd.connect()
     assert_refused(refused, "there are 256, the setting max_connections allows no more")
     # Many that are refused must not keep root waiting behind them in the backlog.
-    with stopped(appd), user(2000):
+    with appd.stopped(), user(2000):
         crowd = [appd.connect() for _ in range(300)]
     done = subprocess.run(
         [PROGRAMS / "weftctl", "list"],

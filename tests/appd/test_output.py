@@ -21,6 +21,7 @@ def output(appd: Appd, behaviour: str) -> list[str]:
     appd.install(behaviour)
     session = appd.launch()
     appd.until_stopped(session)
+    appd.find("ended ", session)  # what is logged is written beside the loop
     lines = appd.messages(session)
     assert "launched by" in lines[0]
     assert "ended " in lines[-1]
@@ -95,6 +96,7 @@ until('go')
     eventually(lambda: "info: still here" in appd.messages(session), "it writes")
     (appd.store / APP_ID / "go").touch()
     appd.until_stopped(session)
+    appd.find("ended with status 0", session)
     assert "ended with status 0" in appd.messages(session)[-1]
     eventually(lambda: not appd.children, "what it left has ended")
     assert "ended with status 0" in appd.messages(session)[-1]
@@ -178,5 +180,6 @@ def test_lines_that_wait_for_their_turn_survive_a_reload(start: Make) -> None:
     assert appd.control.ask(Reload()) == Reloaded(__version__)
     (appd.store / APP_ID / "go").touch()
     appd.until_stopped(session)
+    appd.find("ended ", session)
     heard = [line for line in appd.messages(session) if line[6:].isdigit()]
     assert heard == [f"info: {number}" for number in range(10_000)]

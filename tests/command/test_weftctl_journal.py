@@ -163,6 +163,71 @@ def test_logs_of_a_number_that_was_used_before(journaled: Device) -> None:
     assert {entry["WEFT_APP_ID"] for entry in done.json} == {APP_ID, OTHER_ID}
 
 
+SOMEBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--")
+FORGE = """
+import socket, sys
+fields = dict(item.split("=", 1) for item in sys.argv[1:])
+entry = "".join(f"{name}={value}\\n" for name, value in fields.items())
+with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
+    journal.connect("/run/systemd/journal/socket")
+    journal.send(entry.encode())
+"""
+
+
+def forge(device: Device, user: Sequence[str], **fields: str) -> None:
+    """Have another user write an entry that looks like ours."""
+    looks = {
+        "MESSAGE": "made up", "PRIORITY": "6", "SYSLOG_IDENTIFIER": APP_ID, "WEFT_APP_ID": APP_ID,
+        "UNIT": f"weft-app@{APP_ID}.service", **fields,
+    }  # fmt: skip
+    items = (f"{name}={value}" for name, value in looks.items())
+    subprocess.run([*device.wrapper, *user, "/usr/bin/python3", "-c", FORGE, *items], check=True)
+
+
+def test_nobody_else_can_make_up_what_is_shown(journaled: Device) -> None:
+    install(journaled.store, guest(say("true\n") + STAYS))
+    following = journaled.begin("launch", "--follow", APP_ID)
+    assert [following.line() for _ in range(3)] == ["1", "true", "in"]
+    logs = journaled.begin("logs", "-f", "--json", "1")
+    while json.loads(logs.line())["MESSAGE"] != "in":
+        pass
+    for fields in (
+        {"WEFT_EVENT": "output", "WEFT_STREAM": "stdout"},
+        {"WEFT_EVENT": "session-ended"},
+        {"WEFT_EVENT": "output", "_UID": "0", "_SYSTEMD_UNIT": "weft-appd.service", "_PID": "1"},
+    ):
+        forge(journaled, SOMEBODY, WEFT_SESSION_ID="1", **fields)
+    # It is in the journal, for all who ask without more.
+    subprocess.run([*journaled.wrapper, "journalctl", "--sync"], check=True)
+    raw = subprocess.run(
+        [*journaled.wrapper, "journalctl", "-o", "cat", f"WEFT_APP_ID={APP_ID}"],
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert raw.count(b"made up") == 3
+    for target in ("1", APP_ID):
+        entries = journal(journaled, target)
+        assert "in" in [entry["MESSAGE"] for entry in entries]
+        assert [entry for entry in entries if entry["MESSAGE"] == "made up"] == []
+    journaled.ctl("stop", "1")
+    rest = following.wait()
+    assert (rest.stdout, rest.status) == ("", 143)
+    assert "made up" not in rest.stderr
+    assert "made up" not in logs.interrupt().stdout
+
+
+def test_no_entry_of_a_runtime_that_ends_at_once_is_lost(journaled: Device) -> None:
+    install(journaled.store, b"\0asm\1\0\0\0")  # no _start: the runtime says so, and ends
+    count = 200
+    for _ in range(count // 10):
+        begun = [journaled.begin("launch", "--wait", APP_ID) for _ in range(10)]
+        assert {launch.wait().status for launch in begun} == {165}
+    entries = journal(journaled, APP_ID)
+    for name in ("weft-runtime", "weft-appd"):
+        found = {entry["WEFT_SESSION_ID"] for entry in entries if entry["SYSLOG_IDENTIFIER"] == name}
+        assert found == {str(number) for number in range(1, count + 1)}, name
+
+
 def test_logs_follows(journaled: Device) -> None:
     install(journaled.store, guest(STAYS))
     journaled.launch()

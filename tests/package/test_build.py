@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the package is built: from pinned wheels only, without a network, the same everywhere."""
 
+import hashlib
 import os
+import re
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -139,3 +142,81 @@ def test_fetch_keeps_what_is_right_and_refuses_what_is_not_pinned(tmp_path: Path
     shutil.rmtree(index)
     again = fetch(right)
     assert (again.returncode, again.stdout) == (0, "")
+
+
+def engine_wheel(index: Path, version: str, platform: str, crate: str) -> Path:
+    """A wheel of an engine that does nothing, but says which crate is in it."""
+    path = index / f"wasmtime-{version}-py3-none-{platform}.whl"
+    info = f"wasmtime-{version}.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("wasmtime/linux/_libwasmtime.so", f"\0/registry/src/index/{crate}-1.0.0/lib.rs\0")
+        wheel.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: wasmtime\nVersion: {version}\n")
+        wheel.writestr(f"{info}/WHEEL", f"Wheel-Version: 1.0\nTag: py3-none-{platform}\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return path
+
+
+def test_one_command_takes_another_engine(tmp_path: Path) -> None:
+    copy, index = tmp_path / "tree", tmp_path / "index"
+    index.mkdir()
+    names = ("pyproject.toml", "NEWS.md", "weft_runtime/__init__.py", "packaging/update-engine",
+             "packaging/bundle.py", "packaging/vendor.sha256", "packaging/debian/changelog",
+             "packaging/debian/copyright")  # fmt: skip
+    for name in names:
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
+    environ = {
+        "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(index), "PIP_CONFIG_FILE": os.devnull,
+        "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+    }  # fmt: skip
+    (copy / ".venv").symlink_to(ROOT / ".venv")
+
+    def update(version: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [copy / "packaging/update-engine", version], capture_output=True, text=True, check=False,
+            env={**os.environ, **environ},
+        )  # fmt: skip
+
+    def texts() -> dict[str, str]:
+        return {name: (copy / name).read_text() for name in names}
+
+    before = texts()
+    engine_wheel(index, "77.0.1", "manylinux2014_aarch64", "gimli")
+    # Of one machine only.
+    assert update("77.0.1").returncode == 1
+    assert texts() == before
+    assert list((copy / "packaging/vendor").iterdir()) == []
+
+    wheels = [
+        engine_wheel(index, version, platform, "gimli" if version == "77.0.1" else "crate-of-nobody")
+        for version in ("77.0.1", "77.0.2")
+        for platform in ("manylinux1_x86_64", "manylinux2014_aarch64")
+    ]
+    done = update("77.0.1")
+    assert done.returncode == 0, done.stderr
+    assert "run 'make test-engine'" in done.stdout
+    after = texts()
+    assert '"wasmtime>=77.0.1,<78"' in after["pyproject.toml"]
+    assert "  * The engine is wasmtime 77.0.1.\n\n -- " in after["packaging/debian/changelog"]
+    assert "- The engine is wasmtime 77.0.1.\n" in after["NEWS.md"]
+    pins = after["packaging/vendor.sha256"].splitlines()
+    for wheel in wheels[:2]:
+        assert f"{hashlib.sha256(wheel.read_bytes()).hexdigest()}  {wheel.name}" in pins
+        assert (copy / "packaging/vendor" / wheel.name).read_bytes() == wheel.read_bytes()
+    assert len(pins) == len(before["packaging/vendor.sha256"].splitlines())
+
+    done = update("77.0.2")
+    assert done.returncode == 1
+    assert "debian/copyright does not name the crate crate-of-nobody" in done.stdout
+    assert "77.0.1" not in "".join(texts().values())
+    assert sorted(path.name for path in (copy / "packaging/vendor").iterdir()) == sorted(
+        wheel.name for wheel in wheels[2:]
+    )
+    assert update("newest").returncode == 2
+
+
+def test_the_engine_that_is_pinned_is_in_the_bounds_of_the_project() -> None:
+    pins = (ROOT / "packaging/vendor.sha256").read_text()
+    [version] = set(re.findall(r"wasmtime-([0-9.]+)-py3", pins))
+    above = int(version.split(".")[0]) + 1
+    assert f'"wasmtime>={version},<{above}"' in (ROOT / "pyproject.toml").read_text()

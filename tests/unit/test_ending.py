@@ -48,6 +48,8 @@ ENDS = {
     Problem.MODULE_NOT_FOUND: (Event.PACKAGE_NOT_FOUND, 166),
     Problem.ENGINE_MISSING: (Event.ENGINE_MISSING, 169),
     Problem.INTERNAL_ERROR: (Event.FAILED, 170),
+    Problem.COMPILE_LIMIT: (Event.COMPILE_LIMIT, 175),
+    Problem.COMPILE_STARVED: (Event.COMPILE_LIMIT, 175),
     Problem.OS_ERROR: (Event.FAILED, 171),
     Problem.NOT_PERMITTED: (Event.FAILED, 177),
     Problem.NOT_TRUSTED: (Event.FAILED, 177),
@@ -132,7 +134,7 @@ def test_an_end_is_told_to_everybody_in_order_and_then_it_comes() -> None:
     end = End("ending.finish(exited(7))")
     assert end.status == 7
     assert json.loads(end.report) == {
-        "event": "exited", "exit_status": 7, "signal": None, "reason": "the app exited with status 7",
+        "event": "exited", "exit_status": 7, "signal": None, "reason": "the app exited with status 7", "problem": None,
     }  # fmt: skip
     assert end.report.endswith("}\n")
     assert end.report.count("\n") == 1
@@ -174,7 +176,7 @@ def test_a_stop_signal_ends_the_process_by_that_signal(number: Signals) -> None:
     assert end.status == -number
     reason = f"stopped by {number.name} while waiting"
     assert json.loads(end.report) == {
-        "event": "stopped", "exit_status": 128 + number, "signal": number.name, "reason": reason,
+        "event": "stopped", "exit_status": 128 + number, "signal": number.name, "reason": reason, "problem": None,
     }  # fmt: skip
     assert end.lines[:2] == ["drain: 0.3", f"last words: {reason}"]
     assert end.lines[2].startswith(f"NOTICE {reason} ")

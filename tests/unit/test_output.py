@@ -142,3 +142,15 @@ def test_a_flood_is_counted_without_making_its_lines(data: bytes) -> None:
         splitter.skip()
         best = min(best, time.thread_time() - begun)
     assert best < 0.001
+
+
+def test_the_next_process_image_goes_on_with_the_same_limit() -> None:
+    before, _, _ = log(burst=10)
+    splitter = LineSplitter(b"x\n" * 15)
+    assert not before.take("stdout", splitter, 100)
+    after, written, dropped = log(burst=10)
+    after.restore(before.to_json())
+    assert after.is_full
+    after.take("stdout", LineSplitter(b"y\n"), 159.9)
+    after.take("stdout", LineSplitter(b"heard\n"), 160)
+    assert (written, dropped) == (["heard"], [6])

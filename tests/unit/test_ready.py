@@ -151,3 +151,9 @@ def test_the_answer_does_not_depend_on_the_cuts(parts: list[bytes], places: list
 def test_byte_by_byte_is_as_good_as_whole(parts: list[bytes]) -> None:
     stream = b"".join(parts)
     assert scanned([stream[place : place + 1] for place in range(len(stream))]) == found_at(stream)
+
+
+def test_a_line_that_is_too_long_hides_none_behind_it_in_the_same_piece() -> None:
+    too_long = b"log\n" + b" " * LINE_MAX + b"READY\n"
+    assert scanned([too_long]) is None
+    assert scanned([too_long + b"READY\nmore\n"]) == len(too_long) + len(b"READY\nmore\n")

@@ -206,12 +206,10 @@ def test_a_service_that_takes_too_much_memory_ends_as_systemd_says(device: Machi
 
 def test_the_daemon_gets_its_share_beside_sessions_that_compute_without_end(device: Machine) -> None:
     """A second hog stands for the daemon, in its group: it gets a whole CPU, and each session a part of the other."""
-    first, *_ = [launch(device, BUSY) for _ in range(8)]
+    first, *_ = [launch(device, BUSY) for _ in range(4)]
     unit, session = Group(device), Group(device, first, BUSY)
-    stand_in = (
-        f"echo $$ >{unit.path}/supervisor/cgroup.procs && exec timeout 3600 sh -c 'while :; do :; done'"
-    )
-    device.run("systemd-run", "--unit=stand-in", "--property=Slice=-.slice", "sh", "-c", stand_in)
+    stand_in = f"echo $$ >{unit.path}/supervisor/cgroup.procs; while :; do :; done"
+    device.run("systemd-run", "--unit=stand-in", "sh", "-c", stand_in)
 
     def used(of_daemon: str, of_session: str) -> tuple[int, int]:
         return unit.keys(of_daemon)["usage_usec"], session.keys(of_session)["usage_usec"]
@@ -220,8 +218,7 @@ def test_the_daemon_gets_its_share_beside_sessions_that_compute_without_end(devi
         begun = used("supervisor/cpu.stat", "cpu.stat")
         eventually(lambda: used("supervisor/cpu.stat", "cpu.stat")[0] - begun[0] > 10_000_000)
         ended = used("supervisor/cpu.stat", "cpu.stat")
-        assert ended[0] - begun[0] > 3 * (ended[1] - begun[1])
+        assert ended[0] - begun[0] > 2.5 * (ended[1] - begun[1])
         assert launch(device, TICKER) > first
     finally:
         device.run("systemctl", "stop", "stand-in", check=False)
-        device.sh(f"pkill -KILL -f 'while :; do :; done' || true; test -d {unit.path}")

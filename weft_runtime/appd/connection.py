@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.dispatch import Push
 from weft_runtime.appd.listener import peer
-from weft_runtime.appd.tasks import AGAIN_S
 from weft_runtime.framing import FrameReader, FramingError, frame
 from weft_runtime.limits import KIB
 from weft_runtime.protocol import Error, ErrorCode, ProtocolError, Response
@@ -121,18 +120,6 @@ class ControlClient:
         self._server.log.notice(f"dropping the control connection of {self.caller}: it does not read")
         self.close()
 
-    def give_up(self, answer: Error) -> None:
-        self._making = None
-        self._out += self._behind
-        self._behind.clear()
-        self.waiting_for, self.waiting_for_reload = None, False
-        self.send(answer)
-        self._loop.call_later(AGAIN_S, self._go_on_reading)
-
-    def _go_on_reading(self) -> None:
-        if self._socket.fileno() >= 0:
-            self.resume()
-
     def close(self) -> None:
         """Close at once; what is still to be sent is lost."""
         if self._socket.fileno() < 0:
@@ -177,22 +164,16 @@ class ControlClient:
 
     def take_turn(self) -> bool:
         """Go on with an answer, or read, and answer one request."""
-        try:
-            if self._making is not None:
-                self._go_on(self._making)
-            elif self._has_come:
-                self._receive()
-            if self._bodies and not self._is_blocked:
-                self._body = self._bodies.popleft()
-                self._answer(self._body)
-        except Exception as error:
-            # Nobody knows what is answered: this connection ends, and the others are served.
-            self._making = None
-            self._loop.call_exception_handler({"message": f"a request of {self.caller}", "exception": error})
-            self._give_up(ErrorCode.INTERNAL, "internal error of the daemon: its log says more")
+        if self._making is not None:
+            self._go_on(self._making)
+        elif self._has_come:
+            self._receive()
+        if self._bodies and not self._is_blocked:
+            self._body = self._bodies.popleft()
+            self._answer(self._body)
         if not (self._bodies or self._is_blocked):
             if self._broken is not None:
-                self._give_up(self._broken.code, str(self._broken))
+                self.give_up(Error(self._broken.code, str(self._broken)))
             elif self._all_said:
                 self._closing = True
                 self.flush()
@@ -312,11 +293,13 @@ class ControlClient:
         if self._socket.fileno() >= 0:
             self.resume()
 
-    def _give_up(self, code: ErrorCode, message: str) -> None:
-        """Say why, and close once that is sent."""
+    def give_up(self, answer: Error) -> None:
         if self._socket.fileno() < 0:
             return
-        self.send(Error(code, message))
+        self._making = None
+        self._out += self._behind
+        self._behind.clear()
+        self.send(answer)
         self._closing = True
         self._watch_input()
         self.flush()
@@ -334,7 +317,7 @@ class ControlClient:
             if now >= deadline:
                 message = f"half a frame was left waiting for {FRAME_TIMEOUT_S:g} s"
                 self._frame_began_at = None
-                self._give_up(ErrorCode.TIMED_OUT, message)
+                self.give_up(Error(ErrorCode.TIMED_OUT, message))
         else:
             deadline = self._active_at + self._server.settings.idle_timeout
             if now >= deadline and not (self._subscribed or self._is_blocked):

@@ -126,7 +126,7 @@ class ControlServer:
 
     def _fail(self, connection: socket.socket) -> None:
         """Say that the connection could not be taken, for a fault of ours, and close it."""
-        answer = Error(ErrorCode.INTERNAL_ERROR, "the daemon could not take the connection: see its log")
+        answer = Error(ErrorCode.INTERNAL, "internal error of the daemon: its log says more")
         with connection, contextlib.suppress(OSError):
             connection.send(frame(encode_msgpack(answer)))
 

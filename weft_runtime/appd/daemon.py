@@ -60,6 +60,9 @@ time on a device with many of them."""
 
 RESTORE_POLL_S = 0.05
 
+TAKE_S = 0.5
+"""Seconds by which a slow disk may delay the start, which does not depend on it."""
+
 GIVE_WAY_S = 0.0005
 """Seconds after which another thread of ours lets the loop go on, which asks for that after each of some fifty system
 calls of a launch. Python's own 5 ms are for threads that are equals."""
@@ -137,6 +140,11 @@ class Daemon:
             self._take_over(state)
         self._supervisor.remove_left_over_groups()
         handover.unblock_signals()
+        # Before anybody is served, so that those apps are the first, unless the disk is slow.
+        taking = self._tasks.start(
+            "the list of the last session", self._keeper.take, wanted=self._settings.restore
+        )
+        await asyncio.wait([taking], timeout=TAKE_S)
         # What was imported stays: the garbage collector need not look at it again and again, for 10 ms each time.
         gc.collect()
         gc.freeze()
@@ -147,7 +155,7 @@ class Daemon:
             self._finish_reload()
         if self._watch is not None:
             self._watch.begin()
-        self._restoring = self._tasks.start("starting the apps of the last session", self._restore)
+        self._restoring = self._tasks.start("starting the apps of the last session", self._restore, taking)
         await self._stopping.wait()
         await self._shut_down()
 
@@ -268,9 +276,9 @@ class Daemon:
 
     # Sessions of the run before
 
-    async def _restore(self) -> None:
+    async def _restore(self, taking: "asyncio.Task[None]") -> None:
         """Start the apps one by one: on a busy device all take longer than a client or the watchdog waits."""
-        await self._keeper.take(wanted=self._settings.restore)
+        await taking
         at_once = RESTORED_A_CPU * (os.cpu_count() or 1)
         while to_restore := self._keeper.to_restore:
             if self._supervisor.starting >= at_once:
@@ -280,7 +288,9 @@ class Daemon:
                 await self._launch_again(to_restore[0])
             except Refused:
                 pass  # it has been logged
-            except Exception as error:
+            except (Exception, asyncio.CancelledError) as error:
+                if self._stopping.is_set():
+                    raise
                 self._tasks.report(f"starting {to_restore[0]} again", error)
             del to_restore[0]
             await asyncio.sleep(0)
@@ -384,8 +394,8 @@ class Daemon:
 
     def _request_failed(self, client: Client, error: BaseException) -> None:
         """A request was not answered, for a fault of ours: say so."""
-        reason = self._tasks.report(f"a request of {client.caller}", error)
-        answer = Error(ErrorCode.INTERNAL_ERROR, f"{reason}: the log has more")
+        self._tasks.report(f"a request of {client.caller}", error)
+        answer = Error(ErrorCode.INTERNAL, "internal error of the daemon: its log says more")
         self._tasks.call(f"answering {client.caller}", client.give_up, answer)
         # A launch may have left a process that belongs to no session.
         self._child_ended()

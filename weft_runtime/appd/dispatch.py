@@ -113,7 +113,7 @@ class Client(turns.Client, Protocol):
         ...
 
     def give_up(self, answer: Error) -> None:
-        """Its last request cannot be answered as it should be: answer it so, and go on with the next in a while."""
+        """Nobody knows how far its last request came: say so, and end the connection."""
         ...
 
 

@@ -63,7 +63,7 @@ class LoopWatch:
             return
         now = resource.getrusage(resource.RUSAGE_THREAD)
         text = (
-            f"{what()} took {cpu * 1000:.1f} ms of CPU, {wall * 1000:.0f} ms in all:"
+            f"{what()} {'took' if cpu > CPU_MAX_S else 'was held up:'} {cpu * 1000:.1f} ms of CPU, {wall * 1000:.0f} ms in all:"
             f" {now.ru_nvcsw - usage.ru_nvcsw} voluntary and {now.ru_nivcsw - usage.ru_nivcsw} other context switches,"
             f" {now.ru_minflt - usage.ru_minflt} page faults"
         )

@@ -12,8 +12,8 @@ from weft_runtime.escape import printable
 LINE_MAX = 16 * 1024
 """Bytes of one log line: a longer one is cut into several. journald cuts at 48 KiB, and escapes grow."""
 
-LINES_A_TURN = 50
-"""Lines that are logged in one turn of the event loop: each costs some ten microseconds, and a turn must be short."""
+LINES_A_TURN = 20
+"""Lines that are logged in one turn of the event loop: each costs ten to a hundred microseconds, and a turn must be short."""
 
 BYTES_A_TURN = 16 * 1024
 """Bytes of the lines of one turn but the last: where all of them must be escaped they cost half a microsecond each."""

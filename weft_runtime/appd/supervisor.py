@@ -346,7 +346,9 @@ class Supervisor:
         """The next session's process by the fork server, if there is one."""
         try:
             spare = self.spares.take(Path(argv[0]), app_id, self._next_id)
-        except Exception as error:
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
             self.spares.failed(error)
             return None
         if spare is None:
@@ -538,11 +540,14 @@ class Supervisor:
 
     def _go_on(self, live: _Live, name: str) -> None:
         del live.pauses[name]
-        if live.splitters[name].has_line:
-            self._log_lines(live, name)
-        if name in live.open_streams and name not in live.pauses:
-            loop = asyncio.get_running_loop()
-            loop.add_reader(live.open_streams[name], self._readable, live, name)
+        try:
+            if live.splitters[name].has_line:
+                self._log_lines(live, name)
+        finally:
+            # Whatever went wrong, an app must not hang on its output.
+            if name in live.open_streams and name not in live.pauses:
+                loop = asyncio.get_running_loop()
+                loop.add_reader(live.open_streams[name], self._readable, live, name)
 
     def _plan_summary(self, live: _Live) -> None:
         """Have it told what was dropped, even if the app falls silent."""

@@ -3,12 +3,12 @@
 
 import asyncio
 import threading
-import traceback
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar, cast
 
 from weft_runtime.appd.handover import block_signals
+from weft_runtime.errors import stack_of
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log
 
@@ -27,9 +27,8 @@ class Tasks:
 
     def report(self, what: str, error: BaseException) -> str:
         """Log an exception of `what` that nobody expected, with its traceback; its reason on one line."""
-        reason = f"internal error in {what}: {type(error).__name__}: {printable(str(error))}"
-        details = "".join(traceback.format_tb(error.__traceback__)).rstrip()
-        self._log.entry(Level.CRIT, f"{reason}\n{details}".rstrip(), Event.FAILED, WEFT_REASON=reason)
+        reason = f"internal error: {what}: {type(error).__name__}: {printable(str(error))}"
+        self._log.entry(Level.CRIT, f"{reason}\n{stack_of(error)}", Event.FAILED, WEFT_REASON=reason)
         return reason
 
     def call(self, what: str, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:

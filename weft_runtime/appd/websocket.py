@@ -31,12 +31,16 @@ ACCEPTS_MAX = 16
 """Connections that one callback accepts: with those of a flood that are refused, some milliseconds."""
 
 LEAVING_MAX = 32
-"""Connections beside the limit that have been told why they are closed, or are in their closing handshake: the oldest
-is closed at once when there are more."""
+"""Connections beside the limit that are about to be refused, or are in their closing handshake: the oldest is closed at
+once when there are more."""
 
 KERNEL_BUFFER = 128 * KIB
 """Bytes that the kernel keeps for each direction of a connection; else it is some megabytes, by what a client sends."""
 
+LISTS_MAX = 1 * KIB
+"""Bytes of the headers that are lists: browsers send some 40. The library takes a millisecond for each 2 KiB of them."""
+
+_LISTS = ("Connection", "Upgrade", "Sec-WebSocket-Protocol")
 _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _TOKEN_MAX = 4096
 
@@ -86,7 +90,7 @@ class WebSocketServer:
         """Close all connections; the listeners stay, and who comes waits in the kernel's backlog."""
         self._is_serving = False
         self._pause()
-        for client in [*self._half_open, *self._open]:
+        for client in [*self._half_open, *self._open, *self._leaving]:
             client.leave()
             await asyncio.sleep(0)  # between two of them others are served
         while self._half_open or self._open or self._leaving:
@@ -144,9 +148,11 @@ class WebSocketServer:
                 idle.close()
         protocol = ServerProtocol(origins=self._origins, max_size=MESSAGE_MAX, logger=self._logger)
         client = WebSocketClient(connection, port, self, protocol)
-        self._half_open[client] = None
         if is_refused:
             client.refuse("too many connections\n")
+            self.leaving(client)
+        else:
+            self._half_open[client] = None
 
     def opened(self, client: WebSocketClient) -> None:
         del self._half_open[client]
@@ -184,6 +190,8 @@ class WebSocketServer:
         hosts = request.headers.get_all("Host")
         if len(hosts) != 1 or _hostname(hosts[0]) not in _LOOPBACK:
             return protocol.reject(http.HTTPStatus.FORBIDDEN, "the Host is not a loopback address\n")
+        if sum(len(value) for name in _LISTS for value in request.headers.get_all(name)) > LISTS_MAX:
+            return protocol.reject(http.HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, "a list is too long\n")
         if self._token is not None and not self._has_token(request):
             return protocol.reject(http.HTTPStatus.UNAUTHORIZED, "the token is missing or wrong\n")
         return None

@@ -20,7 +20,6 @@ from websockets.server import ServerProtocol
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.connection import ANSWERS_AHEAD, UNREAD_MAX
 from weft_runtime.appd.dispatch import Push
-from weft_runtime.appd.tasks import AGAIN_S
 from weft_runtime.appd.websocket_frame import frame_size, text_frame, text_header
 from weft_runtime.limits import KIB
 from weft_runtime.protocol import Error, ProtocolError, Response
@@ -87,6 +86,8 @@ class WebSocketClient:
         self._has_come = False
         self._all_said = False
         """Whether the client has closed its side."""
+        self._refusal: str | None = None
+        """Why its handshake will be refused."""
         self._is_leaving = False
         """Whether no request is handled any more: the closing handshake has begun."""
         self._is_done = False
@@ -124,13 +125,12 @@ class WebSocketClient:
         self._making = None
         self._out += self._behind
         self._behind.clear()
-        self.waiting_for, self.waiting_for_reload = None, False
         self.send(answer)
-        self._loop.call_later(AGAIN_S, self._go_on_reading)
-
-    def _go_on_reading(self) -> None:
-        if self._is_open:
-            self.resume()
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_close(CloseCode.INTERNAL_ERROR)
+            self._say()
+        else:
+            self.close()
 
     def take_turn(self) -> bool:
         """Go on with an answer, or read; and show the library one frame, and answer the request that it completes."""
@@ -195,12 +195,13 @@ class WebSocketClient:
             self._protocol.send_close(CloseCode.GOING_AWAY)
             self._say()
         else:
-            self.refuse("the daemon is ending\n")
+            self._protocol.send_response(self._protocol.reject(503, "the daemon is ending\n"))
+            self._say()
 
     def refuse(self, text: str) -> None:
-        """Answer the handshake with 503, which may still have to come."""
-        self._protocol.send_response(self._protocol.reject(503, text))
-        self._say()
+        """Answer its handshake with 503, if that comes within a moment: an answer before it is none for some clients."""
+        self._refusal = text
+        self._set_timer(CLOSE_TIMEOUT_S, self.close)
 
     def drop(self) -> None:
         """Too much waits for it."""
@@ -321,7 +322,10 @@ class WebSocketClient:
         self._say()
 
     def _shake_hands(self, request: HttpRequest) -> None:
-        refusal = self._server.check(self._protocol, request)
+        text = self._refusal
+        refusal = (
+            self._server.check(self._protocol, request) if text is None else self._protocol.reject(503, text)
+        )
         self._protocol.send_response(refusal or self._protocol.accept(request))
         if self._protocol.state is State.OPEN:
             self._set_timer(PING_INTERVAL_S, self._ask_for_life)

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands that ask, answer and are done: list, status, apps, stop."""
 
+import select
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from weft_runtime.client import socket_path
 from weft_runtime.ctl import words
-from weft_runtime.ctl.daemon import NOT_FOUND, ask, connect, expect, sessions, unknown
+from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, NOT_FOUND, ask, connect, expect, sessions, unknown
 from weft_runtime.ctl.screen import Cell, Colour, Screen
 from weft_runtime.errors import WeftError
 from weft_runtime.ids import AppId, SessionId
@@ -145,12 +146,20 @@ def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) 
 def _terminate(environ: Mapping[str, str], session_ids: Sequence[int]) -> None:
     """End sessions at the same time, each over a connection of its own: that waits for the end."""
     with ExitStack() as stack:
-        # Without a limit: how long an app may take to end is the daemon's setting.
-        daemons = [stack.enter_context(connect(environ, timeout=None)) for _ in session_ids]
+        daemons = [stack.enter_context(connect(environ)) for _ in session_ids]
         for daemon, session_id in zip(daemons, session_ids, strict=True):
             daemon.send(TerminateApp(session_id))
-        for daemon in daemons:
+        for daemon, session_id in zip(daemons, session_ids, strict=True):
+            # How long an app may take to end is the daemon's setting; that it still answers is asked now and then.
+            while not select.select([daemon], [], [], ANSWER_TIMEOUT_S)[0] and _lives(environ, session_id):
+                pass
             expect(daemon.receive(), AppState)
+
+
+def _lives(environ: Mapping[str, str], session_id: int) -> bool:
+    """Whether the daemon says so. Raises WeftError where it does not know the session, or says nothing."""
+    with connect(environ) as daemon:
+        return _find(sessions(daemon), session_id).state is not State.STOPPED
 
 
 def _find(known: Sequence[SessionInfo], session_id: int) -> SessionInfo:

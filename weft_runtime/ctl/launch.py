@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from enum import Enum, auto
 
 from weft_runtime import store
-from weft_runtime.client import DaemonClient, socket_path
+from weft_runtime.client import DaemonClient, no_answer, socket_path
 from weft_runtime.ctl import logs, words
 from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, ask, expect, is_system, own_store, refusal
 from weft_runtime.ctl.screen import Screen
@@ -63,7 +63,7 @@ def launch(screen: Screen, environ: Mapping[str, str], app_id: AppId, *, until: 
             if follow and (complaint := logs.denied(of_system=is_system(path))):
                 screen.note(f"cannot show the output of the app: {complaint}")
             elif follow:
-                session.output = stack.enter_context(logs.Follower(app_id, session.id, since))
+                session.output = stack.enter_context(logs.Follower(path, app_id, session.id, since))
             session.wait(until)
         except KeyboardInterrupt:
             if not session.has_ended:
@@ -151,8 +151,11 @@ class _Launched:
     def _details(self) -> SessionInfo:
         self._stream.wait_for(ANSWER_TIMEOUT_S)
         self._stream.send(QuerySessions())
+        deadline = time.monotonic() + ANSWER_TIMEOUT_S
         while not isinstance(answer := self._stream.receive(), Sessions):
             self._take(answer)
+            if time.monotonic() > deadline:
+                raise no_answer(ANSWER_TIMEOUT_S)
         for session in answer.sessions:
             if session.session_id == self.id:
                 return session

@@ -4,9 +4,11 @@
 import errno
 import json
 import os
+import pwd
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple, NoReturn, Self
 
@@ -27,6 +29,18 @@ LAUNCH_SLACK_S = 0.25
 """Seconds before the time of a launch from which on entries are its own: the daemon takes the time a moment
 after the process has begun. Ids begin again with each run of the daemon, which takes longer to start."""
 
+SERVICE_USER = "weft"
+"""The user of weft-appd.service and its sessions."""
+
+SERVICE_STATE = Path("/var/lib/private/weft-apps")
+"""Where systemd keeps the state of the services of weft-app@ (DynamicUser=)."""
+
+DYNAMIC_USERS = range(61184, 65520)
+"""The users that systemd makes for services, and nobody else has (systemd.exec(5), DynamicUser=)."""
+
+SINCE_MAX = 2.0**40
+"""Seconds since 1970, far beyond anything: journalctl takes no number of hundreds of digits."""
+
 _READ_SIZE = 64 * 1024
 
 
@@ -34,15 +48,19 @@ def show(
     screen: Screen, environ: Mapping[str, str], target: SessionId | AppId, *, follow: bool, lines: int | None
 ) -> NoReturn:
     """Become journalctl with the entries of an app, or of one session. Raises WeftError."""
-    if complaint := denied(of_system=is_system(socket_path(environ))):
+    path = socket_path(environ)
+    if complaint := denied(of_system=is_system(path)):
         raise complaint
-    matches = [f"WEFT_APP_ID={target}"]
     if isinstance(target, SessionId):
         session = _session(screen, environ, target)
         matches = [f"WEFT_SESSION_ID={target}"] if session is None else session_matches(session)
+        matches += writers(path)
         if follow and session is not None and session.state is State.STOPPED:
             screen.note(f"{words.who(target, session.app_id)} has ended, nothing will follow")
             follow = False
+    else:
+        matches = [f"WEFT_APP_ID={target}", *writers(path)]
+        matches += service_matches(target) if is_system(path) else ()
     options = ["--follow"] if follow else []
     if lines is not None:
         options.append(f"--lines={lines}")
@@ -59,13 +77,45 @@ def show(
         raise from_os_error(f"run {JOURNALCTL}", error, "install systemd") from None
 
 
+def writers(socket: Path) -> list[str]:
+    """Arguments of journalctl: the users whose entries about sessions are believed.
+
+    Every user can write entries with any fields; those that begin with "_" are journald's own. Not the unit: journald
+    does not know it for a process that ended just after it had written. A daemon that a user runs is as trustworthy
+    as the owner of its socket, and so is root.
+    """
+    users = {0}
+    try:
+        users.add(socket.lstat().st_uid)
+    except OSError:  # no daemon is there now
+        if not is_system(socket):
+            users.add(os.getuid())
+    if users == {0}:  # systemd made the socket for the service
+        with suppress(KeyError):
+            users.add(pwd.getpwnam(SERVICE_USER).pw_uid)
+    return [f"_UID={user}" for user in sorted(users)]
+
+
+def service_matches(app_id: AppId) -> list[str]:
+    """Arguments of journalctl, after others: or the entries of the app's service, and those of systemd about it."""
+    unit = f"weft-app@{app_id}.service"
+    matches = ["+", f"WEFT_APP_ID={app_id}", f"_SYSTEMD_UNIT={unit}", "+", "_PID=1", f"UNIT={unit}"]
+    with suppress(OSError):
+        # systemd gives the service the user that owns its state again: for what journald knows no unit of. Only root
+        # can look, and nobody can log in as such a user.
+        owner = (SERVICE_STATE / app_id).stat().st_uid
+        if owner in DYNAMIC_USERS:
+            matches += ["+", f"WEFT_APP_ID={app_id}", f"_UID={owner}"]
+    return matches
+
+
 def session_matches(session: SessionInfo) -> list[str]:
     """Arguments of journalctl for all entries about a session: its own, the daemon's, its runtime's.
 
     A number names many sessions, one in each run of the daemon: app and time make it this one. (The unit's
     invocation id would not do: journald does not know it for processes that ended just after they logged.)
     """
-    since = max(0.0, session.launched - LAUNCH_SLACK_S)
+    since = min(max(0.0, session.launched - LAUNCH_SLACK_S), SINCE_MAX)
     return [
         f"--since=@{since:.6f}", f"WEFT_APP_ID={session.app_id}", f"WEFT_SESSION_ID={session.session_id}"
     ]  # fmt: skip
@@ -101,13 +151,14 @@ class Entry(NamedTuple):
 class Follower:
     """The output of one session as the journal gets it, from a time on; a context manager."""
 
-    def __init__(self, app_id: str, session_id: int, since: float) -> None:
-        """Raises WeftError(OS_ERROR)."""
+    def __init__(self, socket: Path, app_id: str, session_id: int, since: float) -> None:
+        """`socket` is that of the daemon. Raises WeftError(OS_ERROR)."""
         events = (Event.OUTPUT, Event.OUTPUT_DROPPED, Event.SESSION_ENDED)
         argv = [
             *(JOURNALCTL, "--follow", "--no-tail", "--quiet", "--all", "--output=json"),
             *(f"--since=@{since:.6f}", f"WEFT_APP_ID={app_id}", f"WEFT_SESSION_ID={session_id}"),
             *(f"WEFT_EVENT={event}" for event in events),
+            *writers(socket),
         ]
         try:
             self._process = subprocess.Popen(

@@ -108,7 +108,7 @@ def run(argv: Sequence[str], environ: Mapping[str, str]) -> Done | None:
         )  # fmt: skip
     except subprocess.TimeoutExpired:
         return Done("", f"it does not end within {PROGRAM_TIMEOUT_S:g} s")
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a NUL, as only a daemon that lies has one
         return None
     if done.returncode == 0:
         return Done(done.stdout.strip(), None)

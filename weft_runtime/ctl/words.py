@@ -9,6 +9,9 @@ from weft_runtime.protocol import SessionInfo, State
 
 NOTHING = "-"
 
+_LONGEST_S = 1e11
+"""Seconds of a duration that can be: three thousand years."""
+
 _UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
 
 _STATE_COLOURS = {State.STARTING: Colour.YELLOW, State.RUNNING: Colour.GREEN, State.STOPPING: Colour.YELLOW}
@@ -16,6 +19,8 @@ _STATE_COLOURS = {State.STARTING: Colour.YELLOW, State.RUNNING: Colour.GREEN, St
 
 def duration(seconds: float, *, whole: bool = False) -> str:
     """At most two units, such as "3 h 5 min"; below ten seconds to the millisecond, unless `whole`."""
+    if not abs(seconds) < _LONGEST_S:
+        return NOTHING
     if seconds < 10 and not whole:
         return f"{max(0.0, seconds):.3f} s"
     left = max(0, round(seconds))

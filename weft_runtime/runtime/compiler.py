@@ -216,7 +216,7 @@ class Compilation:
 def _data_of(pid: int) -> int:
     """Bytes of memory that count for the bound; 0 of a process that has ended."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[5]) * mmap.PAGESIZE
+        return int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[5]) * mmap.PAGESIZE
     except (OSError, IndexError, ValueError):
         return 0
 
