@@ -21,6 +21,8 @@ BROKEN = "org.example.broken"
 NO_START = b"\0asm\1\0\0\0"  # the runtime says that there is no _start, and ends
 COUNT, STARTS = 200, 20
 SEARCH_S = 30
+CORE_DUMP = "fc2e22bc6ee647b6b90729ab34a250b1"
+"""The MESSAGE_ID of systemd-coredump(8), by which journalctl looks for core dumps of a unit."""
 
 # Sends entries to the journal: objects of fields in JSON on standard input, one a line.
 FORGE = """
@@ -74,7 +76,9 @@ def documented() -> list[str]:
 def forge(device: Container, *entries: dict[str, str]) -> None:
     """Have the stranger send them, and wait until journald has them."""
     text = "".join(json.dumps({"MESSAGE": MADE_UP, "PRIORITY": "3"} | entry) + "\n" for entry in entries)
-    device.run("/usr/bin/python3", "-c", FORGE, input=text, user=STRANGER)
+    # In a control group of its own: that of our commands is systemd's, which -u takes for systemd in Debian 13.
+    as_stranger = ("systemd-run", "--quiet", "--pipe", "--wait", f"--uid={STRANGER}", "--")
+    device.run(*as_stranger, "/usr/bin/python3", "-c", FORGE, input=text)
     device.run("journalctl", "--sync")
 
 
@@ -83,12 +87,14 @@ def looks(app_id: str, session_id: int) -> Iterator[dict[str, str]]:
     ours = {"WEFT_APP_ID": app_id, "WEFT_SESSION_ID": str(session_id)}
     trusted = {"_UID": "0", "_PID": "1", "_SYSTEMD_UNIT": service(app_id), "_TRANSPORT": "kernel"}
     for event in ("output", "session-ended", "reload-failed", "failed", "output-dropped"):
-        for name in ("weft-appd", "weft-runtime", app_id, "systemd", "kernel"):
+        for name in ("weft-appd", app_id, "systemd"):
             for unit in (service(app_id), "weft-appd.service", "weft-compile.service"):
-                yield {
+                look = {
                     **ours, **trusted, "WEFT_EVENT": event, "WEFT_STREAM": "stdout", "SYSLOG_IDENTIFIER": name,
                     "UNIT": unit, "OBJECT_SYSTEMD_UNIT": unit, "COREDUMP_UNIT": unit, "USER_UNIT": unit,
                 }  # fmt: skip
+                yield look
+                yield look | {"MESSAGE_ID": CORE_DUMP}
 
 
 def entries(device: Container, target: str, user: str | None = None) -> list[dict[str, Any]]:
