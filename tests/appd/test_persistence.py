@@ -24,9 +24,14 @@ def saved(appd: Appd) -> Path:
 
 def until_saved(appd: Appd, content: bytes) -> None:
     path = saved(appd)
-    eventually(
-        lambda: path.exists() and path.read_bytes() == content, lambda: f"{content!r}: {path.read_bytes()!r}"
-    )
+
+    def found() -> bytes | None:
+        if not path.is_file():  # whatever else stands there may hold up who opens it
+            return None
+        with path.open("rb") as file:
+            return file.read(1 << 16)
+
+    eventually(lambda: found() == content, lambda: f"{content!r}: {found()!r}")
 
 
 def launch_both(appd: Appd) -> None:

@@ -219,7 +219,7 @@ def test_the_backtrace_of_a_stack_overflow_is_short_and_has_real_offsets(store: 
 
 
 def test_our_own_statuses_are_those_that_no_app_can_have(store: Path, run: Run) -> None:
-    assert {int(status) for status in ExitStatus} == {134, 164, 165, 166, 169, 170, 171, 177, 178}
+    assert {int(status) for status in ExitStatus} == {134, 164, 165, 166, 169, 170, 171, 175, 177, 178}
     assert set(EXIT_STATUS_OF.values()) == set(ExitStatus) - {ExitStatus.TRAP}
 
 

@@ -8,6 +8,7 @@ import pytest
 from tests.command.guests import TEXT, guest, leave_on_error
 from tests.command.harness import Run
 from tests.packages import install, manifest
+from weft_runtime import limits
 
 
 def dumping(what: str) -> bytes:
@@ -75,19 +76,19 @@ def test_the_environment_is_that_of_the_manifest(store: Path, run: Run) -> None:
 
 
 def test_many_arguments_and_variables_arrive(store: Path, run: Run) -> None:
-    args = [f"argument {index}" for index in range(4000)]
+    args = [f"argument {index}" for index in range(1000)]
     path = install(store, ARGS, toml=manifest(runtime=f"args = {args}")) / "app.wasm"
     assert strings(run().stdout) == ["app.wasm", *args]
 
     path.write_bytes(ENV)
-    variables = "".join(f'V{index} = "{"x" * 20}"\n' for index in range(4000))
+    variables = "".join(f'V{index} = "{"x" * 20}"\n' for index in range(1000))
     (path.parent / "wapp.toml").write_text(manifest(extra=f"[runtime.env]\n{variables}"))
-    assert strings(run().stdout) == [f"V{index}={'x' * 20}" for index in range(4000)]
+    assert strings(run().stdout) == [f"V{index}={'x' * 20}" for index in range(1000)]
 
 
 def test_the_largest_argument_arrives(store: Path, run: Run) -> None:
-    install(store, ARGS, toml=manifest(runtime=f'args = ["{"x" * (128 * 1024 - 1)}"]'))
-    assert strings(run().stdout) == ["app.wasm", "x" * (128 * 1024 - 1)]
+    install(store, ARGS, toml=manifest(runtime=f'args = ["{"x" * (limits.ARGUMENTS.value - 1)}"]'))
+    assert strings(run().stdout) == ["app.wasm", "x" * (limits.ARGUMENTS.value - 1)]
 
 
 def test_the_working_directory_and_the_clock_of_the_host_change_nothing(store: Path, run: Run) -> None:

@@ -458,7 +458,8 @@ def test_doctor_on_a_device_where_all_is_well(appd: Device) -> None:
     done = appd.ctl("doctor", "--json")
     found = verdicts(done)
     assert list(found) == [
-        "versions", "socket", "group", "service", "settings", "engine", "packages", "trust", "controllers", "journal"
+        "versions", "socket", "group", "service", "settings", "engine", "packages", "trust", "launches", "controllers",
+        "journal",
     ]  # fmt: skip
     assert "wrong" not in found.values(), done.stdout
     assert done.status == 0

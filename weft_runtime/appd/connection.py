@@ -171,6 +171,8 @@ class ControlClient:
         if self._bodies and not self._is_blocked:
             self._body = self._bodies.popleft()
             self._answer(self._body)
+            if self._making is not None:  # most of them need no other slice
+                self._go_on(self._making)
         if not (self._bodies or self._is_blocked):
             if self._broken is not None:
                 self.give_up(Error(self._broken.code, str(self._broken)))

@@ -27,6 +27,9 @@ from weft_runtime.runtime.engine import NOT_EXECUTABLE, Engine, compatibility, n
 TELL_S = 5.0
 """Seconds between two signs that a compiler is at work: whoever waits for READY waits 30 s for the next one."""
 
+TELL_FIRST_S = 0.5
+"""Seconds until the first of them: usual modules are compiled by then, and nobody need hear of it."""
+
 _TICK_MS = 500
 """Milliseconds between two looks at what the compiler uses, of which nothing is left to see after its end."""
 
@@ -146,7 +149,7 @@ class Compilation:
 
         Whatever goes wrong here, the child is gone and collected in the end.
         """
-        deadline, next_told = self._begun + self._bounds.elapsed.value, self._begun
+        deadline, next_told = self._begun + self._bounds.elapsed.value, self._begun + TELL_FIRST_S
         has_ended, in_time = False, True
         try:
             pidfd = os.pidfd_open(self._pid)
