@@ -19,6 +19,11 @@ from weft_runtime.protocol import ProtocolError, Request, Response
 from weft_runtime.wire import decode_response_msgpack, encode_msgpack
 
 SYSTEM_SOCKET = Path("/run/weft/appd.sock")
+
+SEE_LOG = "journalctl _UID=$(id -u weft) + _PID=1 UNIT=weft-appd.service"
+"""What shows the entries of the system's daemon, and of systemd about it. `journalctl -u` would show others as well: in
+Debian 13 whatever claims to be about a core dump of the unit."""
+
 VALUES_MAX = 250_000
 """Values of one answer: twenty thousand sessions have as many, and they take seconds of a small CPU."""
 
@@ -172,7 +177,7 @@ def _expect_finite(values: Iterable[object]) -> None:
 
 
 def _lost(reason: str) -> WeftError:
-    return WeftError(Problem.OS_ERROR, f"lost weft-appd: {reason}", "see 'journalctl -u weft-appd'")
+    return WeftError(Problem.OS_ERROR, f"lost weft-appd: {reason}", f"see '{SEE_LOG}'")
 
 
 def _how_to_get_in(path: Path) -> str:

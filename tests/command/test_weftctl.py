@@ -359,7 +359,7 @@ def test_watch_ends_with_the_daemon(appd: Device) -> None:
     assert watching.wait() == Done(
         171,
         "",
-        f"{WATCHING}weftctl: lost weft-appd: it closed the connection [see 'journalctl -u weft-appd']\n",
+        f"{WATCHING}weftctl: lost weft-appd: it closed the connection [see 'journalctl _UID=$(id -u weft) + _PID=1 UNIT=weft-appd.service']\n",
     )
 
 

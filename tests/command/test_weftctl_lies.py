@@ -179,7 +179,11 @@ def test_whatever_a_daemon_answers(name: str, liar: Liar) -> None:
 def test_what_is_no_number_is_one_clear_error(value: float, liar: Liar) -> None:
     liar.answer = sessions(launched=value)
     reason = f"its answer cannot be understood: a number in it is {value}"
-    assert run(["list"]) == (171, "", f"weftctl: lost weft-appd: {reason} [see 'journalctl -u weft-appd']\n")
+    assert run(["list"]) == (
+        171,
+        "",
+        f"weftctl: lost weft-appd: {reason} [see 'journalctl _UID=$(id -u weft) + _PID=1 UNIT=weft-appd.service']\n",
+    )
 
 
 def test_an_answer_of_too_many_values_is_refused_before_it_is_decoded(liar: Liar) -> None:

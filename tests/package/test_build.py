@@ -214,6 +214,15 @@ def test_one_command_takes_another_engine(tmp_path: Path) -> None:
     )
     assert update("newest").returncode == 2
 
+    # A version that devices have already does not become another one.
+    news = copy / "NEWS.md"
+    news.write_text(news.read_text().replace(" (unreleased)", " (2026-12-01)"))
+    released = texts()
+    done = update("77.0.1")
+    assert done.returncode == 1
+    assert "NEWS.md begins with a released version, 0.1.0 (2026-12-01): begin the next one" in done.stderr
+    assert texts() == released
+
 
 def test_the_engine_that_is_pinned_is_in_the_bounds_of_the_project() -> None:
     pins = (ROOT / "packaging/vendor.sha256").read_text()

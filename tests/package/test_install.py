@@ -117,7 +117,7 @@ def test_an_upgrade_that_cannot_reload_says_so_and_leaves_the_daemon(machine: Co
     done = machine.run("dpkg", "--install", LATER)
 
     assert done.stderr == (
-        "weft-appd goes on with the version before, for it could not reload (see 'journalctl -u weft-appd'); "
+        "weft-appd goes on with the version before, for it could not reload (see 'journalctl _UID=$(id -u weft)'); "
         "'systemctl restart weft-appd' starts the new one\n"
     )
     assert (_show(machine, "MainPID", "InvocationID"), _process(machine, session)) == before

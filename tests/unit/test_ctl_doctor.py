@@ -104,8 +104,8 @@ def test_the_controllers_are_those_that_the_daemon_uses(
             Finding(
                 Verdict.WRONG,
                 "weft-appd.service is failed (result: watchdog, 5 restarts)",
-                "see 'journalctl -u weft-appd', then 'systemctl reset-failed weft-appd' and"
-                " 'systemctl restart weft-appd'",
+                "see 'journalctl _UID=$(id -u weft) + _PID=1 UNIT=weft-appd.service', then"
+                " 'systemctl reset-failed weft-appd' and 'systemctl restart weft-appd'",
             ),
         ),
     ],

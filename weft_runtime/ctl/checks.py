@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import __version__, policy, store
+from weft_runtime.client import SEE_LOG
 from weft_runtime.ctl import logs
 from weft_runtime.ctl.daemon import own_store
 from weft_runtime.ctl.scene import CONFIG_FILE, UNIT, Scene, run
@@ -78,7 +79,7 @@ def service(scene: Scene) -> Finding:
     text = f"{UNIT} is {state} (result: {scene.unit.get('Result')}, {restarts})"
     # After too many failures in a row systemd refuses even to restart it.
     apply = "'systemctl reset-failed weft-appd' and 'systemctl restart weft-appd'"
-    advice = f"see 'journalctl -u weft-appd', then {apply}"
+    advice = f"see '{SEE_LOG}', then {apply}"
     return Finding(Verdict.WRONG, text, advice)
 
 
@@ -151,7 +152,7 @@ def launches(scene: Scene) -> Finding:
     return Finding(
         Verdict.NOTE,
         text,
-        "weft-appd tries again unless the runtime has none: 'journalctl -u weft-appd' says why",
+        f"weft-appd tries again unless the runtime has none: '{SEE_LOG}' says why",
     )
 
 
