@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeVar
 
 from weft_runtime.protocol import Response
 
-SLICE_S = 0.002
+SLICE_S = 0.001
 """Seconds of work on one answer before others get their turns: as long as an ordinary request takes."""
 
 AT_ONCE = 4
