@@ -151,7 +151,7 @@ def test_a_file_that_cannot_be_read_is_named(place: Appd, content: bytes | None,
 def test_a_directory_is_no_file(place: Appd) -> None:
     done = place.run("--check", "--config", str(place.directory))
     assert done.status == 178
-    assert f"cannot read '{place.directory}': Is a directory" in done.stderr
+    assert f"cannot read '{place.directory}': it is not a regular file" in done.stderr
 
 
 def test_the_environment_wins_over_the_file(place: Appd) -> None:

@@ -117,7 +117,7 @@ def sessions(container: Container) -> dict[int, dict[str, Any]]:
 def until_state(container: Container, state: str, *numbers: int) -> dict[int, dict[str, Any]]:
     def reached() -> bool:
         known.update(sessions(container))
-        return all(known[number]["state"] == state for number in numbers)
+        return all(number in known and known[number]["state"] == state for number in numbers)
 
     known: dict[int, dict[str, Any]] = {}
     eventually(reached)

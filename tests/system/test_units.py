@@ -91,7 +91,7 @@ def launch(container: Container, app_id: str) -> int:
 def test_systemd_has_no_complaint(container: Container) -> None:
     units = sorted(path for path in container.run("ls", UNITS).stdout.split() if path.startswith("weft-"))
     units = [unit for unit in units if not unit.endswith(".d")]
-    assert len(units) == 6
+    assert len(units) == 7
     paths = [f"/usr/lib/systemd/system/{unit}" for unit in units]
     # Without the manual pages: the container has no man(1) to look for them.
     done = container.run("systemd-analyze", "verify", "--man=no", *paths)
