@@ -54,14 +54,15 @@ def checked(parse_text: Callable[[str], Parsed]) -> Callable[[str], Parsed]:
 def prepare_streams() -> None:
     """Make the standard streams fit for text from outside, whatever the locale, and for being closed.
 
-    Where one is closed, its number is taken: a file that is opened later, such as the lock of a store, must not get
-    our text. What we write to it still fails, and no program that we execute gets it.
+    Where one is closed /dev/null takes its place, for us and for the programs that we execute: a file that is opened
+    later, such as the lock of a store, must not get our text or theirs.
     """
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)  # the lowest number that is free: this one
+            null = os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.set_inheritable(null, True)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -86,6 +87,8 @@ def write_result(text: str) -> None:
 
 def write_note(text: str, end: str = "\n") -> None:
     """Print to standard error. As for a log: that nobody reads it must not end the program."""
+    if sys.stderr is None:  # print would take standard output in its place
+        return
     try:
         print(text, end=end, file=sys.stderr, flush=True)
     except OSError:

@@ -24,6 +24,20 @@ def below(directory: str | os.PathLike[str], text: str) -> bytes:
     return os.path.join(os.fsencode(directory), bytes_of(text)) if text else os.fsencode(directory)  # noqa: PTH118
 
 
+def shown(path: str | os.PathLike[str]) -> str:
+    """The text of a path that Python has by the locale: for the engine, JSON, and whatever else has UTF-8."""
+    return text_of(os.fsencode(path))
+
+
+def is_utf8(text: str) -> bool:
+    """Whether what the system gave to Python, and Python decoded by the locale, is UTF-8."""
+    try:
+        os.fsencode(text).decode()
+    except UnicodeError:
+        return False
+    return True
+
+
 def local(text: str) -> str:
     """A path from a file in UTF-8, as Python has it under this locale: for pathlib, and for the system's calls."""
     return os.fsdecode(bytes_of(text))

@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
+from weft_runtime import paths
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
 
@@ -120,11 +121,10 @@ def stores(environ: Mapping[str, str]) -> tuple[Path, ...]:
 
 
 def _get(environ: Mapping[str, str], name: str) -> str | None:
-    """The value of a variable; one that is not UTF-8 counts as unset (PEP 383 surrogates give it away)."""
+    """The value of a variable; one that is not UTF-8 counts as unset."""
     value = environ.get(name)
-    if value is not None and any("\udc80" <= char <= "\udcff" for char in value):
-        return None
-    return value
+    # Python decodes it by the locale, which may take any byte for a character.
+    return value if value is None or value.isascii() or paths.is_utf8(value) else None
 
 
 def _boolean(environ: Mapping[str, str], name: str) -> bool:

@@ -23,6 +23,7 @@ from tests.command.harness import (
     eventually,
     members,
 )
+from tests.command.locales import locales  # noqa: F401 - a fixture
 from tests.packages import APP_ID
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -65,7 +65,11 @@ class Device:
                 [*self.wrapper, tool("weft-appd", "weft-runtime")], env={**self.environ, **environ},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
+        self.wait_until_it_serves()
+
+    def wait_until_it_serves(self) -> None:
         daemon = self.daemon
+        assert daemon is not None
         eventually(lambda: self.ctl("list").status == 0 or daemon.poll() is not None, "weft-appd serves")
         assert daemon.poll() is None, self.log.read_text()
 
@@ -101,7 +105,16 @@ class Device:
             stdin=subprocess.DEVNULL, stdout=stdout, stderr=subprocess.PIPE, timeout=RUN_SECONDS,
         )  # fmt: skip
         assert b"Traceback" not in done.stderr, done.stderr.decode()
-        return Done(done.returncode, (done.stdout or b"").decode(), done.stderr.decode())
+        out, err = (data.decode(errors="surrogateescape") for data in (done.stdout or b"", done.stderr))
+        return Done(done.returncode, out, err)
+
+    def run(self, program: str, *args: str) -> Done:
+        """Run another program than weftctl to its end."""
+        done = subprocess.run(
+            [*self.wrapper, PROGRAMS / program, *args], env=self.environ, stdin=subprocess.DEVNULL,
+            capture_output=True, timeout=RUN_SECONDS,
+        )  # fmt: skip
+        return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
     def begin(self, *args: str) -> "Background":
         path = self.directory / f"stderr-{len(self._begun)}"

@@ -94,3 +94,24 @@ def test_a_complaint_that_cannot_be_written_has_its_status_all_the_same(
 ) -> None:
     status, _ = outcome(tmp_path, command, redirection)
     assert status == {"weft-pack": 1, "weftctl": 171, "weft-appd": 164}[command[0]]
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        (("weft-pack", "uninstall", "org.example.none"), 1),
+        (("weft-pack", "nonsense"), 1),
+        (("weftctl", "list"), 171),
+        (("weftctl", "nonsense"), 164),
+        (("weft-appd", "--reload"), 171),
+        (("weft-runtime", "nonsense"), 164),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_without_a_standard_error_what_it_says_is_not_among_the_results(
+    command: Sequence[str], status: int, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with out.open("wb") as file:
+        assert outcome(tmp_path, command, "2>&-", stdout=file.fileno()) == (status, [])
+    assert out.read_bytes() == b""

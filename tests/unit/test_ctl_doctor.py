@@ -296,6 +296,8 @@ def test_the_matches_of_a_session_are_its_app_its_number_and_its_time() -> None:
     ]  # fmt: skip
     early = info._replace(launched=0.0)
     assert logs.session_matches(early)[0] == "--since=@0.000000"
+    # What a hostile daemon says must be an argument all the same.
+    assert logs.session_matches(info._replace(app_id="a\0b"))[1] == "WEFT_APP_ID=ab"
 
 
 def test_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ def _reload() -> int:
         case Error(ErrorCode.TOO_MANY_CONNECTIONS) if (pid := os.environ.get("MAINPID", "")).isdigit():
             # systemd calls this one, and the daemon's own user has a way that needs no connection.
             os.kill(int(pid), signal.SIGHUP)
-            print("there is no place for a connection: asked for a reload by SIGHUP")
+            write_result("there is no place for a connection: asked for a reload by SIGHUP")
             return 0
         case Error():
             raise WeftError(Problem.CONFIG_INVALID, printable(answer.message))

@@ -4,10 +4,11 @@
 import os
 from dataclasses import fields
 
-from weft_runtime import __version__
+from weft_runtime import __version__, paths
 from weft_runtime.appd.settings import Settings, find_runtime
 from weft_runtime.appd.supervisor import Supervisor
 from weft_runtime.errors import WeftError
+from weft_runtime.escape import printable
 from weft_runtime.protocol import DaemonStatus, LimitInfo
 
 LIMITS = frozenset(
@@ -25,7 +26,8 @@ def describe(
     """`since` is when the process began, in Unix seconds."""
     runtime, problem = None, None
     try:
-        runtime = os.fspath(find_runtime(settings))
+        # Bytes that are no UTF-8 would be lone surrogates, which no message can hold.
+        runtime = printable(paths.shown(find_runtime(settings)))
     except WeftError as error:
         problem = str(error)
     groups = supervisor.groups

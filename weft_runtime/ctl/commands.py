@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
+from weft_runtime import paths
 from weft_runtime.client import socket_path
 from weft_runtime.ctl import words
 from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, NOT_FOUND, ask, connect, expect, sessions, unknown
@@ -77,7 +78,7 @@ def status(screen: Screen, environ: Mapping[str, str], session_id: SessionId) ->
 def daemon_status(screen: Screen, environ: Mapping[str, str]) -> int:
     with connect(environ) as daemon:
         found = ask(daemon, QueryStatus(), DaemonStatus)
-    path = str(socket_path(environ))
+    path = paths.shown(socket_path(environ))
     if screen.as_json:
         limits = {limit.name: limit.value for limit in found.limits}
         screen.json({**found._asdict(), "limits": limits, "socket": path})

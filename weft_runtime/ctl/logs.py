@@ -116,9 +116,8 @@ def session_matches(session: SessionInfo) -> list[str]:
     invocation id would not do: journald does not know it for processes that ended just after they logged.)
     """
     since = min(max(0.0, session.launched - LAUNCH_SLACK_S), SINCE_MAX)
-    return [
-        f"--since=@{since:.6f}", f"WEFT_APP_ID={session.app_id}", f"WEFT_SESSION_ID={session.session_id}"
-    ]  # fmt: skip
+    app_id = session.app_id.replace("\0", "")  # an argument cannot have it, whatever the daemon says
+    return [f"--since=@{since:.6f}", f"WEFT_APP_ID={app_id}", f"WEFT_SESSION_ID={session.session_id}"]
 
 
 def denied(*, of_system: bool, directories: Sequence[Path] = JOURNAL_DIRECTORIES) -> WeftError | None:

@@ -51,7 +51,8 @@ def state(session: SessionInfo) -> Cell:
 
 
 def ago(unix: float, now: float) -> str:
-    return f"{duration(now - unix, whole=True)} ago"
+    passed = duration(now - unix, whole=True)
+    return passed if passed == NOTHING else f"{passed} ago"
 
 
 def result(session: SessionInfo) -> str:

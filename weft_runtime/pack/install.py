@@ -117,7 +117,12 @@ def list_packages(screen: Screen, environ: Mapping[str, str], *, as_json: bool) 
     if as_json:
         screen.json(
             [
-                {"id": app_id, "name": values.name, "version": values.version, "directory": str(directory)}
+                {
+                    "id": app_id,
+                    "name": values.name,
+                    "version": values.version,
+                    "directory": paths.shown(directory),
+                }
                 for app_id, values, directory in found
             ]
         )

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of weft-runtime."""
 
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from weft_runtime import paths
 from weft_runtime.escape import quote
 from weft_runtime.ids import AppId, SessionId
 from weft_runtime.journal import Level
@@ -17,6 +19,7 @@ class Preopen(NamedTuple):
 
     host: str
     guest: str
+    """Whatever the locale, this is UTF-8."""
     writable: bool
 
 
@@ -123,15 +126,17 @@ def _preopen(text: str, *, writable: bool) -> Preopen:
         guest = host
     if not host or not guest:
         raise ValueError(f"{quote(text)} is not HOST[::GUEST]: a path is empty")
-    # The engine takes paths as UTF-8; Python marks other bytes of an argument by lone surrogates.
-    if any("\udc80" <= char <= "\udcff" for char in text):
-        raise ValueError(f"{quote(text)} is not UTF-8")
+    # The engine takes paths as UTF-8.
+    if not text.isascii():
+        if not paths.is_utf8(text):
+            raise ValueError(f"{quote(text)} is not UTF-8")
+        guest = paths.shown(guest)
     return Preopen(host, guest, writable)
 
 
 def socket_path(text: str) -> str:
     """The value of --ipc-socket. Raises ValueError."""
-    size = len(text.encode(errors="surrogateescape"))
+    size = len(os.fsencode(text))
     if not 0 < size <= SOCKET_PATH_MAX:
         raise ValueError(f"{quote(text)} is not the path of a socket: expected 1 to {SOCKET_PATH_MAX} bytes")
     return text

@@ -282,7 +282,7 @@ def _wasi_config(setup: GuestSetup) -> wasmtime.WasiConfig:
     config.inherit_stderr()
     for preopen in setup.preopens:
         try:
-            config.preopen_dir(paths.text_of(os.fsencode(preopen.host)), preopen.guest, preopen.writable)
+            config.preopen_dir(paths.shown(preopen.host), preopen.guest, preopen.writable)
         except wasmtime.WasmtimeError:
             raise WeftError(
                 Problem.OS_ERROR, f"cannot preopen the directory {quote(preopen.host)}"
