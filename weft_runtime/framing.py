@@ -35,7 +35,12 @@ class EmptyFrame(FramingError):
 
 def frame(body: bytes) -> bytes:
     """`body` as it goes over a Unix socket."""
-    return len(body).to_bytes(_HEADER_SIZE, "little") + body
+    return frame_header(len(body)) + body
+
+
+def frame_header(size: int) -> bytes:
+    """What comes before a body of `size` bytes."""
+    return size.to_bytes(_HEADER_SIZE, "little")
 
 
 class FrameReader:

@@ -5,7 +5,6 @@ It is a plain non-blocking socket and not an asyncio stream, because a reload ha
 descriptor and what is buffered on either side of it, nothing else.
 """
 
-import asyncio
 import os
 import socket
 import time
@@ -16,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.dispatch import Push
 from weft_runtime.appd.listener import peer
-from weft_runtime.framing import FrameReader, FramingError, frame
-from weft_runtime.limits import KIB
+from weft_runtime.appd.outgoing import ANSWERS_AHEAD, Outgoing
+from weft_runtime.framing import FrameReader, FramingError, frame, frame_header
 from weft_runtime.protocol import Error, ErrorCode, ProtocolError, Response
 from weft_runtime.wire import decode_request_msgpack, encode_msgpack, msgpack_pieces
 
@@ -28,25 +27,15 @@ _READ_SIZE = 16 * 1024
 """Bytes that are read of a client at a time: a thousand of the shortest frames, which takes a fraction of a millisecond
 to cut."""
 
-_SENDS_MAX = 4
-"""Sends in a row to one client: each fills the kernel's buffer, and a client that reads as fast empties it for ever."""
-
 FRAME_TIMEOUT_S = 10.0
 """Seconds for the rest of a frame once it has begun, and for a client to read an answer."""
 
-UNREAD_MAX = 512 * KIB
-"""Bytes that wait for a client beside its longest answer, which it has asked for: one that reads nothing is dropped
-there, at the cost of nobody else. All that is ever pushed of a thousand sessions that begin and end has 200 KiB."""
 
-ANSWERS_AHEAD = 64 * KIB
-"""Bytes of answers that may wait before the next request of the same client is looked at."""
-
-
-class ControlClient:
+class ControlClient(Outgoing):
     """One connection. Implements dispatch.Client."""
 
     def __init__(self, connection: socket.socket, server: "ControlServer") -> None:
-        self._socket = connection
+        super().__init__(connection)
         self._server = server
         pid, uid, gid = peer(connection)
         self.owner = uid
@@ -60,25 +49,14 @@ class ControlClient:
         self._bodies: deque[bytes] = deque()
         self._body = b""
         """The request that is being answered."""
-        self._making: LongAnswer[bytes] | None = None
-        """Its answer, if that takes long."""
-        self._behind = bytearray()
-        """What comes behind the answer that is being made."""
-        self._out = bytearray()
-        self._counted = 0
-        """`unread`, as the server knows it."""
-        self._longest = 0
-        """Bytes of the longest message so far."""
         self._broken: FramingError | None = None
         """Why the input cannot be read on: told when all that came before it is answered."""
         self._has_come = False
         """Whether there is something to be read, as far as is known."""
         self._all_said = False
         self._closing = False
-        self._writing = False
         self._active_at = time.monotonic()
         self._frame_began_at: float | None = None
-        self._loop = asyncio.get_running_loop()
         self._patience = min(FRAME_TIMEOUT_S, server.settings.idle_timeout)
         self._timer = self._loop.call_later(self._patience, self._check_time)
         self._loop.add_reader(connection, self._readable)
@@ -93,16 +71,22 @@ class ControlClient:
     def put(self, push: Push) -> None:
         self._put(push.frame)
 
-    def _put(self, data: bytes) -> None:
+    @property
+    def _is_closing(self) -> bool:
+        return self._closing
+
+    def _header(self, size: int) -> bytes:
+        return frame_header(size)
+
+    def _count_unread(self, more: int) -> None:
+        self._server.count_unread(self.owner, more)
+
+    def _has_sent(self) -> None:
+        self._active_at = time.monotonic()
+
+    def _all_is_sent(self) -> None:
         if self._closing:
-            return
-        if len(self._out) + len(self._behind) > UNREAD_MAX + self._longest:
-            self.drop()
-            return
-        self._longest = max(self._longest, len(data))
-        queue = self._out if self._making is None else self._behind
-        queue += data
-        self._count()
+            self.close()
 
     def hears(self, session_id: int | None) -> bool:
         if not self._subscribed:
@@ -122,16 +106,11 @@ class ControlClient:
 
     def close(self) -> None:
         """Close at once; what is still to be sent is lost."""
-        if self._socket.fileno() < 0:
+        if not self._is_open:
             return
         self._closing = True
-        self._making = None
-        self._out.clear()
-        self._behind.clear()
-        self._count()
+        self._forget()
         self._timer.cancel()
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
         self._socket.close()
         self._server.closed(self)
 
@@ -193,22 +172,6 @@ class ControlClient:
             return
         self._server.dispatcher.handle(request, self)
 
-    def _go_on(self, answer: LongAnswer[bytes]) -> None:
-        is_complete = answer.go_on()
-        self._count()
-        if not is_complete:
-            if answer.waits_for is not None:
-                answer.waits_for.add_done_callback(lambda _: self.resume())
-            return
-        self._making = None
-        if answer.pieces:
-            header = answer.size.to_bytes(4, "little")
-            self._longest = max(self._longest, answer.size)
-            self._out += b"".join((header, *answer.pieces))
-        self._out += self._behind
-        self._behind.clear()
-        self.flush()
-
     def _readable(self) -> None:
         self._has_come = True
         self._loop.remove_reader(self._socket)
@@ -245,7 +208,7 @@ class ControlClient:
 
     def _watch_input(self) -> None:
         """Read on only when what was read is answered: the rest waits in the kernel."""
-        if self._socket.fileno() < 0:
+        if not self._is_open:
             return
         has_all = self._closing or self._all_said or self._broken is not None
         if has_all or self._bodies or self._is_blocked or self._has_come:
@@ -256,51 +219,10 @@ class ControlClient:
                 self._frame_began_at = time.monotonic()
             self._loop.add_reader(self._socket, self._readable)
 
-    @property
-    def unread(self) -> int:
-        """Bytes that wait for it."""
-        return len(self._out) + len(self._behind) + (self._making.size if self._making is not None else 0)
-
-    def _count(self) -> None:
-        """Tell the server how many bytes wait now, which may end this connection or another."""
-        before, self._counted = self._counted, self.unread
-        self._server.count_unread(self.owner, self._counted - before)
-
-    def flush(self) -> None:
-        if self._socket.fileno() < 0:
-            return
-        try:
-            for _ in range(_SENDS_MAX):
-                if not self._out:
-                    break
-                sent = self._socket.send(self._out)
-                del self._out[:sent]
-                self._active_at = time.monotonic()
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.close()
-            return
-        self._count()
-        if self._out and not self._writing:
-            self._loop.add_writer(self._socket, self._writable)
-        elif not self._out and self._writing:
-            self._loop.remove_writer(self._socket)
-        self._writing = bool(self._out)
-        if self._closing and not self._out:
-            self.close()
-
-    def _writable(self) -> None:
-        self.flush()
-        if self._socket.fileno() >= 0:
-            self.resume()
-
     def give_up(self, answer: Error) -> None:
-        if self._socket.fileno() < 0:
+        if not self._is_open:
             return
-        self._making = None
-        self._out += self._behind
-        self._behind.clear()
+        self._make_no_more()
         self.send(answer)
         self._closing = True
         self._watch_input()
@@ -325,6 +247,6 @@ class ControlClient:
             if now >= deadline and not (self._subscribed or self._is_blocked):
                 self.close()
                 return
-        if self._socket.fileno() >= 0:
+        if self._is_open:
             delay = max(deadline - now, 0) or self._patience
             self._timer = self._loop.call_later(min(delay, FRAME_TIMEOUT_S) + 0.01, self._check_time)

@@ -6,7 +6,6 @@ give it one frame in each turn of the client, and to count every byte that waits
 server answers all the pings of a read in one callback, and keeps their pongs without a bound.
 """
 
-import asyncio
 import errno
 import socket
 from collections.abc import Callable
@@ -18,8 +17,8 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from weft_runtime.appd.answers import LongAnswer, Steps
-from weft_runtime.appd.connection import ANSWERS_AHEAD, UNREAD_MAX
 from weft_runtime.appd.dispatch import Push
+from weft_runtime.appd.outgoing import ANSWERS_AHEAD, Outgoing
 from weft_runtime.appd.websocket_frame import frame_size, text_frame, text_header
 from weft_runtime.limits import KIB
 from weft_runtime.protocol import Error, ProtocolError, Response
@@ -41,8 +40,6 @@ CLOSE_TIMEOUT_S = 1.0
 """Seconds for the closing handshake of a client that may have stopped reading."""
 
 _READ_SIZE = 16 * KIB
-_SENDS_MAX = 4
-"""Sends in a row to one client: a client that reads as fast would have us send for ever."""
 
 _CONTROL = 0x08
 """The bit of an opcode that ping, pong and close have."""
@@ -50,7 +47,7 @@ _CONTROL = 0x08
 _BLANK_LINE = b"\r\n\r\n"
 
 
-class WebSocketClient:
+class WebSocketClient(Outgoing):
     """One connection. Implements dispatch.Client."""
 
     def __init__(
@@ -60,7 +57,7 @@ class WebSocketClient:
         connection.setblocking(False)
         # Else an APP_READY would wait until the client's kernel acknowledges the LAUNCH_ACK: that takes 40 ms.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._socket = connection
+        super().__init__(connection)
         self._server = server
         self._protocol = protocol
         self.owner = "WebSocket"  # a port does not tell whose a connection is: all of them share the turns of one user
@@ -75,14 +72,6 @@ class WebSocketClient:
         self._request: str | None = None
         """A message that is complete and still has to be handled."""
         self._is_text = False
-        self._making: LongAnswer[bytes] | None = None
-        self._behind = bytearray()
-        """What comes behind the answer that is being made."""
-        self._out = bytearray()
-        self._counted = 0
-        """`unread`, as the server knows it."""
-        self._longest = 0
-        """Bytes of the longest message so far."""
         self._has_come = False
         self._all_said = False
         """Whether the client has closed its side."""
@@ -93,10 +82,8 @@ class WebSocketClient:
         self._is_done = False
         """Whether nothing is sent behind what is queued."""
         self._is_shut = False
-        self._writing = False
         self._heard = True
         """Whether the client has said something since the last sign of life was asked for."""
-        self._loop = asyncio.get_running_loop()
         self._timer = self._loop.call_later(HANDSHAKE_TIMEOUT_S, self.close)
         self._loop.add_reader(connection, self._readable)
 
@@ -122,9 +109,7 @@ class WebSocketClient:
         self._server.dispatcher.turns.ask(self)
 
     def give_up(self, answer: Error) -> None:
-        self._making = None
-        self._out += self._behind
-        self._behind.clear()
+        self._make_no_more()
         self.send(answer)
         if self._protocol.state is State.OPEN:
             self._protocol.send_close(CloseCode.INTERNAL_ERROR)
@@ -152,37 +137,20 @@ class WebSocketClient:
         return has_more and self._is_open
 
     @property
-    def unread(self) -> int:
-        """Bytes that wait for it."""
-        return len(self._out) + len(self._behind) + (self._making.size if self._making is not None else 0)
+    def _is_closing(self) -> bool:
+        return self._is_leaving
 
-    def _count(self) -> None:
-        """Tell the server how many bytes wait now, which may end this connection or another."""
-        before, self._counted = self._counted, self.unread
-        self._server.count_unread(self._counted - before)
+    def _header(self, size: int) -> bytes:
+        return text_header(size)
 
-    def flush(self) -> None:
-        if not self._is_open:
-            return
-        try:
-            for _ in range(_SENDS_MAX):
-                if not self._out:
-                    break
-                sent = self._socket.send(self._out)
-                self._heard = True
-                del self._out[:sent]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.close()
-            return
-        if self._out and not self._writing:
-            self._loop.add_writer(self._socket, self._writable)
-        elif not self._out and self._writing:
-            self._loop.remove_writer(self._socket)
-        self._writing = bool(self._out)
-        self._count()
-        if self._is_open and self._is_done and not self._out and not self._is_shut:
+    def _count_unread(self, more: int) -> None:
+        self._server.count_unread(more)
+
+    def _has_sent(self) -> None:
+        self._heard = True
+
+    def _all_is_sent(self) -> None:
+        if self._is_done and not self._is_shut:
             self._shut()
 
     # Its end
@@ -213,13 +181,8 @@ class WebSocketClient:
         if not self._is_open:
             return
         self._is_leaving = self._is_done = True
-        self._making = None
-        self._out.clear()
-        self._behind.clear()
-        self._count()
+        self._forget()
         self._timer.cancel()
-        self._loop.remove_reader(self._socket)
-        self._loop.remove_writer(self._socket)
         self._socket.close()
         self._server.closed(self)
 
@@ -227,10 +190,6 @@ class WebSocketClient:
     def is_idle(self) -> bool:
         """Whether it has said nothing that is still to be looked at."""
         return not self._has_come
-
-    @property
-    def _is_open(self) -> bool:
-        return self._socket.fileno() >= 0
 
     def _shut(self) -> None:
         """Close our side. What the client still sends is read and forgotten: else it would lose our last words."""
@@ -352,34 +311,6 @@ class WebSocketClient:
             return
         self._server.dispatcher.handle(request, self)
 
-    def _go_on(self, answer: LongAnswer[bytes]) -> None:
-        is_complete = answer.go_on()
-        self._count()
-        if not self._is_open:
-            return
-        if not is_complete:
-            if answer.waits_for is not None:
-                answer.waits_for.add_done_callback(lambda _: self.resume())
-            return
-        self._making = None
-        if answer.pieces:
-            self._longest = max(self._longest, answer.size)
-            self._out += b"".join((text_header(answer.size), *answer.pieces))
-        self._out += self._behind
-        self._behind.clear()
-        self.flush()
-
-    def _put(self, data: bytes) -> None:
-        if self._is_leaving:
-            return
-        if len(self._out) + len(self._behind) > UNREAD_MAX + self._longest:
-            self.drop()
-            return
-        self._longest = max(self._longest, len(data))
-        queue = self._out if self._making is None else self._behind
-        queue += data
-        self._count()
-
     def _say(self) -> None:
         """Send what the library has to say. An empty piece of it stands for the end."""
         for data in self._protocol.data_to_send():
@@ -396,11 +327,6 @@ class WebSocketClient:
             self._server.leaving(self)
         self.flush()
         self._watch_input()
-
-    def _writable(self) -> None:
-        self.flush()
-        if self._is_open:
-            self.resume()
 
     def _ask_for_life(self) -> None:
         """Drop a client that neither reads nor says anything, unless it is we who do not read."""
