@@ -11,7 +11,7 @@ import pytest
 
 from tests.unit.needs import tool
 
-NAMES = ("C", "POSIX", "de_DE", "xx_XX.unknown")
+NAMES = ("C", "de_DE", "xx_XX.unknown")
 """`de_DE` is ISO-8859-1, by the charmap of which each byte is a character, and most characters are none."""
 
 
