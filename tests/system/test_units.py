@@ -22,7 +22,7 @@ CONTROL = APPD.replace("weft_runtime.appd.main", "weft_runtime.ctl.main")
 PACK = APPD.replace("weft_runtime.appd.main", "weft_runtime.pack.main")
 INSTALL = f"""
 cd {UNITS}
-install -m 644 -t /usr/lib/systemd/system ./*.service ./*.socket ./*.slice
+install -m 644 -t /usr/lib/systemd/system ./*.service ./*.socket ./*.path ./*.slice
 install -m 644 -t /usr/lib/sysusers.d sysusers.d/*
 install -m 644 -t /usr/lib/tmpfiles.d tmpfiles.d/*
 install -D -m 644 ../appd.toml /etc/weft/appd.toml
