@@ -56,7 +56,14 @@ class LastSession:
         self.is_unread = True
         try:
             values = json.loads(files.read(self.file))
-            app_ids = [AppId.parse(value) for value in values if isinstance(value, str)]
+            if not isinstance(values, list):
+                raise TypeError
+            app_ids = [app_id for value in values if (app_id := _app_id(value)) is not None]
+            if len(app_ids) < len(values):
+                no_ids = (
+                    f"{len(values) - len(app_ids)} of the {len(values)} entries of {quote(str(self.file))}"
+                )
+                warnings.append(f"ignoring {no_ids}: they are no app ids")
         except files.NotRegularError as error:
             warnings.append(
                 f"cannot read the last session, ignoring {quote(str(self.file))}: {error.strerror}"
@@ -133,6 +140,13 @@ class LastSession:
             with contextlib.suppress(OSError, ValueError):
                 return int(files.read(path)[:8])
         return 0
+
+
+def _app_id(value: object) -> AppId | None:
+    try:
+        return AppId.parse(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
 
 
 def write_port(path: Path, port: int) -> None:
