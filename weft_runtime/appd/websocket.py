@@ -27,8 +27,9 @@ from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Log
 from weft_runtime.limits import KIB
 
-ACCEPTS_MAX = 16
-"""Connections that one callback accepts: with those of a flood that are refused, some milliseconds."""
+ACCEPTS_MAX = 4
+"""Connections that one callback accepts: each takes a fraction of a millisecond, and a flood of them must not hold up each
+step of somebody else's launch."""
 
 LEAVING_MAX = 32
 """Connections beside the limit that are about to be refused, or are in their closing handshake: the oldest is closed at
