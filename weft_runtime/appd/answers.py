@@ -34,27 +34,33 @@ class LongAnswer(Generic[T]):
         """The length of `pieces`."""
         self.waits_for: asyncio.Future[Any] | None = None
         """What has to be done before it can go on."""
-        self._work = self._make(steps, encode)
+        self._work: Iterator[asyncio.Future[Any] | T | None] = _make(steps, encode)
 
     def go_on(self) -> bool:
         """Work for one slice at most; whether the answer is complete. Raises what its steps raise."""
+        if self.waits_for is not None and not self.waits_for.done():
+            return False  # its connection got a turn for another reason
         self.waits_for = None
         end = time.monotonic() + SLICE_S
-        for waits_for in self._work:
-            if waits_for is not None or time.monotonic() >= end:
-                self.waits_for = waits_for
+        for made in self._work:
+            if isinstance(made, asyncio.Future):
+                self.waits_for = made
+                return False
+            if made is not None:
+                self.pieces.append(made)
+                self.size += len(made)
+            if time.monotonic() >= end:
                 return False
         return True
 
-    def _make(
-        self, steps: Steps, encode: Callable[[Response], Iterator[T]]
-    ) -> Iterator["asyncio.Future[Any] | None"]:
-        message = yield from steps
-        if message is not None:
-            for piece in encode(message):
-                self.pieces.append(piece)
-                self.size += len(piece)
-                yield None
+
+def _make(
+    steps: Steps, encode: Callable[[Response], Iterator[T]]
+) -> "Iterator[asyncio.Future[Any] | T | None]":
+    # No method: one would hold its LongAnswer, and what is dropped would keep its place until the garbage collector comes.
+    message = yield from steps
+    if message is not None:
+        yield from encode(message)
 
 
 class Places:

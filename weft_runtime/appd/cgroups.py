@@ -166,7 +166,12 @@ class Removal:
                 os.rmdir(child, dir_fd=self._fd)
             except OSError:
                 below = os.open(child, _DIRECTORY, dir_fd=self._fd)
-                if _first_directory(below) is None:
+                try:
+                    is_empty = _first_directory(below) is None
+                except OSError:
+                    os.close(below)
+                    raise
+                if is_empty:
                     os.close(below)
                     raise  # it is not empty of processes
                 self._move(below, +1)

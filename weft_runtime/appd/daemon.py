@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -111,6 +111,8 @@ class Daemon:
         self._looked_at = float("-inf")
         self._checker: int | None = None
         self._own_socket: Path | None = None
+        self._owed: list[Client] = []
+        """Those whose RELOAD the process image before this one has carried out."""
         self._control: ControlServer
         self._websocket: WebSocketServer | None = None
 
@@ -307,6 +309,11 @@ class Daemon:
             else:
                 self._dispatcher.acknowledge(session)
                 return
+        reason = "its manifest changes all the time"
+        self._log.entry(
+            Level.WARNING, f"cannot start {app_id} again: {reason}", Event.LAUNCH_REFUSED,
+            WEFT_APP_ID=app_id, WEFT_REASON=reason,
+        )  # fmt: skip
 
     # What changes while it runs
 
@@ -431,8 +438,11 @@ class Daemon:
     async def _try_to_reload(self) -> str | None:
         """Come back only if that fails, with the reason; or with None where the daemon ends."""
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S):
-                await self._files.run(load, self._config, self._environ)
+            try:
+                async with asyncio.timeout(CHECK_TIMEOUT_S):
+                    await self._files.run(load, self._config, self._environ)
+            except TimeoutError:
+                raise TimeoutError("the disk of the settings does not answer") from None
             await self._check_next_program()
             now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
             self._notifier.send("RELOADING=1", f"MONOTONIC_USEC={now}", "STATUS=reloading")
@@ -441,6 +451,8 @@ class Daemon:
             # The kernel would let the whole process wait for a thread that waits for a disk.
             if not await self._keeper.settle():
                 raise TimeoutError("the disk of the state directory does not answer")
+            if not await self._supervisor.settle():
+                raise TimeoutError("the disk of a package store does not answer")
             handover.block_signals()
             try:
                 # One that has come before is still on its way: read, queued, and then handled.
@@ -525,6 +537,8 @@ class Daemon:
         for values in state["clients"]:
             self._tasks.call("taking over a connection", self._control.adopt, values)
         self._supervisor.restore(state["supervisor"])
+        # A RELOAD that is looked at from here on is another one.
+        self._owed = [client for client in self._dispatcher.clients if client.waiting_for_reload]
         for client in list(self._dispatcher.clients):
             client.resume()
 
@@ -535,10 +549,10 @@ class Daemon:
         self._keeper.survive_later()
         count = len(self._supervisor.live)
         self._log.entry(Level.INFO, f"reloaded, {count} sessions live on", Event.RELOADED)
-        self._answer_reload(Reloaded(__version__))
+        self._answer_reload(Reloaded(__version__), self._owed)
 
-    def _answer_reload(self, answer: Error | Reloaded) -> None:
-        for client in list(self._dispatcher.clients):
+    def _answer_reload(self, answer: Error | Reloaded, clients: Iterable[Client] | None = None) -> None:
+        for client in list(self._dispatcher.clients if clients is None else clients):
             if client.waiting_for_reload:
                 client.waiting_for_reload = False
                 client.send(answer)

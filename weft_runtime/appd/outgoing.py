@@ -98,6 +98,7 @@ class Outgoing(ABC):
             self._loop.add_writer(self._socket, self._writable)
         elif not self._out and self._is_writing:
             self._loop.remove_writer(self._socket)
+            self.resume()  # its requests may have waited for this, and no event tells of it any more
         self._is_writing = bool(self._out)
         self._count()
         if self._is_open and not self._out:

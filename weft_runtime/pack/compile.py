@@ -45,6 +45,7 @@ def compile_apps(screen: Screen, environ: Mapping[str, str], options: argparse.N
             if not options.json:
                 screen.line(f"compiled {app_id}" if compiled else f"{app_id} is compiled already")
         told.append({"id": app_id, "compiled": compiled, "problem": problem})
+    log.flush()
     if options.json:
         screen.json(told)
     elif not apps:

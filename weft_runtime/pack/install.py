@@ -67,7 +67,7 @@ def install(
                 raise _older(found, *later)
             opened.put(app_id, incomplete)
             if verified.key is not None:
-                _remember_version(opened, found)
+                _remember_version(opened, app_id, found.version)
             _remember(opened.live(app_id), verified, places)
             if cache is not None:
                 module = opened.live(app_id) / paths.local(found.module)
@@ -97,7 +97,7 @@ def uninstall(
         modules = code.modules_of(versions) if cache is not None else set()
         if policy.read(places.config, owner=places.owner) is Policy.REQUIRE:
             with suppress(WeftError):  # a broken package has no version
-                _remember_version(opened, store.read_manifest(opened.live(app_id)))
+                _remember_version(opened, app_id, store.read_manifest(opened.live(app_id)).version)
         opened.remove(app_id)
         trust.forget(path / app_id, places)
         for directory in data:
@@ -220,10 +220,10 @@ def _older(new: Manifest, old: str, how: str) -> WeftError:
     return WeftError(Problem.NOT_PERMITTED, message, "use --force to go back")
 
 
-def _remember_version(opened: Store, installed: Manifest) -> None:
-    highest = opened.highest(installed.id)
-    if highest is None or not is_version(highest) or is_older(highest, installed.version):
-        opened.remember(installed.id, installed.version)
+def _remember_version(opened: Store, app_id: AppId, version: str) -> None:
+    highest = opened.highest(app_id)
+    if highest is None or not is_version(highest) or is_older(highest, version):
+        opened.remember(app_id, version)
 
 
 def _tell_forced(screen: Screen, new: Manifest, old: str, how: str) -> None:

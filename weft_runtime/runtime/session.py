@@ -158,7 +158,9 @@ def _launch(app: App) -> Launch:
         app.readiness.delayed(what)
 
     package = app.package
-    return Launch(package.app_id, package.directory.parent in SYSTEM_STORES, app.is_service, tell)
+    # Which compiles for the processor alone.
+    has_background = package.directory.parent in SYSTEM_STORES and app.code.engine is EngineKind.NATIVE
+    return Launch(package.app_id, has_background, app.is_service, tell)
 
 
 def _load(loading: Loading, source: str, ready_mode: ReadyMode | None, ending: Ending) -> Loaded:
