@@ -419,3 +419,20 @@ def test_what_asks_for_reasons_gets_them_from_weftctl(start: Make) -> None:
     )
     assert done.returncode == 171
     assert "too many connections: there are 8, the setting max_connections allows no more" in done.stderr
+
+
+def test_a_push_that_empties_a_clients_queue_leaves_none_of_its_requests_behind(appd: Appd) -> None:
+    """A client that has more answers before it than may wait, and reads while pushes come."""
+    for number in range(300):
+        app_id = f"org.example.app{number}"
+        install(
+            appd.store, b"\0asm\1\0\0\0", app_id=app_id, toml=manifest(app_id).replace("A test", "x" * 250)
+        )
+    reading, other = appd.connect(), appd.connect()
+    assert reading.ask(Subscribe(None)) == Subscribed(None)
+    requests = 40
+    reading.send(*[QueryInstalledApps()] * requests)
+    answers = 0
+    while answers < requests:
+        other.ask(PanelGesture(1, 2, 0.0, 0.0))
+        answers += isinstance(reading.receive(), InstalledApps)

@@ -2,6 +2,7 @@
 """Tests of weft_runtime.appd.turns and answers: who is served when, and how long answers are made."""
 
 import asyncio
+import gc
 from collections.abc import Hashable, Iterator
 
 import pytest
@@ -84,12 +85,39 @@ def test_an_answer_is_made_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
         yield b"cde"
 
     answer = LongAnswer(steps(), encode)
-    waits = [(answer.go_on(), answer.waits_for) for _ in range(2)]
-    assert waits == [(False, None), (False, waited)]
+    waits = [(answer.go_on(), answer.waits_for) for _ in range(3)]
+    # A turn that comes for another reason changes nothing.
+    assert waits == [(False, None), (False, waited), (False, waited)]
     waited.set_result(7)
     assert [answer.go_on() for _ in range(3)] == [False, False, True]
     assert (answer.pieces, answer.size) == ([b"ab", b"cde"], 5)
     loop.close()
+
+
+def test_an_answer_that_is_dropped_ends_its_steps_at_once() -> None:
+    ended: list[bool] = []
+    loop = asyncio.new_event_loop()
+
+    def steps() -> Steps:
+        try:
+            yield loop.create_future()
+        finally:
+            ended.append(True)
+        return None
+
+    def encode(_: Response) -> Iterator[bytes]:
+        raise AssertionError(QueryAppState)
+
+    answer: LongAnswer[bytes] | None = LongAnswer(steps(), encode)
+    assert answer is not None
+    assert not answer.go_on()
+    gc.disable()  # which would come some time, and until then a place is taken
+    try:
+        answer = None
+        assert ended == [True]
+    finally:
+        gc.enable()
+        loop.close()
 
 
 def test_an_answer_that_was_sent_by_its_steps_has_no_pieces() -> None:
