@@ -2,7 +2,6 @@
 """Keeps the list of the apps that run up to date, whatever the disk does, and knows which are to be started again."""
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +17,7 @@ ANSWER_S = 10.0
 """Seconds after which a disk that does not answer is told of."""
 
 LAST_SAVE_S = 2.0
-"""Seconds that an end or a reload waits for the disk."""
+"""Seconds that an end waits for the disk."""
 
 
 class Keeper:
@@ -164,10 +163,7 @@ class Keeper:
 
     async def settle(self) -> bool:
         """Wait for a moment until nothing is under way to the disk; whether that is so."""
-        deadline = time.monotonic() + LAST_SAVE_S
-        while self._worker.pending and time.monotonic() < deadline:  # noqa: ASYNC110 - its thread alone knows
-            await asyncio.sleep(0.01)
-        return not self._worker.pending
+        return await self._worker.settle()
 
     def stop(self) -> list[str]:
         """Save nothing by itself any more; the list as it is now."""

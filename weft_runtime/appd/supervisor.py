@@ -32,9 +32,6 @@ from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
 from weft_runtime.settings import stores
 
-SETTLE_S = 2.0
-"""Seconds that a reload waits for a manifest that is being read: the kernel lets an exec(2) wait for all threads."""
-
 HISTORY_MAX = 1000
 """Stopped sessions that are remembered: enough to answer "what happened last night", and bounded."""
 
@@ -196,10 +193,7 @@ class Supervisor:
 
     async def settle(self) -> bool:
         """Wait for a moment until no manifest is being read; whether that is so."""
-        deadline = time.monotonic() + SETTLE_S
-        while self._reader.pending and time.monotonic() < deadline:  # noqa: ASYNC110 - its thread alone knows
-            await asyncio.sleep(0.01)
-        return not self._reader.pending
+        return await self._reader.settle()
 
     def _launch(self, app_id_text: str, caller: str) -> Session:
         if self.closing:

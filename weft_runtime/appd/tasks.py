@@ -3,6 +3,7 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar, cast
@@ -14,6 +15,9 @@ from weft_runtime.journal import Event, Level, Log
 
 AGAIN_S = 1.0
 """Seconds after which what has gone wrong unexpectedly is tried again: no sooner, lest it fills the log."""
+
+SETTLE_S = 2.0
+"""Seconds that a reload waits for what is under way to a disk: the kernel lets an exec(2) wait for all threads."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -122,6 +126,13 @@ class Worker:
         self.pending += 1
         self._jobs.put(job)
         return future
+
+    async def settle(self) -> bool:
+        """Wait for a moment until nothing is under way; whether that is so."""
+        deadline = time.monotonic() + SETTLE_S
+        while self.pending and time.monotonic() < deadline:  # noqa: ASYNC110 - the thread alone knows
+            await asyncio.sleep(0.01)
+        return not self.pending
 
     def _work(self) -> None:
         # Signals are for the main thread alone: a reload blocks them there.
