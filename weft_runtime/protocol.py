@@ -113,9 +113,13 @@ class QueryStatus(NamedTuple):
     """Ours: what the daemon says of itself."""
 
 
+class QueryDetails(NamedTuple):
+    """Ours: what QUERY_SESSIONS leaves out about each of its sessions."""
+
+
 Request = (
     LaunchApp | TerminateApp | QueryRunning | QueryAppState | QueryInstalledApps | IpcForward | PanelGesture
-    | Subscribe | QuerySessions | Reload | QueryStatus
+    | Subscribe | QuerySessions | Reload | QueryStatus | QueryDetails
 )  # fmt: skip
 
 
@@ -225,9 +229,26 @@ class DaemonStatus(NamedTuple):
     spares: U64
 
 
+class SessionDetails(NamedTuple):
+    """What is nil is not known; `memory` is that of now, in bytes, and `cpu` what was used so far, in seconds."""
+
+    session_id: U64
+    version: str | None
+    launched_by: str | None
+    package: str | None
+    data: str | None
+    memory: U64 | None
+    memory_peak: U64 | None
+    cpu: float | None
+
+
+class Details(NamedTuple):
+    sessions: tuple[SessionDetails, ...]
+
+
 Response = (
     LaunchAck | AppReady | RunningApps | AppState | InstalledApps | IpcMessage | NavigationGesture | Error
-    | Subscribed | Sessions | Reloaded | DaemonStatus
+    | Subscribed | Sessions | Reloaded | DaemonStatus | Details
 )  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def in_order(lines: list[str], *parts: str) -> bool:
 def test_an_enabled_app_runs_as_a_service(device: Container, ticker: str) -> None:
     # systemctl has returned: the app is ready.
     assert show(device, "ActiveState", ticker) == "active"
-    assert show(device, "StatusText", ticker) == "the app is running"
+    assert show(device, "StatusText", ticker) == "the app is running (version 1.0.0)"
     assert device.run("ls", WANTS).stdout.split().count(ticker) == 1
     user = device.run("stat", "--format=%U", f"/proc/{show(device, 'MainPID', ticker)}").stdout.strip()
     assert user not in ("root", "weft")

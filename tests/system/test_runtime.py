@@ -116,7 +116,7 @@ def test_a_notify_service_is_up_at_ready_and_stops_cleanly(container: Container)
     )  # fmt: skip
     # systemd-run returns once the service is active: READY=1 has come.
     assert [entry["WEFT_EVENT"] for entry in entries(container, "17")] == ["starting", "loaded", "ready"]
-    assert show(container, "ticker", "StatusText") == "the app is running"
+    assert show(container, "ticker", "StatusText") == "the app is running (version 1.0.0)"
     container.run("systemctl", "stop", "ticker")
     assert show(container, "ticker", "Result") == "success"
     last = entries(container, "17")[-1]

@@ -9,6 +9,7 @@ from signal import Signals
 
 import pytest
 
+from weft_runtime import statusline
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.journal import Event, Level
 from weft_runtime.runtime.ending import (
@@ -97,6 +98,17 @@ def test_the_status_line_is_short() -> None:
     assert status_line(exited(0)) == "STATUS=the app exited with status 0"
     long = Outcome(Event.FAILED, 171, "x" * 1000, Level.ERR)
     assert status_line(long) == "STATUS=" + "x" * STATUS_REASON_MAX
+
+
+@pytest.mark.parametrize("version", ["1.2.3", "1 (version 2)", ")", "(", " "])
+@pytest.mark.parametrize("text", ["the app is running", "it said (version 9)", "", " (version "])
+def test_the_status_line_tells_the_version_to_whoever_parses_it(text: str, version: str) -> None:
+    outcome = Outcome(Event.EXITED, 0, text, Level.INFO)
+    line = status_line(outcome, version)
+    assert line == f"STATUS={text} (version {version})"
+    if " (version " not in version:
+        assert statusline.parse(line.removeprefix("STATUS=")) == (text, version)
+    assert statusline.parse("the app is running") == ("the app is running", None)
 
 
 SETUP = """

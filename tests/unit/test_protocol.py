@@ -22,6 +22,7 @@ from weft_runtime.protocol import (
     AppReady,
     AppState,
     DaemonStatus,
+    Details,
     Error,
     ErrorCode,
     InstalledApp,
@@ -35,6 +36,7 @@ from weft_runtime.protocol import (
     PanelGesture,
     ProtocolError,
     QueryAppState,
+    QueryDetails,
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
@@ -45,6 +47,7 @@ from weft_runtime.protocol import (
     Response,
     RunningApp,
     RunningApps,
+    SessionDetails,
     SessionInfo,
     Sessions,
     State,
@@ -80,6 +83,10 @@ SESSION = (
     "{session_id u64, app_id str, state state, pid u64 or nil, launched f64, ready f64 or nil, "
     "stopped f64 or nil, exit_status u64 or nil, signal str or nil, reason str or nil}"
 )
+DETAILS = (
+    "{session_id u64, version str or nil, launched_by str or nil, package str or nil, data str or nil, "
+    "memory u64 or nil, memory_peak u64 or nil, cpu f64 or nil}"
+)
 REQUESTS: dict[str, tuple[type, str]] = {
     "LAUNCH_APP": (LaunchApp, "app_id str, surface_id u64"),
     "TERMINATE_APP": (TerminateApp, "session_id u64"),
@@ -92,6 +99,7 @@ REQUESTS: dict[str, tuple[type, str]] = {
     "QUERY_SESSIONS": (QuerySessions, ""),
     "RELOAD": (Reload, ""),
     "QUERY_STATUS": (QueryStatus, ""),
+    "QUERY_DETAILS": (QueryDetails, ""),
 }
 RESPONSES: dict[str, tuple[type, str]] = {
     "LAUNCH_ACK": (LaunchAck, "session_id u64, app_id str"),
@@ -109,6 +117,7 @@ RESPONSES: dict[str, tuple[type, str]] = {
         DaemonStatus,
         f"{STATUS}, limits list of {LIMIT}, controllers list of str, fork_server u64 or nil, spares u64",
     ),
+    "DETAILS": (Details, f"sessions list of {DETAILS}"),
 }
 
 
@@ -128,6 +137,10 @@ records: Mapping[str, st.SearchStrategy[object]] = {
     SESSION: st.builds(
         SessionInfo, u64, text, st.sampled_from(State), st.none() | u64, f64, st.none() | f64,
         st.none() | f64, st.none() | u64, st.none() | text, st.none() | text,
+    ),
+    DETAILS: st.builds(
+        SessionDetails, u64, st.none() | text, st.none() | text, st.none() | text, st.none() | text,
+        st.none() | u64, st.none() | u64, st.none() | f64,
     ),
 }  # fmt: skip
 kinds = {"u32": u32, "u64": u64, "f64": f64, "str": text, "state": st.sampled_from(State)}

@@ -21,6 +21,7 @@ from weft_runtime.protocol import (
     AppReady,
     AppState,
     DaemonStatus,
+    Details,
     Error,
     ErrorCode,
     InstalledApp,
@@ -31,6 +32,7 @@ from weft_runtime.protocol import (
     NavigationGesture,
     PanelGesture,
     QueryAppState,
+    QueryDetails,
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
@@ -173,6 +175,8 @@ class Dispatcher:
                 self._reload(client)
             case QueryStatus():
                 client.send(self.status())
+            case QueryDetails():
+                self._begin(client, self._details())
             case _:
                 assert_never(request)
 
@@ -245,6 +249,19 @@ class Dispatcher:
                 infos.append(session.info())
                 yield None
             return Sessions((*infos, *live))
+
+        return steps()
+
+    def _details(self) -> Steps:
+        # What they use is looked at in between: it is a moment's anyhow.
+        sessions = (*self.supervisor.stopped, *self.supervisor.live)
+
+        def steps() -> Steps:
+            found = []
+            for session in sessions:
+                found.append(session.details(self.supervisor.use(session)))
+                yield None
+            return Details(tuple(found))
 
         return steps()
 

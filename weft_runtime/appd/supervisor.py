@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from weft_runtime import capabilities, manifests, store
+from weft_runtime import capabilities, manifests, paths, store
 from weft_runtime.appd import child as processes
 from weft_runtime.appd import clock
 from weft_runtime.appd.background import Background
@@ -19,9 +19,10 @@ from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.report import Report
-from weft_runtime.appd.session import Action, Session
+from weft_runtime.appd.session import Action, Facts, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
 from weft_runtime.appd.tasks import AGAIN_S, Tasks, Worker
+from weft_runtime.appd.use import Use, of_session
 from weft_runtime.errors import ExitStatus, Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
@@ -156,6 +157,11 @@ class Supervisor:
     def stopped(self) -> list[Session]:
         return list(self._stopped.values())
 
+    def use(self, session: Session) -> Use:
+        """What it uses now; nothing is known of one that has ended."""
+        live = self._live.get(session.id)
+        return Use() if live is None else of_session(session.pid, live.group)
+
     def find(self, session_id: int) -> Session | None:
         live = self._live.get(session_id)
         return live.session if live else self._stopped.get(session_id)
@@ -208,12 +214,13 @@ class Supervisor:
             )
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
         self.spares.hint(app_id)
-        argv, notice = self._command(app_id, self._next_id)
+        argv, notice, facts = self._command(app_id, self._next_id)
         child, group = self._fork(app_id, argv) or self._execute(argv)
         session = Session.launched(
             self._next_id, app_id, child.pid,
             now=clock.now(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
         )  # fmt: skip
+        session.facts = facts._replace(launched_by=caller)
         self._next_id += 1
         try:
             live = self._adopt(session, child, group)
@@ -292,16 +299,23 @@ class Supervisor:
                 for live in self._live.values()
             ],
             "stopped": [session.to_json() for session in self._stopped.values()],
+            "facts": [
+                (session.id, session.facts._asdict()) for session in (*self.live, *self._stopped.values())
+            ],
         }
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Take over what `to_json` of the process image before this one said."""
         self._next_id = values["next_id"]
+        # The first release has none.
+        facts = {number: Facts(**known) for number, known in values.get("facts", ())}
         for stopped in values["stopped"]:
             session = Session.from_json(stopped)
+            session.facts = facts.get(session.id, Facts())
             self._stopped[session.id] = session
         for item in values["live"]:
             session = Session.from_json(item["session"])
+            session.facts = facts.get(session.id, Facts())
             assert session.pid is not None
             for fd in item["fds"]:
                 os.set_inheritable(fd, False)
@@ -325,8 +339,8 @@ class Supervisor:
         """What the next process image must inherit."""
         return [fd for live in self._live.values() for fd in live.child[2:]]
 
-    def _command(self, app_id: AppId, number: int) -> tuple[list[str], str | None]:
-        """The command line of a session, and what to say of its capabilities. Raises Refused."""
+    def _command(self, app_id: AppId, number: int) -> tuple[list[str], str | None, Facts]:
+        """The command line of a session, what to say of its capabilities, and what it runs. Raises Refused."""
         try:
             runtime = find_runtime(self._settings)
             package = store.open_package(app_id, self.stores, self.manifests.recall)
@@ -344,7 +358,11 @@ class Supervisor:
         argv = [os.fspath(runtime), app_id, str(number)]
         for grant in grants.directories:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
-        return argv, grants.notice
+        data = next((os.fspath(grant.host) for grant in grants.directories if grant.guest == "/data"), None)
+        facts = Facts(
+            printable(package.manifest.version), package=_shown(package.directory), data=_shown(data)
+        )
+        return argv, grants.notice, facts
 
     def _fork(self, app_id: AppId, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
         """The next session's process by the fork server, if there is one."""
@@ -638,6 +656,7 @@ class Supervisor:
         usage = Usage(result.cpu_seconds, None, None)
         if live.group is not None:
             usage = live.group.usage()
+        session.facts = session.facts._replace(memory_peak=usage.memory_peak, cpu_seconds=usage.cpu_seconds)
         actions = session.ended(
             exit_status=result.status, signal=result.signal,
             reason=reason or usage.out_of_memory, now=clock.now(),
@@ -700,6 +719,11 @@ class Supervisor:
         self, live: _Live, level: Level, message: str, event: Event | None = None, **fields: str
     ) -> None:
         self._log.entry(level, message, event, **live.fields, **fields)
+
+
+def _shown(path: str | Path | None) -> str | None:
+    """For a message, which is UTF-8 whatever the path is."""
+    return None if path is None else printable(paths.shown(path))
 
 
 def _nothing(*_: object) -> None:

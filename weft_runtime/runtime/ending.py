@@ -9,6 +9,7 @@ from collections.abc import Callable
 from signal import Signals
 from typing import NamedTuple, NoReturn
 
+from weft_runtime import statusline
 from weft_runtime.errors import ExitStatus, Problem, WeftError, stack_of
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log
@@ -171,6 +172,6 @@ def _write_report(fd: int, line: bytes, *, wait_ms: int) -> None:
         pass  # whoever asked for the report is gone
 
 
-def status_line(outcome: Outcome) -> str:
-    """`outcome` as the assignment STATUS= of sd_notify(3)."""
-    return f"STATUS={outcome.reason[:STATUS_REASON_MAX]}"
+def status_line(outcome: Outcome, version: str | None = None) -> str:
+    """`outcome` as the assignment STATUS= of sd_notify(3); `version` is the app's, once it is known."""
+    return statusline.status_line(outcome.reason[:STATUS_REASON_MAX], version)

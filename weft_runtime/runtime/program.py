@@ -17,6 +17,7 @@ from weft_runtime.runtime.app import App, CodeSettings, Runner
 from weft_runtime.runtime.ending import Ending, Outcome, bug, failed, status_line
 from weft_runtime.runtime.readiness import Readiness
 from weft_runtime.settings import RuntimeSettings
+from weft_runtime.statusline import VERSION_MAX
 from weft_runtime.store import Package
 
 if TYPE_CHECKING:
@@ -122,20 +123,22 @@ def go(
     if package.manifest.id != options.app_id:
         where = f"{printable(str(package.directory))}/{manifest.FILE_NAME}"
         log.warning(f"{where}: package.id is '{package.manifest.id}', ignoring: the directory's name counts")
-    version = printable(package.manifest.version, 64)
+    version = printable(package.manifest.version, VERSION_MAX)
+    ending.last_words = lambda outcome: notifier.send("STOPPING=1", status_line(outcome, version))
     if options.session_id is not None:
         log.hold()  # clients wait for its READY, which comes first where it is near: session.py
     log.entry(
         Level.INFO,
         f"starting {options.app_id} {version} from {printable(str(package.directory))}",
         Event.STARTING,
+        WEFT_VERSION=version,
     )
     preopens = options.preopens
     if options.session_id is None:
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
 
         preopens += service.preopens(package, settings.service_settings(), log)
-    readiness, is_service = Readiness(log, notifier), options.session_id is None
+    readiness, is_service = Readiness(log, notifier, version), options.session_id is None
     return runner.run(App(package, preopens, code, readiness, ending, groundwork, is_service))
 
 

@@ -8,6 +8,7 @@ from weft_runtime.errors import from_os_error
 from weft_runtime.journal import Event, Level, Log
 from weft_runtime.notify import Notifier
 from weft_runtime.ready import READY_LINE
+from weft_runtime.statusline import status_line
 
 EXTENSION_S = 30
 """Seconds that the service manager waits on after each word that something takes its time: six times the interval of
@@ -17,9 +18,11 @@ those words, and what it waits for READY at all."""
 class Readiness:
     """Announces at most once that the app is ready."""
 
-    def __init__(self, log: Log, notifier: Notifier) -> None:
+    def __init__(self, log: Log, notifier: Notifier, version: str | None = None) -> None:
+        """`version` is the app's, which the service manager is told."""
         self._log = log
         self._notifier = notifier
+        self._version = version
         self._told = False
 
     @property
@@ -29,7 +32,9 @@ class Readiness:
 
     def delayed(self, what: str) -> None:
         """Tell the service manager that `what` is under way: its time until READY begins anew."""
-        self._notifier.send(f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}", f"STATUS={what}")
+        self._notifier.send(
+            f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}", status_line(what, self._version)
+        )
 
     def announce(self) -> None:
         """Write the READY line, then tell everybody else. Raises WeftError where it cannot be written."""
@@ -50,7 +55,7 @@ class Readiness:
             return
         self._told = True
         self._log.release()
-        self._notifier.send("READY=1", "STATUS=the app is running")
+        self._notifier.send("READY=1", status_line("the app is running", self._version))
         self._log.entry(Level.INFO, "the app is ready", Event.READY)
 
 
