@@ -32,6 +32,7 @@ from weft_runtime.manifests import Manifests, Reading
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
 from weft_runtime.settings import stores
+from weft_runtime.statusline import VERSION_MAX
 
 HISTORY_MAX = 1000
 """Stopped sessions that are remembered: enough to answer "what happened last night", and bounded."""
@@ -230,7 +231,10 @@ class Supervisor:
                 or _Live(session, child, group, OutputLog(0, 0, _nothing, _nothing))
             )
             raise
-        self._entry(live, Level.INFO, f"launched by {caller}, pid {child.pid}", Event.SESSION_LAUNCHED)
+        self._entry(
+            live, Level.INFO, f"launched by {caller}, pid {child.pid}", Event.SESSION_LAUNCHED,
+            WEFT_CALLER=caller, WEFT_VERSION=printable(facts.version or "", VERSION_MAX),
+        )  # fmt: skip
         if notice is not None:
             self._entry(live, Level.NOTICE, notice)
         self.on_change()
