@@ -9,11 +9,14 @@ from weft_runtime.ctl.commands import terminate
 from weft_runtime.ctl.daemon import NOT_FOUND, connect, find, is_system, sessions
 from weft_runtime.ctl.launch import start_and_wait
 from weft_runtime.ctl.screen import Screen
-from weft_runtime.ctl.services import Service, systemctl
+from weft_runtime.ctl.services import Refused, Service, systemctl
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId, SessionId
 from weft_runtime.protocol import SessionInfo, State
+
+_NOT_PERMITTED = ("authentication required", "access denied", "permission denied", "not permitted")
+"""Parts of what systemctl says where polkit, or the bus, says no."""
 
 
 def restart(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) -> int:
@@ -80,19 +83,18 @@ def _restart_service(environ: Mapping[str, str], service: Service) -> None:
     if service.restarts or service.state == services.FAILED:
         # After too many failures in a row systemd would refuse.
         commands = [["reset-failed", service.unit], *commands]
-    for command in commands:
-        done = systemctl(environ, *command)
-        if done.complaint is None:
-            continue
-        if any(
-            word in done.complaint for word in ("authentication required", "Access denied", "not permitted")
-        ):
-            message = f"only root may restart {service.unit}"
-            raise WeftError(Problem.NOT_PERMITTED, message, f"as root: 'systemctl restart {service.unit}'")
+    try:
+        for command in commands:
+            systemctl(environ, *command)
+    except Refused as refusal:
+        if any(word in str(refusal).lower() for word in _NOT_PERMITTED):
+            message, hint = (
+                f"only root may restart {service.unit}",
+                f"as root: 'systemctl restart {service.unit}'",
+            )
+            raise WeftError(Problem.NOT_PERMITTED, message, hint) from None
         hint = f"'weftctl status {service.app_id}' says why"
-        raise WeftError(
-            Problem.OS_ERROR, f"cannot restart {service.unit}: {printable(done.complaint)}", hint
-        )
+        raise WeftError(Problem.OS_ERROR, printable(str(refusal)), hint) from None
 
 
 def _replace(

@@ -2,19 +2,26 @@
 """The services of weft-app@, as systemd has them; sessions are weft-appd's."""
 
 import signal
+import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import statusline, store
-from weft_runtime.ctl.scene import Done, is_booted, run
+from weft_runtime.ctl.scene import is_booted
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.settings import SYSTEM_STORES
 
 SYSTEMCTL = "systemctl"
+
+START_S = 1800.0
+"""Seconds for systemctl to start an app: as long as compiling it may take."""
+
+ANSWER_S = 30.0
+"""Seconds for what it only has to say."""
 
 STATE_DIRECTORY = Path("/var/lib/private/weft-apps")
 """Where systemd keeps the data of the services (DynamicUser=, StateDirectory=)."""
@@ -48,6 +55,10 @@ _SUSPENDED_S = 1.0
 
 _EXITED, _KILLED, _DUMPED = "1", "2", "3"
 """How a process ended: `si_code` of waitid(2)."""
+
+
+class Refused(Exception):
+    """What systemctl says when it fails, on one line."""
 
 
 class Service(NamedTuple):
@@ -86,24 +97,33 @@ def find(environ: Mapping[str, str]) -> list[Service]:
     """
     if not is_booted():
         raise WeftError(Problem.OS_ERROR, "systemd does not run this machine")
-    done = systemctl(
-        environ, "show", "--timestamp=unix", f"--property={','.join(_PROPERTIES)}", unit_of("*")
-    )
-    if done.complaint is not None:
-        raise WeftError(Problem.OS_ERROR, printable(done.complaint))
-    blocks = [block for block in done.output.split("\n\n") if block.strip()]
+    properties = f"--property={','.join(_PROPERTIES)}"
+    try:
+        shown = systemctl(environ, "show", "--timestamp=unix", properties, unit_of("*"), patience_s=ANSWER_S)
+    except Refused as refusal:
+        raise WeftError(Problem.OS_ERROR, printable(str(refusal))) from None
+    blocks = [block for block in shown.split("\n\n") if block.strip()]
     found = [
-        _service(dict(line.split("=", 1) for line in block.splitlines() if "=" in line)) for block in blocks
+        _service(dict(line.split("=", 1) for line in block.split("\n") if "=" in line)) for block in blocks
     ]
     return sorted((service for service in found if service is not None), key=lambda service: service.app_id)
 
 
-def systemctl(environ: Mapping[str, str], *args: str) -> Done:
-    """Run systemctl, which asks nobody for a password. Raises WeftError(OS_ERROR) where there is none."""
-    done = run([SYSTEMCTL, "--no-pager", "--no-ask-password", *args], {**environ, "LC_ALL": "C.UTF-8"})
-    if done is None:
-        raise WeftError(Problem.OS_ERROR, f"there is no {SYSTEMCTL}")
-    return done
+def systemctl(environ: Mapping[str, str], *args: str, patience_s: float = START_S) -> str:
+    """What systemctl prints, which asks nobody for a password. Raises Refused where it fails."""
+    argv = [SYSTEMCTL, "--no-pager", "--no-ask-password", *args]
+    try:
+        done = subprocess.run(
+            argv, env={**environ, "LC_ALL": "C.UTF-8"}, stdin=subprocess.DEVNULL, capture_output=True,
+            timeout=patience_s, encoding="utf-8", errors="backslashreplace", check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise Refused(f"{SYSTEMCTL} does not end within {patience_s:g} s") from None
+    except OSError as error:
+        raise Refused(f"cannot run {SYSTEMCTL}: {error.strerror}") from None
+    if done.returncode:
+        raise Refused(" ".join(done.stderr.split()) or f"{SYSTEMCTL} ends with status {done.returncode}")
+    return done.stdout
 
 
 def installed_version(app_id: str) -> str | None:
@@ -138,7 +158,7 @@ def _service(values: Mapping[str, str]) -> Service | None:
     if state in (STOPPED, FAILED, RESTARTING):
         reason = _reason(values.get("Result", ""), text, killed, was_ready=ready is not None)
         if state == FAILED and restarts:
-            reason = f"{reason}; systemd gave up after {restarts} restart{'s' * (restarts > 1)}"
+            reason = f"{reason or 'it has ended'}; systemd has given up"
     peak = _number(values, "MemoryPeak")
     cpu = _number(values, "CPUUsageNSec")
     return Service(
