@@ -216,7 +216,8 @@ def _moment(values: Mapping[str, str], name: str) -> float | None:
 
 def _number(values: Mapping[str, str], name: str) -> int | None:
     text = values.get(name, "")
-    return int(text) if text.isascii() and text.isdigit() and int(text) != _UNSET else None
+    is_number = text.isascii() and text.isdigit() and len(text) <= len(str(_UNSET))
+    return int(text) if is_number and int(text) < _UNSET else None
 
 
 def _peak(values: Mapping[str, str]) -> int | None:
