@@ -102,8 +102,8 @@ def top(screen: Screen, environ: Mapping[str, str], *, order: Order, interval: f
     """Show it until 'q' is typed, or once. Raises WeftError where `once` fails, or there is no terminal."""
     meter = Meter()
     if once or screen.as_json:
+        found = _look(environ, meter, wait_s=FIRST_S)
         while True:
-            found = _look(environ, meter, wait_s=FIRST_S if once else interval)
             if found.daemon_problem is not None and (once or not found.items):
                 raise found.daemon_problem
             uses = ordered(found.uses, order)
@@ -113,6 +113,8 @@ def top(screen: Screen, environ: Mapping[str, str], *, order: Order, interval: f
                 _print(screen, found, uses)
             if once:
                 return 0
+            time.sleep(_pause(found, interval))
+            found = _look(environ, meter)
     with Terminal(environ.get("TERM")) as terminal, suppress(EOFError):
         _show(screen, environ, terminal, meter, order, interval)
     return 0
@@ -128,16 +130,20 @@ class _Look(NamedTuple):
 
 
 def _look(environ: Mapping[str, str], meter: Meter, *, wait_s: float = 0) -> _Look:
-    """What is used now; with `wait_s` measured for so long, if it was not before."""
+    """What is used now; with `wait_s` a first look comes so long before."""
+    if wait_s:
+        meter.measure(_shown(overview(environ)), time.monotonic())
+        time.sleep(wait_s)
     began = time.monotonic()
     found = overview(environ)
     uses = meter.measure(_shown(found), time.monotonic())
-    if wait_s and not any(use.percent is not None for use in uses):
-        time.sleep(wait_s)
-        found = overview(environ)
-        uses = meter.measure(_shown(found), time.monotonic())
     took = time.monotonic() - began
     return _Look(found.items, uses, found.daemon_problem, found.services_problem, took)
+
+
+def _pause(found: _Look, interval: float) -> float:
+    """Seconds until the next look."""
+    return max(interval, found.took / SHARE)
 
 
 def _shown(found: Overview) -> list[Running]:
@@ -189,7 +195,7 @@ def _show(
             order = keys.get(key, order)
         if time.monotonic() >= due:
             found = _look(environ, meter)
-            due = time.monotonic() + max(interval, found.took / SHARE)
+            due = time.monotonic() + _pause(found, interval)
 
 
 def _frame(screen: Screen, found: _Look, order: Order) -> list[str]:
