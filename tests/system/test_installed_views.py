@@ -217,6 +217,8 @@ def test_services_are_shown_without_a_daemon(device: Container, both: dict[str, 
     assert f"weftctl: no weft-appd is listening on '{SOCKET}'" in done.stderr
     done = device.run("weftctl", "status", TICKER, check=False)
     assert (done.returncode, done.stdout.splitlines()[0].split()) == (171, ["Service:", service(TICKER)])
+    done = device.run("weftctl", "stop", TICKER, check=False)
+    assert (done.returncode, f"'systemctl stop weft-app@{TICKER}' ends it" in done.stderr) == (171, True)
     assert service(TICKER) in device.run("weftctl", "restart", TICKER, check=False).stdout
     device.run("systemctl", "start", "weft-appd.socket", UNIT)
 

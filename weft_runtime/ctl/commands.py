@@ -82,14 +82,18 @@ def apps(screen: Screen, environ: Mapping[str, str]) -> int:
 
 def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) -> int:
     """End a session, or all of an app, and wait until they have ended."""
-    with connect(environ) as daemon:
-        known = sessions(daemon)
-    service = None
+    service = None if isinstance(target, SessionId) else active_service(environ, target)
+    try:
+        with connect(environ) as daemon:
+            known = sessions(daemon)
+    except WeftError:
+        if service is not None:
+            screen.note(f"{service} [{_to_stop(target)}]")
+        raise
     if isinstance(target, SessionId):
         chosen = [find(known, target)]
     else:
         chosen = [item for item in known if item.app_id == target and item.state is not State.STOPPED]
-        service = active_service(environ, target)
         if not chosen:
             if service is not None:
                 raise WeftError(
@@ -109,7 +113,7 @@ def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) 
             screen.line(
                 f"{words.who(session.session_id, session.app_id)} {what}: {words.how_it_ended(session)}"
             )
-    if service is not None and isinstance(target, AppId):
+    if service is not None:
         screen.note(f"{service} and goes on [{_to_stop(target)}]")
     return 0
 
@@ -127,7 +131,7 @@ def active_service(environ: Mapping[str, str], app_id: AppId) -> str | None:
     return f"its service {found[0].unit} is {found[0].state}"
 
 
-def _to_stop(app_id: AppId) -> str:
+def _to_stop(app_id: SessionId | AppId) -> str:
     return f"'systemctl stop weft-app@{app_id}' ends it"
 
 

@@ -26,8 +26,8 @@ SHARE = 0.1
 FIRST_S = 0.5
 """Seconds between the two looks whose difference the first use of CPU time is."""
 
-COLUMNS = ("ID", "KIND", "APP", "VERSION", "STATE", " CPU%", "  MEMORY", "CPU TIME", "SINCE")
-_SHRINK = ((2, 24), (3, 8), (8, 0), (2, 12), (7, 0))
+COLUMNS = ("ID", "KIND", "APP", "VERSION", "STATE", " CPU%", " MEMORY", "TIME")
+_SHRINK = ((2, 20), (3, 8), (2, 12), (7, 0))
 
 
 class Order(StrEnum):
@@ -157,7 +157,6 @@ def _print(screen: Screen, found: _Look, uses: Sequence[Use]) -> None:
 
 
 def _rows(screen: Screen, uses: Sequence[Use]) -> list[tuple[str | Cell, ...]]:
-    now = time.time()
     return [
         (
             identity(use.item),
@@ -166,9 +165,8 @@ def _rows(screen: Screen, uses: Sequence[Use]) -> list[tuple[str | Cell, ...]]:
             version(use.item, None if screen.width is None else VERSION_ROOM),
             words.state(use.item),
             f"{words.NOTHING if use.percent is None else f'{use.percent:.1f}':>5}",
-            f"{words.size(use.item.memory):>8}",
+            f"{words.size(use.item.memory):>7}",
             words.seconds(use.item.cpu),
-            words.clock_or_date(use.item.since, now),
         )
         for use in uses
     ]
