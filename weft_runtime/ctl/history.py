@@ -13,7 +13,7 @@ from weft_runtime.ctl.entries import Entry
 from weft_runtime.ctl.screen import Cell, Colour, Screen
 from weft_runtime.ctl.services import unit_of
 from weft_runtime.ids import AppId
-from weft_runtime.journal import Event
+from weft_runtime.journal import Level
 
 COUNT = 100
 """How many are shown, unless told otherwise."""
@@ -23,21 +23,28 @@ _UNIT_FAILED = "d9b373ed55a64feb8242e02dbe79a49c"
 
 LAUNCHED, ENDED, REFUSED = "launched", "ended", "refused"
 
+# By WEFT_EVENT, as text: a journal may hold what another release has written.
 _OF_DAEMON = {
-    Event.SESSION_LAUNCHED: LAUNCHED,
-    Event.SESSION_ENDED: ENDED,
-    Event.LAUNCH_REFUSED: REFUSED,
+    "session-launched": LAUNCHED,
+    "session-ended": ENDED,
+    **dict.fromkeys(("launch-refused", "no-runtime", "capability-refused"), REFUSED),
+}  # fmt: skip
+_OF_PACKAGE = {
+    "package-installed": "installed", "package-upgraded": "upgraded", "package-rolled-back": "rolled back",
+    "package-removed": "removed",
 }  # fmt: skip
 _OF_SERVICE = {
-    Event.STARTING: LAUNCHED,
+    "starting": LAUNCHED,
     **dict.fromkeys(
         (
-            Event.EXITED, Event.TRAPPED, Event.STOPPED, Event.FAILED, Event.PACKAGE_NOT_FOUND, Event.PACKAGE_INVALID,
-            Event.ENGINE_MISSING, Event.COMPILE_LIMIT,
+            "exited", "trapped", "stopped", "failed", "package-not-found", "package-invalid", "engine-missing",
+            "compile-limit", "not-trusted", "changed-after-signing", "capability-refused", "limit-exceeded",
+            "out-of-memory", "not-ready", "settings-invalid", "usage", "internal-error",
         ),
         ENDED,
     ),
 }  # fmt: skip
+"""What the runtime says of itself, where no supervisor does."""
 
 _UNIT_RESULTS = {
     "signal": "killed by a signal", "core-dump": "killed by a signal", "oom-kill": "out of memory",
@@ -47,6 +54,9 @@ _UNIT_RESULTS = {
 """UNIT_RESULT= of that entry; `exit-code` is left out, since the app's own end is told."""
 
 _BAD = (ENDED, REFUSED)
+
+_DAEMON = "weft-appd"
+"""SYSLOG_IDENTIFIER of its entries."""
 
 
 class Happening(NamedTuple):
@@ -100,7 +110,9 @@ def _matches(environ: Mapping[str, str], app_id: AppId | None) -> list[str]:
     """Arguments of journalctl: each group has a field that only journald can set."""
     socket = socket_path(environ)
     about = [] if app_id is None else [f"WEFT_APP_ID={app_id}"]
-    groups = [[*logs.writers(socket), *about, *(f"WEFT_EVENT={event}" for event in _OF_DAEMON)]]
+    groups = [
+        [*logs.writers(socket), *about, *(f"WEFT_EVENT={event}" for event in (*_OF_DAEMON, *_OF_PACKAGE))]
+    ]
     if is_system(socket):
         for service in _service_apps() if app_id is None else [app_id]:
             unit, events = unit_of(service), [f"WEFT_EVENT={event}" for event in _OF_SERVICE]
@@ -140,9 +152,13 @@ def _happenings(found: Iterator[Entry], app_id: AppId | None) -> Iterator[Happen
 def _happening(entry: Entry) -> Happening | None:
     if entries.text(entry, "MESSAGE_ID") == _UNIT_FAILED and entries.text(entry, "_PID") == "1":
         return _by_systemd(entry)
-    event, session_id = entries.text(entry, "WEFT_EVENT"), entries.number(entry, "WEFT_SESSION_ID")
-    of_service = session_id is None and event in _OF_SERVICE
-    name = (_OF_SERVICE if of_service else _OF_DAEMON).get(Event(event)) if event in _NAMES else None
+    event = entries.text(entry, "WEFT_EVENT")
+    if event in _OF_PACKAGE:
+        return _of_package(entry, _OF_PACKAGE[event])
+    session_id = entries.number(entry, "WEFT_SESSION_ID")
+    # The daemon and the runtime have some events in common.
+    of_service = session_id is None and entries.text(entry, "SYSLOG_IDENTIFIER") != _DAEMON
+    name = (_OF_SERVICE if of_service else _OF_DAEMON).get(event)
     if name is None:
         return None
     level = entries.number(entry, "PRIORITY")
@@ -155,12 +171,29 @@ def _happening(entry: Entry) -> Happening | None:
         version=entries.text(entry, "WEFT_VERSION") or None,
         by=entries.text(entry, "WEFT_CALLER") or ("systemd" if of_service and name == LAUNCHED else None),
         text=entries.text(entry, "WEFT_REASON") or None,
-        is_bad=name in _BAD and level is not None and level <= _WARNING,
+        is_bad=name in _BAD and level is not None and level <= Level.WARNING,
     )
 
 
-_NAMES = frozenset(map(str, Event))
-_WARNING = 4
+def _of_package(entry: Entry, name: str) -> Happening:
+    before, source, key = (
+        entries.text(entry, f"WEFT_{field}") for field in ("VERSION_BEFORE", "SOURCE", "SIGNED_BY")
+    )
+    version = entries.text(entry, "WEFT_VERSION")
+    said = [f"in place of {before}"] if version and before else []
+    said += [f"from {source}"] if source else []
+    said += [f"signed by {key}"] if key else []
+    return Happening(
+        time=entries.moment(entry),
+        event=name,
+        app_id=entries.text(entry, "WEFT_APP_ID"),
+        kind=None,
+        session_id=None,
+        version=version or before or None,
+        by=entries.text(entry, "WEFT_CALLER") or None,
+        text=", ".join(said) or None,
+        is_bad=False,
+    )
 
 
 def _by_systemd(entry: Entry) -> Happening | None:
