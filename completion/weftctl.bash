@@ -31,6 +31,7 @@ _weftctl() {
         logs) options='--json -f --follow -n --lines' ;;
         top) options='--json --once --sort --interval' ;;
         history) options='--json -n --lines' ;;
+        restore) options='--json --forget' ;;
         *) options='--json' ;;
     esac
 
@@ -42,12 +43,13 @@ _weftctl() {
     elif [[ $current == -* ]]; then
         words="-h --help $options"
     elif [[ -z $command ]]; then
-        words='list launch stop restart status apps logs watch top history doctor'
+        words='list launch stop restart status apps logs watch top history restore doctor'
     elif [[ -z $has_target ]]; then
         case $command in
             launch) words=$(_weftctl_values app_id apps) ;;
             stop | restart) words=$(_weftctl_values session_id list && _weftctl_values app_id list) ;;
             status) words=$(_weftctl_values session_id list --all && _weftctl_values app_id list --all) ;;
+            restore) words=$(_weftctl_values app_id list) ;;
             logs) words=$(_weftctl_values session_id list --all && _weftctl_values app_id apps) ;;
             history) words=$(_weftctl_values app_id apps) ;;
         esac

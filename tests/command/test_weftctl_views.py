@@ -22,7 +22,7 @@ import pytest
 from tests.appd.harness import cpu_seconds
 from tests.command.device import OTHER_ID, PROGRAMS, STAYS, Device, Done
 from tests.command.guests import FOREVER, guest, leave, sleep
-from tests.command.harness import WAIT_SECONDS
+from tests.command.harness import WAIT_SECONDS, eventually
 from tests.packages import APP_ID, install, manifest
 
 LONG_ID = "org." + "example." * 20 + "notes"
@@ -89,8 +89,8 @@ def test_several_apps_that_were_upgraded_are_one_note(appd: Device) -> None:
 OLD_DAEMON = """
 import sys
 from weft_runtime import wire
-from weft_runtime.protocol import QueryDetails
-wire._REQUESTS = tuple(shape for shape in wire._REQUESTS if shape.make is not QueryDetails)
+from weft_runtime.protocol import QueryStatus
+wire._REQUESTS = wire._REQUESTS[:1 + [shape.make for shape in wire._REQUESTS].index(QueryStatus)]
 from weft_runtime.appd.main import main
 sys.exit(main())
 """
@@ -172,6 +172,35 @@ def test_without_systemd_sessions_are_shown_and_why_there_are_no_services(system
     assert "weftctl: the service is not shown: systemd does not run this machine\n" in done.stderr
     assert system_appd.ctl("restart", APP_ID).status == 0
     assert system_appd.ctl("stop", APP_ID).status == 0
+
+
+# Sessions that are still to be started again
+
+
+def test_what_waits_to_be_started_again_is_listed_with_the_reason(device: Device) -> None:
+    device.start()
+    install(device.store, guest(STAYS))
+    device.launch()
+    daemon = device.daemon
+    assert daemon is not None
+    pid = device.session(1)["pid"]
+    daemon.kill()
+    daemon.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(int(str(pid)), signal.SIGKILL)
+    device.start(WEFT_RUNTIME_BIN="/nonexistent")
+    row = device.ctl("list").stdout.splitlines()[1]
+    assert row.split()[:5] == ["-", "session", APP_ID, "-", "waiting"]
+    eventually(lambda: "/nonexistent" in device.ctl("list").stdout, "it was tried")
+    (item,) = device.ctl("list", "--json").json
+    assert (item["kind"], item["session_id"], item["state"]) == ("session", None, "waiting")
+    done = device.ctl("status", APP_ID)
+    assert (done.status, "State:    waiting\n" in done.stdout, "/nonexistent" in done.stdout) == (
+        0,
+        True,
+        True,
+    )
+    assert device.ctl("top", "--once").status == 0
 
 
 # Terminals

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from weft_runtime import paths
 from weft_runtime.client import socket_path
-from weft_runtime.ctl import services, words
+from weft_runtime.ctl import restore, services, words
 from weft_runtime.ctl.daemon import (
     ANSWER_TIMEOUT_S,
     NOT_FOUND,
@@ -82,6 +82,7 @@ def apps(screen: Screen, environ: Mapping[str, str]) -> int:
 
 def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) -> int:
     """End a session, or all of an app, and wait until they have ended."""
+    forgotten = 0
     service = None if isinstance(target, SessionId) else active_service(environ, target)
     try:
         with connect(environ) as daemon:
@@ -94,7 +95,8 @@ def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) 
         chosen = [find(known, target)]
     else:
         chosen = [item for item in known if item.app_id == target and item.state is not State.STOPPED]
-        if not chosen:
+        forgotten = restore.forget_app(environ, target)
+        if not (chosen or forgotten):
             if service is not None:
                 raise WeftError(
                     NOT_FOUND, f"no session of {target} is running, but {service}", _to_stop(target)
@@ -105,6 +107,7 @@ def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) 
     with connect(environ) as daemon:
         after = {session.session_id: session for session in sessions(daemon)}
     ended = [after.get(session.session_id, session) for session in chosen]
+    restore.tell_unsaved(screen, environ)
     if screen.as_json:
         screen.json([session._asdict() for session in ended])
     else:
@@ -113,6 +116,8 @@ def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) 
             screen.line(
                 f"{words.who(session.session_id, session.app_id)} {what}: {words.how_it_ended(session)}"
             )
+        if forgotten:
+            screen.line(f"{target} waited to be started again, and does so no more")
     if service is not None:
         screen.note(f"{service} and goes on [{_to_stop(target)}]")
     return 0

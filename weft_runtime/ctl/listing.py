@@ -4,7 +4,7 @@
 import time
 from collections.abc import Mapping, Sequence
 
-from weft_runtime.ctl import words
+from weft_runtime.ctl import restore, words
 from weft_runtime.ctl.running import Running, overview
 from weft_runtime.ctl.screen import Cell, Colour, Screen, cut_to
 from weft_runtime.ctl.services import FAILED
@@ -45,6 +45,8 @@ def list_all(screen: Screen, environ: Mapping[str, str], *, with_ended: bool, wi
             "no session" if not found.has_services or found.services_problem else "no session and no service"
         )
         screen.note(what + (" is remembered" if with_ended else " is running"))
+    if not screen.as_json:
+        restore.tell(screen, found.waiting)
     if found.services_problem is not None:
         screen.note(f"services are not shown: {found.services_problem}")
     if found.daemon_problem is not None:

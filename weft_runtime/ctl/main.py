@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from weft_runtime import __version__
 from weft_runtime.commandline import ArgumentParser, checked, prepare_streams, write_note
-from weft_runtime.ctl import commands, history, logs
+from weft_runtime.ctl import commands, history, logs, restore
 from weft_runtime.ctl.doctor import doctor
 from weft_runtime.ctl.launch import Until, launch
 from weft_runtime.ctl.listing import list_all
@@ -114,6 +114,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "-n", "--lines", metavar="N", type=checked(_count), default=history.COUNT, help="the last N of it"
     )
+    sub = command(
+        "restore", "start now what waits to be started again, or forget it", json="print an object"
+    )
+    sub.add_argument(
+        "app", metavar="APP", nargs="?", type=checked(AppId.parse), help="only sessions of this app"
+    )
+    sub.add_argument("--forget", action="store_true", help="do not start them again")
     command("doctor", "find out what is wrong, and what to do", json="print an array of objects")
     return parser
 
@@ -143,6 +150,9 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             return top(screen, environ, order=options.sort, interval=options.interval, once=options.once)
         case "history":
             return history.history(screen, environ, options.app, lines=options.lines)
+        case "restore":
+            act = restore.forget if options.forget else restore.restore
+            return act(screen, environ, options.app)
         case _:
             return doctor(screen, environ)
 

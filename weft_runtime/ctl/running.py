@@ -6,11 +6,11 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from weft_runtime.client import DaemonClient, socket_path
-from weft_runtime.ctl import services
+from weft_runtime.ctl import restore, services
 from weft_runtime.ctl.daemon import connect, details, installed_versions, is_system, sessions
 from weft_runtime.ctl.services import Service
 from weft_runtime.errors import WeftError
-from weft_runtime.protocol import SessionDetails, SessionInfo, State
+from weft_runtime.protocol import SessionDetails, SessionInfo, State, Waiting, WaitingApp
 
 
 class Kind(StrEnum):
@@ -81,6 +81,8 @@ class Overview(NamedTuple):
     """Why systemd could not be asked."""
     has_services: bool
     """Whether services were looked for: those of the system belong beside the system's daemon."""
+    waiting: Waiting = restore.NONE
+    """Sessions that are still to be started again, which are among `items` too, and what else is with their list."""
 
     def of_app(self, app_id: str) -> list[Running]:
         return [item for item in self.items if item.app_id == app_id]
@@ -94,9 +96,12 @@ def overview(environ: Mapping[str, str]) -> Overview:
     """Ask weft-appd and systemd. Raises nothing for what cannot be asked: it is part of the answer."""
     found: list[Running] = []
     daemon_problem = services_problem = None
+    waiting = restore.NONE
     try:
         with connect(environ) as daemon:
             found += of_daemon(daemon)
+            waiting = restore.waiting(daemon)
+            found += [of_waiting(app) for app in waiting.apps]
     except WeftError as error:
         daemon_problem = error
     has_services = is_system(socket_path(environ))
@@ -105,7 +110,7 @@ def overview(environ: Mapping[str, str]) -> Overview:
             found += [of_service(service) for service in services.find(environ)]
         except WeftError as error:
             services_problem = error
-    return Overview(found, daemon_problem, services_problem, has_services)
+    return Overview(found, daemon_problem, services_problem, has_services, waiting)
 
 
 def of_daemon(daemon: DaemonClient) -> list[Running]:
@@ -137,6 +142,13 @@ def of_session(session: SessionInfo, more: SessionDetails | None, installed: str
         unit=None,
         enabled=None,
     )
+
+
+def of_waiting(app: WaitingApp) -> Running:
+    """A session that is still to be."""
+    absent = dict.fromkeys(Running._fields)
+    known = {"app_id": app.app_id, "state": restore.STATE, "reason": restore.why(app), "since": app.since}
+    return Running(**{**absent, **known, "kind": Kind.SESSION})  # type: ignore[arg-type] # by their names
 
 
 def of_service(service: Service) -> Running:

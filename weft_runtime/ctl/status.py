@@ -11,6 +11,7 @@ from weft_runtime.client import socket_path
 from weft_runtime.ctl import entries, logs, words
 from weft_runtime.ctl.daemon import NOT_FOUND, is_system, unknown
 from weft_runtime.ctl.entries import Entry
+from weft_runtime.ctl.listing import identity
 from weft_runtime.ctl.running import Kind, Overview, Running, overview
 from weft_runtime.ctl.screen import Cell, Colour, Screen
 from weft_runtime.errors import WeftError
@@ -96,9 +97,7 @@ def _show(screen: Screen, environ: Mapping[str, str], chosen: Sequence[Running],
 
 def _rows(item: Running, signature: str | None) -> Rows:
     now = time.time()
-    rows: Rows = [
-        ("Session", str(item.session_id)) if item.kind is Kind.SESSION else ("Service", item.unit or "")
-    ]
+    rows: Rows = [("Session", identity(item)) if item.kind is Kind.SESSION else ("Service", item.unit or "")]
     rows += [("App", item.app_id), ("Version", _version(item)), ("State", words.state(item))]
     if item.enabled is not None:
         rows.append(
@@ -179,6 +178,8 @@ def _log(environ: Mapping[str, str], item: Running) -> list[Entry]:
     """The last entries about it, the oldest first."""
     if item.kind is Kind.SERVICE:
         matches = logs.service_matches(AppId(item.app_id))[1:]
+    elif item.launched is None:  # it is still to be
+        matches = [f"WEFT_APP_ID={item.app_id}", *logs.writers(socket_path(environ))]
     else:
         matches = [*logs.session_matches(SessionInfo._make(item[:10])), *logs.writers(socket_path(environ))]
     try:

@@ -20,6 +20,8 @@ _STATE_COLOURS = {
     State.STARTING: Colour.YELLOW, State.RUNNING: Colour.GREEN, State.STOPPING: Colour.YELLOW,
     # Of services alone.
     "restarting": Colour.YELLOW, "failed": Colour.RED,
+    # A session that is still to be.
+    "waiting": Colour.YELLOW,
 }  # fmt: skip
 
 
