@@ -215,6 +215,8 @@ def test_services_are_shown_without_a_daemon(device: Container, both: dict[str, 
         ["-", "service", TICKER, "1.0.0", "running"]
     ]
     assert f"weftctl: no weft-appd is listening on '{SOCKET}'" in done.stderr
+    done = device.run("weftctl", "top", "--once", check=False)
+    assert (done.returncode, service(TICKER) in done.stderr, TICKER in done.stdout) == (171, False, True)
     done = device.run("weftctl", "status", TICKER, check=False)
     assert (done.returncode, done.stdout.splitlines()[0].split()) == (171, ["Service:", service(TICKER)])
     done = device.run("weftctl", "stop", TICKER, check=False)

@@ -104,13 +104,15 @@ def top(screen: Screen, environ: Mapping[str, str], *, order: Order, interval: f
     if once or screen.as_json:
         found = _look(environ, meter, wait_s=FIRST_S)
         while True:
-            if found.daemon_problem is not None and (once or not found.items):
+            if found.daemon_problem is not None and not found.items:
                 raise found.daemon_problem
             uses = ordered(found.uses, order)
             if screen.as_json:
                 screen.json([use.to_json() for use in uses])
             else:
                 _print(screen, found, uses)
+            if once and found.daemon_problem is not None:
+                raise found.daemon_problem
             if once:
                 return 0
             time.sleep(_pause(found, interval))
