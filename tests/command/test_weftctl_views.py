@@ -224,8 +224,10 @@ def width(line: str) -> int:
     return sum(2 if ord(char) >= 0x1100 else 1 for char in line)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
 @pytest.mark.parametrize("columns", [10, 40, 60, 80, 120])
-def test_no_line_is_longer_than_the_terminal(appd: Device, columns: int) -> None:
+def test_no_line_is_longer_than_the_terminal(appd: Device, columns: int, encoding: str) -> None:
+    appd.environ["PYTHONIOENCODING"] = encoding
     install(appd.store, guest(leave(3)), app_id=LONG_ID)
     install(
         appd.store, guest(STAYS), toml=manifest().replace("1.2.3", "9.9.9-\\u001b[31m日本語日本語日本語")
@@ -372,6 +374,20 @@ def test_an_app_that_is_stable_is_waited_for_so_long(appd: Device) -> None:
     assert time.monotonic() - began > 0.5
     assert (done.status, done.stdout) == (0, "1\n")
     assert re.fullmatch(rf"weftctl: session 1 of {APP_ID} is ready after \S+ s and goes on\n", done.stderr)
+
+
+def test_an_app_that_traps_at_once_was_ready_all_the_same(appd: Device) -> None:
+    """However soon that is: before anybody listens."""
+    install(appd.store, guest("unreachable"))
+    for _ in range(20):
+        done = appd.ctl("launch", "--wait-stable", "30", APP_ID)
+        assert done.status == 134
+        assert re.search(r" ended \d\.\d{3} s after READY: exited with status 134: ", done.stderr), (
+            done.stderr
+        )
+        done = appd.ctl("launch", APP_ID)
+        assert done.status in (0, 134)
+        assert " is ready after " in done.stderr or " was ready after " in done.stderr, done.stderr
 
 
 def test_an_app_that_is_not_even_ready_is_told_as_ever(appd: Device) -> None:

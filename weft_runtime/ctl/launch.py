@@ -93,7 +93,9 @@ def start_and_wait(screen: Screen, environ: Mapping[str, str], app_id: AppId) ->
         session = _Launched(screen, stream, _start(stream, environ, app_id), app_id, with_events=False)
         session.wait(Until.READY)
         info = session.details()
-        return info, 0 if session.is_ready else words.exit_status(info) or NEVER_READY
+        if info.ready is None:
+            return info, words.exit_status(info) or NEVER_READY
+        return info, words.exit_status(info)
 
 
 class _Launched:
@@ -165,21 +167,28 @@ class _Launched:
             self._tell("stopped", **words.end_json(session))
         elif self._screen.as_json:
             self._screen.json(session._asdict())
+        # It may have said READY and ended before anybody listened.
+        is_ready = self.is_ready or session.ready is not None
+        ready_after = (
+            words.NOTHING if session.ready is None else words.duration(session.ready - session.launched)
+        )
         match until:
             case Until.LAUNCHED:
                 return 0
-            case Until.STABLE if self.is_ready and self.has_ended:
+            case Until.READY | Until.STABLE if not is_ready:
+                self._note(f"ended before READY: {words.how_it_ended(session)}")
+                return words.exit_status(session) or NEVER_READY
+            case Until.STABLE if self.has_ended:
                 after = words.duration((session.stopped or 0) - (session.ready or 0))
                 self._note(f"ended {after} after READY: {words.how_it_ended(session)}")
                 return words.exit_status(session) or NEVER_READY
-            case Until.READY | Until.STABLE if self.is_ready:
-                if session.ready is not None:
-                    goes_on = " and goes on" if until is Until.STABLE else ""
-                    self._note(f"is ready after {words.duration(session.ready - session.launched)}{goes_on}")
-                return 0
+            case Until.READY if session.state is State.STOPPED:
+                self._note(f"was ready after {ready_after} and has ended: {words.how_it_ended(session)}")
+                return words.exit_status(session)
             case Until.READY | Until.STABLE:
-                self._note(f"ended before READY: {words.how_it_ended(session)}")
-                return words.exit_status(session) or NEVER_READY
+                goes_on = " and goes on" if until is Until.STABLE else ""
+                self._note(f"is ready after {ready_after}{goes_on}")
+                return 0
             case Until.ENDED:
                 self._note(f"has ended: {words.how_it_ended(session)}")
                 return words.exit_status(session)

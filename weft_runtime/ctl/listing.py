@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from weft_runtime.ctl import restore, words
 from weft_runtime.ctl.running import Running, overview
-from weft_runtime.ctl.screen import Cell, Colour, Screen, cut_to
+from weft_runtime.ctl.screen import Cell, Colour, Screen, cut_to, visible
 from weft_runtime.ctl.services import FAILED
-from weft_runtime.escape import printable
 
 COLUMNS = ("ID", "KIND", "APP", "VERSION", "STATE", "SINCE", "REASON")
 WIDE_COLUMNS = (
@@ -59,7 +58,7 @@ def version(item: Running, room: int | None = None) -> Cell:
     if item.version is None:
         return Cell(words.NOTHING)
     # What does not print is made so before it is measured: the mark must not be what is cut.
-    text = printable(item.version)
+    text = visible(item.version)
     if item.is_outdated:
         shown = text if room is None else cut_to(text, room - len(_OUTDATED))
         return Cell(shown + _OUTDATED, Colour.YELLOW)

@@ -113,7 +113,8 @@ def _replace(
         return status
     name = words.who(after.session_id, after.app_id)
     if status:
-        screen.note(f"{name} ended before READY: {words.how_it_ended(after)}")
+        when = "before READY" if after.ready is None else "right after READY"
+        screen.note(f"{name} ended {when}: {words.how_it_ended(after)}")
     else:
         screen.line(f"{name} replaces session {before.session_id}")
     return status

@@ -103,7 +103,7 @@ class Screen:
 
     def fitting(self, text: str, width: int) -> str:
         """As much of a line as there is room for in `width` columns."""
-        return cut_to(printable(text), width)
+        return cut_to(visible(text), width)
 
     def row(self, cells: Sequence[str | Cell], widths: Sequence[int]) -> None:
         """Print one line of a table that has no end; `widths` are those that its columns have at least."""
@@ -150,7 +150,17 @@ class Screen:
 
 def _cell(value: str | Cell) -> Cell:
     cell = value if isinstance(value, Cell) else Cell(value)
-    return cell._replace(text=printable(cell.text))
+    return cell._replace(text=visible(cell.text))
+
+
+def visible(text: str) -> str:
+    """`text` as standard output will have it: what does not print, or is not in the encoding, is made a backslash escape.
+
+    That is to be done before a width is measured.
+    """
+    text = printable(text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _width(text: str) -> int:
