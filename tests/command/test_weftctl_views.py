@@ -74,6 +74,14 @@ def test_an_upgrade_is_seen_beside_what_runs(appd: Device) -> None:
     assert (done.stdout.splitlines()[1].split()[:4], done.stderr) == (["2", "session", APP_ID, "2.0.0"], "")
 
 
+def test_a_version_that_does_not_print_is_the_same_as_itself(appd: Device) -> None:
+    install(appd.store, guest(STAYS), toml=manifest().replace("1.2.3", r"1\u001b[2J\n"))
+    appd.launch()
+    done = appd.ctl("list")
+    assert (done.stderr, done.stdout.splitlines()[1].split()[3:5]) == ("", [r"1\x1b[2J\x0a", "running"])
+    assert appd.ctl("list", "--json").json[0]["version"] == "1\x1b[2J\n"
+
+
 def test_several_apps_that_were_upgraded_are_one_note(appd: Device) -> None:
     for app_id in (APP_ID, OTHER_ID):
         install(appd.store, guest(STAYS), app_id=app_id)

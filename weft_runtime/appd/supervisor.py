@@ -373,9 +373,8 @@ class Supervisor:
         for grant in grants.directories:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
         data = next((os.fspath(grant.host) for grant in grants.directories if grant.guest == "/data"), None)
-        facts = Facts(
-            printable(package.manifest.version), package=_shown(package.directory), data=_shown(data)
-        )
+        # As the manifest has it: so is the list of installed apps, with which it is compared.
+        facts = Facts(package.manifest.version, package=_shown(package.directory), data=_shown(data))
         return argv, grants.notice, facts
 
     def _fork(self, app_id: AppId, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
