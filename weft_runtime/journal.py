@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from weft_runtime.backlog import Backlog
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
+from weft_runtime.ids import AppId
 from weft_runtime.limits import KIB
 from weft_runtime.settings import LogSettings, LogTarget
 
@@ -126,7 +127,8 @@ Form = Callable[[Level, str, dict[str, str]], bytes]
 class Log:
     """Writes entries at or above a level. Standard logging is not used: it has no place for fields.
 
-    Messages are shown as they are, so whoever logs puts text from outside through `escape` first.
+    Messages are shown as they are, so whoever logs puts text from outside through `escape` first. Nobody writes the
+    app or its session into a message: each entry that has them as fields begins with them.
     """
 
     def __init__(self, sink: Sink, level: Level = Level.INFO, *, is_native: bool = False) -> None:
@@ -152,12 +154,15 @@ class Log:
             fields["WEFT_EVENT"] = event
             if event in MESSAGE_IDS:
                 fields["MESSAGE_ID"] = MESSAGE_IDS[event]
+        fields = self.fields | fields
+        if event is not Event.OUTPUT:  # which stays as the app wrote it: its identifier names the app
+            message = _about(fields) + message
         if self._held is not None:
             if level >= Level.INFO:
-                self._held.append((level, message, self.fields | fields))
+                self._held.append((level, message, fields))
                 return
             self.release()
-        self._sink(level, message, self.fields | fields)
+        self._sink(level, message, fields)
 
     def flush(self) -> None:
         """Give what waits a moment to go out, before an end."""
@@ -229,6 +234,25 @@ def _field(name: bytes, value: bytes) -> bytes:
     if b"\n" in value:
         return name + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
     return name + b"=" + value + b"\n"
+
+
+def output_identifier(app_id: str, session_id: int) -> str:
+    """SYSLOG_IDENTIFIER of what an app writes in a session."""
+    return f"{app_id}/{session_id}"
+
+
+def _about(fields: dict[str, str]) -> str:
+    """What an entry with `fields` begins with: the app, and the session where there is one."""
+    app_id, session_id = fields.get("WEFT_APP_ID"), fields.get("WEFT_SESSION_ID")
+    if app_id is None:
+        return ""
+    try:
+        AppId.parse(app_id)
+    except (
+        ValueError
+    ):  # whatever somebody has asked for: it must not look like the beginning of another entry
+        app_id = quote(app_id)
+    return f"{app_id}: " if session_id is None else f"{app_id}[{session_id}]: "
 
 
 class _Journal:
@@ -325,7 +349,8 @@ def _lost(log: Log, count: int, reader: str) -> tuple[Level, str, dict[str, str]
     what = "1 entry of the log was" if count == 1 else f"{count} entries of the log were"
     fields = {"WEFT_EVENT": Event.LOG_LOST, "MESSAGE_ID": MESSAGE_IDS[Event.LOG_LOST]}
     fields["WEFT_LOST"] = str(count)
-    return Level.WARNING, f"{what} lost: {reader} did not read", log.fields | fields
+    fields = log.fields | fields
+    return Level.WARNING, f"{_about(fields)}{what} lost: {reader} did not read", fields
 
 
 def stderr_sink(identifier: str, *, with_priority: bool) -> Sink:
@@ -346,9 +371,8 @@ def stderr_form(identifier: str, *, with_priority: bool) -> Form:
     pid = os.getpid()
 
     def form(level: Level, message: str, fields: dict[str, str]) -> bytes:
-        app, session = fields.get("WEFT_APP_ID"), fields.get("WEFT_SESSION_ID")
-        who = f" {app}/{session}:" if session else f" {app}:" if app else ""
-        text = f"{identifier}[{pid}]:{who} {level.name.lower()}: {message}"
+        writer = fields.get("SYSLOG_IDENTIFIER")
+        text = f"{identifier}[{pid}]: {level.name.lower()}: {f'{writer}: ' if writer else ''}{message}"
         if with_priority:
             text = "\n".join(f"<{int(level)}>{line}" for line in text.split("\n"))
         return f"{text}\n".encode(errors="backslashreplace")

@@ -44,7 +44,10 @@ DESCRIPTORS_A_SESSION = 4  # its process, its two streams, its report
 HELPERS = 1 + SPARES
 DESCRIPTORS_A_HELPER = 5  # the same, and the socket of the fork server or the order of a spare process
 
-_LOG_LINE = re.compile(r"weft-appd\[\d+\]:(?: .*?(?:/(\d+))?:)?? (debug|info|notice|warning|err|crit): (.*)")
+_LOG_LINE = re.compile(
+    r"weft-appd\[\d+\]: (?P<level>debug|info|notice|warning|err|crit): "
+    r"(?:(?:[a-z0-9]+(?:\.[a-z0-9]+){2,}|'.*?')(?:\[(?P<session>\d+)\]|/(?P<writer>\d+))?: )?(?P<text>.*)"
+)
 
 
 class LogLine(NamedTuple):
@@ -211,7 +214,7 @@ class Appd:
                 continue
             match = _LOG_LINE.fullmatch(line)
             assert match, f"this is no line of a log: {line}"
-            assert match[2] not in ("err", "crit"), line
+            assert match["level"] not in ("err", "crit"), line
 
     # What it says
 
@@ -223,8 +226,9 @@ class Appd:
     def log(self) -> list[LogLine]:
         matches = (_LOG_LINE.fullmatch(line) for line in self.log_text.splitlines())
         return [
-            LogLine(int(match[1]) if match[1] else None, match[2], match[3]) for match in matches if match
-        ]
+            LogLine(int(number) if (number := match["session"] or match["writer"]) else None, match["level"], match["text"])
+            for match in matches if match
+        ]  # fmt: skip
 
     def messages(self, session: int | None = None) -> list[str]:
         """The log lines about one session, or about none, each as "LEVEL: MESSAGE"."""

@@ -138,8 +138,8 @@ def test_logs_shows_what_app_daemon_and_runtime_say_of_a_session(journaled: Devi
         journaled.ctl("launch", "-w", APP_ID)
     entries = journal(journaled, "2")
     assert {entry["WEFT_SESSION_ID"] for entry in entries} == {"2"}
-    assert {entry["SYSLOG_IDENTIFIER"] for entry in entries} == {"weft-appd", "weft-runtime", APP_ID}
-    assert [entry["MESSAGE"] for entry in entries if entry["SYSLOG_IDENTIFIER"] == APP_ID] == ["out"]
+    assert {entry["SYSLOG_IDENTIFIER"] for entry in entries} == {"weft-appd", "weft-runtime", f"{APP_ID}/2"}
+    assert [entry["MESSAGE"] for entry in entries if entry["WEFT_EVENT"] == "output"] == ["out"]
     assert entries[0]["WEFT_EVENT"] == "session-launched"
     assert entries[-1]["WEFT_EVENT"] == "session-ended"
     assert {entry["WEFT_SESSION_ID"] for entry in journal(journaled, APP_ID)} == {"1", "2"}

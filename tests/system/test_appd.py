@@ -183,7 +183,7 @@ def test_who_asked_is_in_the_journal(service: Container) -> None:
         entries(service, f"WEFT_SESSION_ID={session}", f"WEFT_EVENT={event}")
         for event in ("session-launched", "session-ended")
     )
-    assert str(launched[0]["MESSAGE"]).startswith("launched by uid 0 gid 0 pid ")
+    assert str(launched[0]["MESSAGE"]).startswith(f"{TICKER}[{session}]: launched by uid 0 gid 0 pid ")
     assert str(ended[0]["WEFT_REASON"]).startswith("terminated by uid 0 gid 0 pid ")
     assert ended[0]["PRIORITY"] == "6"
 

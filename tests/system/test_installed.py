@@ -96,7 +96,7 @@ def test_a_member_of_the_group_may_do_the_same(device: Container) -> None:
     number = device.run("weftctl", "launch", HELLO, user="alice").stdout.strip()
     uid = device.run("id", "--user", "alice").stdout.strip()
     (launched,) = device.journal("WEFT_EVENT=session-launched", f"WEFT_SESSION_ID={number}")
-    assert str(launched["MESSAGE"]).startswith(f"launched by uid {uid} ")
+    assert str(launched["MESSAGE"]).startswith(f"{HELLO}[{number}]: launched by uid {uid} ")
 
 
 def test_everybody_else_is_told_why_not(device: Container) -> None:
@@ -123,7 +123,9 @@ def test_the_journal_tells_the_story_of_a_session(device: Container) -> None:
     }
     output = [entry for entry in found if entry["WEFT_EVENT"] == "output"]
     assert output[0]["MESSAGE"] == "Hello, world!"
-    assert {(entry["SYSLOG_IDENTIFIER"], entry["WEFT_STREAM"]) for entry in output} == {(HELLO, "stdout")}
+    assert {(entry["SYSLOG_IDENTIFIER"], entry["WEFT_STREAM"]) for entry in output} == {
+        (f"{HELLO}/{number}", "stdout")
+    }
     assert {entry["_SYSTEMD_UNIT"] for entry in found} == {UNIT}
     assert found[-1]["WEFT_EXIT_STATUS"] == "0"
 

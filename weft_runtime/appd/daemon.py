@@ -311,7 +311,7 @@ class Daemon:
                 return
         reason = "its manifest changes all the time"
         self._log.entry(
-            Level.WARNING, f"cannot start {app_id} again: {reason}", Event.LAUNCH_REFUSED,
+            Level.WARNING, f"cannot start it again: {reason}", Event.LAUNCH_REFUSED,
             WEFT_APP_ID=app_id, WEFT_REASON=reason,
         )  # fmt: skip
 

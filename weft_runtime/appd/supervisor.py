@@ -25,7 +25,7 @@ from weft_runtime.appd.tasks import AGAIN_S, Tasks, Worker
 from weft_runtime.errors import ExitStatus, Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
-from weft_runtime.journal import Event, Level, Log
+from weft_runtime.journal import Event, Level, Log, output_identifier
 from weft_runtime.limits import COMPILE_TIME
 from weft_runtime.manifests import Manifests, Reading
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
@@ -169,9 +169,8 @@ class Supervisor:
         try:
             return self._launch(app_id_text, caller)
         except Refused as refusal:
-            message = f"launch of {printable(app_id_text, 256)} for {caller} refused: {refusal.message}"
             self._log.entry(
-                Level.WARNING, message, Event.LAUNCH_REFUSED,
+                Level.WARNING, f"launch for {caller} refused: {refusal.message}", Event.LAUNCH_REFUSED,
                 WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
             )  # fmt: skip
             raise
@@ -423,8 +422,9 @@ class Supervisor:
         def write(stream: str, line: str) -> None:
             level = Level.WARNING if stream == "stderr" else Level.INFO
             self._entry(
-                live, level, line, Event.OUTPUT, WEFT_STREAM=stream, SYSLOG_IDENTIFIER=session.app_id
-            )
+                live, level, line, Event.OUTPUT,
+                WEFT_STREAM=stream, SYSLOG_IDENTIFIER=output_identifier(session.app_id, session.id),
+            )  # fmt: skip
 
         def dropped(count: int) -> None:
             message = (

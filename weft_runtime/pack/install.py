@@ -228,14 +228,12 @@ def _remember_version(opened: Store, app_id: AppId, version: str) -> None:
 
 def _tell_forced(screen: Screen, new: Manifest, old: str, how: str) -> None:
     """Say that --force was used, here and in the journal: it undoes what the versions are for."""
-    text = (
-        f"version {new.version} of {new.id} in place of {printable(old, 64)}, which {how}: --force was used"
-    )
-    screen.note(text)
+    in_place_of = f"in place of {printable(old, 64)}, which {how}: --force was used"
+    screen.note(f"version {new.version} of {new.id} {in_place_of}")
     if JOURNAL_SOCKET.is_socket():  # else the screen has it
         log = open_log(PROGRAM, settings.LogSettings(settings.LogTarget.JOURNAL, None, None))
         fields = {"WEFT_APP_ID": new.id, "WEFT_VERSION": new.version, "WEFT_VERSION_BEFORE": old}
-        log.entry(Level.WARNING, text, Event.DOWNGRADED, **fields)
+        log.entry(Level.WARNING, f"version {new.version} {in_place_of}", Event.DOWNGRADED, **fields)
         log.flush()
 
 

@@ -125,11 +125,7 @@ def go(
     version = printable(package.manifest.version, 64)
     if options.session_id is not None:
         log.hold()  # clients wait for its READY, which comes first where it is near: session.py
-    log.entry(
-        Level.INFO,
-        f"starting {options.app_id} {version} from {printable(str(package.directory))}",
-        Event.STARTING,
-    )
+    log.entry(Level.INFO, f"starting {version} from {printable(str(package.directory))}", Event.STARTING)
     preopens = options.preopens
     if options.session_id is None:
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
