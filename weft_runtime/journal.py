@@ -74,6 +74,21 @@ class Event(StrEnum):
     COMPILE_LIMIT = "compile-limit"
     TOO_COSTLY = "too-costly"
     DOWNGRADED = "downgraded"
+    NOT_TRUSTED = "not-trusted"
+    CHANGED = "changed-after-signing"
+    CAPABILITY_REFUSED = "capability-refused"
+    LIMIT_EXCEEDED = "limit-exceeded"
+    OUT_OF_MEMORY = "out-of-memory"
+    NOT_READY = "not-ready"
+    SETTINGS_INVALID = "settings-invalid"
+    USAGE = "usage"
+    INTERNAL_ERROR = "internal-error"
+    CODE_NOT_KEPT = "code-not-kept"
+
+    PACKAGE_INSTALLED = "package-installed"
+    PACKAGE_UPGRADED = "package-upgraded"
+    PACKAGE_ROLLED_BACK = "package-rolled-back"
+    PACKAGE_REMOVED = "package-removed"
 
     DAEMON_READY = "daemon-ready"
     DAEMON_STOPPING = "daemon-stopping"
@@ -87,6 +102,8 @@ class Event(StrEnum):
     OUTPUT = "output"
     OUTPUT_DROPPED = "output-dropped"
     SAVE_FAILED = "save-failed"
+    NO_RUNTIME = "no-runtime"
+    TASK_FAILED = "task-failed"
 
     LOG_LOST = "log-lost"
     FORK_SERVER_LOST = "fork-server-lost"
@@ -115,7 +132,44 @@ MESSAGE_IDS = {
     Event.SAVE_FAILED: "687d1014cd654b1a97b3fd8f8e2adb55",
     Event.LOG_LOST: "89c24adededc4fe9ad0ebebb1a6bac46",
     Event.FORK_SERVER_LOST: "1d3741c7c92a45c99989608bae113b86",
+    Event.NOT_TRUSTED: "e3a88fca67214a92962efb6875cdbac6",
+    Event.CHANGED: "9ef31242b51b4ee0883db1b3e98d8e9b",
+    Event.CAPABILITY_REFUSED: "0e4da20d6b0040dead3a5c5283b7f94e",
+    Event.LIMIT_EXCEEDED: "f85bd13c2bd840a9b148d96121c1609a",
+    Event.OUT_OF_MEMORY: "a0deddc6d2894580a17948704db8c89e",
+    Event.NOT_READY: "47a87b220d4d46829cd9688493c8e2ea",
+    Event.SETTINGS_INVALID: "0bd751e412694aeba0a56dcaa9c6e6ba",
+    Event.USAGE: "e15db1a423514f7b841b27aa7fe65131",
+    Event.INTERNAL_ERROR: "acbfd3311b2f4d4c878c2e3eb7c0cf34",
+    Event.CODE_NOT_KEPT: "56e3a28d9aa14623aa7801a8b0f624a0",
+    Event.PACKAGE_INSTALLED: "436dd009943d4027ae9f5bc339ce3110",
+    Event.PACKAGE_UPGRADED: "6cb3f82da7704764bf6ed7d047c488db",
+    Event.PACKAGE_ROLLED_BACK: "cbe9c422e74f4701961838062dd6cc5d",
+    Event.PACKAGE_REMOVED: "8444e7b8b7aa4f3f800737dafeca4d9f",
+    Event.NO_RUNTIME: "b77c07a4998540728ef82468d90df270",
+    Event.TASK_FAILED: "58718bcb23d84fccb5a65b63fff653d1",
+    Event.SESSION_READY: "13d0f4f35d3348a383dc2dac39790b92",
 }
+
+UNASKED_END = "5cdc4d54609840aca364ac591d066ed0"
+"""MESSAGE_ID of the end of a session that nobody has asked for and that was no success: an Event.SESSION_ENDED too."""
+
+STEPS = frozenset(
+    {
+        Event.STARTING, Event.LOADED, Event.DAEMON_READY, Event.DAEMON_STOPPING, Event.RELOADED,
+        Event.SESSION_LAUNCHED, Event.OUTPUT,
+    }
+)  # fmt: skip
+"""Events that ask nothing of anybody, and so have no MESSAGE_ID."""
+
+NAMELESS = frozenset(
+    {
+        Event.ENGINE_MISSING, Event.FAILED, Event.SETTINGS_INVALID, Event.USAGE, Event.INTERNAL_ERROR,
+        Event.RELOAD_FAILED, Event.RESTORE_REFUSED, Event.SAVE_FAILED, Event.NO_RUNTIME, Event.TASK_FAILED,
+        Event.LOG_LOST, Event.FORK_SERVER_LOST,
+    }
+)  # fmt: skip
+"""Events that need not be about an app: their texts name none."""
 
 Sink = Callable[[Level, str, dict[str, str]], None]
 """Takes one entry: its level, its message and its other fields."""
@@ -152,9 +206,10 @@ class Log:
             return
         if event is not None:
             fields["WEFT_EVENT"] = event
-            if event in MESSAGE_IDS:
-                fields["MESSAGE_ID"] = MESSAGE_IDS[event]
         fields = self.fields | fields
+        # Without the app, a text that is about one would name nobody.
+        if event in MESSAGE_IDS and ("WEFT_APP_ID" in fields or event in NAMELESS):
+            fields.setdefault("MESSAGE_ID", MESSAGE_IDS[event])
         if event is not Event.OUTPUT:  # which stays as the app wrote it: its identifier names the app
             message = _about(fields) + message
         if self._held is not None:

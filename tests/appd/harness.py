@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -36,6 +37,9 @@ FAKE_RUNTIME = Path(__file__).with_name("fake_runtime.py")
 COVERAGE = os.environ.get("WEFT_COVERAGE")
 REAL_RUNTIME = PROGRAMS / "weft-runtime-wasmtime"
 NO_MODULE = b"\0asm\1\0\0\0"
+
+CALLER = f"{pwd.getpwuid(os.geteuid()).pw_name} (uid {os.geteuid()}) pid {os.getpid()}"
+"""A client in a test, as the log has it."""
 
 WAIT_SECONDS = 30  # for what takes a fraction of a second on an idle machine
 POLL_SECONDS = 0.01

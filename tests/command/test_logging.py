@@ -45,7 +45,7 @@ def test_nothing_of_ours_is_on_standard_output(store: Path, run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("level", "lines"),
-    [("debug", 4), ("info", 4), ("notice", 1), ("warning", 1), ("err", 0), ("error", 0), ("emerg", 0)],
+    [("debug", 7), ("info", 4), ("notice", 1), ("warning", 1), ("err", 0), ("error", 0), ("emerg", 0)],
 )
 @pytest.mark.parametrize("how", ["option", "variable"])
 def test_the_level_decides_what_is_logged(store: Path, run: Run, how: str, level: str, lines: int) -> None:
@@ -63,7 +63,7 @@ def test_the_option_beats_the_variable(store: Path, run: Run) -> None:
 @pytest.mark.parametrize("value", ["DEBUG", "Info", ""])
 def test_a_level_is_taken_in_any_case(store: Path, run: Run, value: str) -> None:
     install(store, guest(""))
-    assert len(run(env={"WEFT_LOG_LEVEL": value}).log) == 4
+    assert len(run(env={"WEFT_LOG_LEVEL": value}).log) == (7 if value == "DEBUG" else 4)
 
 
 def test_a_wrong_level_is_refused(store: Path, run: Run) -> None:

@@ -16,7 +16,16 @@ import pytest
 
 from weft_runtime import journal
 from weft_runtime.errors import Problem, WeftError
-from weft_runtime.journal import MESSAGE_IDS, Event, Level, Log, open_log, output_identifier, stderr_sink
+from weft_runtime.journal import (
+    MESSAGE_IDS,
+    NAMELESS,
+    Event,
+    Level,
+    Log,
+    open_log,
+    output_identifier,
+    stderr_sink,
+)
 from weft_runtime.settings import LogSettings, LogTarget
 
 Entry = tuple[Level, str, dict[str, str]]
@@ -61,9 +70,9 @@ def test_the_short_forms_have_their_level() -> None:
     log.debug("a")
     log.notice("b")
     log.warning("c")
-    log.warning("d", Event.STUB)
+    log.warning("d", Event.USAGE)
     assert [(level, message) for level, message, _ in entries] == [(7, "a"), (5, "b"), (4, "c"), (4, "d")]
-    assert entries[-1][2] == {"WEFT_EVENT": "stub", "MESSAGE_ID": MESSAGE_IDS[Event.STUB]}
+    assert entries[-1][2] == {"WEFT_EVENT": "usage", "MESSAGE_ID": MESSAGE_IDS[Event.USAGE]}
 
 
 def test_an_entry_has_its_own_fields_and_the_bound_ones() -> None:
@@ -163,11 +172,13 @@ def test_the_journals_socket_is_where_journald_has_it() -> None:
 @pytest.mark.parametrize("event", Event)
 def test_an_event_is_named_and_has_its_message_id_if_it_has_one(event: Event) -> None:
     log, entries = collecting()
+    log.entry(Level.INFO, "text", event, WEFT_APP_ID="org.example.app")
     log.entry(Level.INFO, "text", event)
     expected = {"WEFT_EVENT": event.value}
-    if event in MESSAGE_IDS:
-        expected["MESSAGE_ID"] = MESSAGE_IDS[event]
-    assert entries == [(Level.INFO, "text", expected)]
+    has_id = {"MESSAGE_ID": MESSAGE_IDS[event]} if event in MESSAGE_IDS else {}
+    assert entries[0][2] == {"WEFT_APP_ID": "org.example.app"} | expected | has_id
+    # What is about an app has no text where there is none.
+    assert entries[1] == (Level.INFO, "text", expected | (has_id if event in NAMELESS else {}))
 
 
 def test_message_ids_are_random_and_distinct() -> None:

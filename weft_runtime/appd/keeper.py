@@ -88,8 +88,9 @@ class Keeper:
         self.to_restore = [*app_ids]
         for warning in warnings:
             self._log.warning(warning)
-        if self.to_restore:
-            self._log.notice(f"starting the {len(self.to_restore)} apps that ran before")
+        count = len(self.to_restore)
+        if count:
+            self._log.notice(f"starting the {'app' if count == 1 else f'{count} apps'} that ran before")
             self.survive_later()
 
     def survive_later(self) -> None:

@@ -17,8 +17,10 @@ those words, and what it waits for READY at all."""
 class Readiness:
     """Announces at most once that the app is ready."""
 
-    def __init__(self, log: Log, notifier: Notifier) -> None:
+    def __init__(self, log: Log, notifier: Notifier, level: Level = Level.INFO) -> None:
+        """`level` is that at which it is logged."""
         self._log = log
+        self._level = level
         self._notifier = notifier
         self._told = False
 
@@ -26,6 +28,11 @@ class Readiness:
     def mirrored(self) -> bool:
         """Whether the service manager is told too."""
         return self._notifier.active
+
+    @property
+    def told(self) -> bool:
+        """Whether the app has been announced."""
+        return self._told
 
     def delayed(self, what: str) -> None:
         """Tell the service manager that `what` is under way: its time until READY begins anew."""
@@ -51,7 +58,7 @@ class Readiness:
         self._told = True
         self._log.release()
         self._notifier.send("READY=1", "STATUS=the app is running")
-        self._log.entry(Level.INFO, "the app is ready", Event.READY)
+        self._log.entry(self._level, "the app is ready", Event.READY)
 
 
 def _write_whole_line() -> None:
