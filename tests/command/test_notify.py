@@ -243,7 +243,7 @@ def test_ready_is_told_while_the_app_runs(store: Path, start: Start, one_manager
     install(store, guest(say("READY\n") + FOREVER), toml=GUEST_MODE)
     running = start("--sd-notify", env=one_manager.env)
     assert one_manager.next() == READY
-    eventually(lambda: "info: the app is ready" in running.stderr, "logged")
+    eventually(lambda: "]: the app is ready" in running.stderr, "logged")
 
 
 @pytest.mark.parametrize("end", [leave(0), leave(9), "unreachable", ""])

@@ -92,11 +92,11 @@ def test_a_stop_is_reported(store: Path, start: Start, report: Report) -> None:
 @pytest.mark.parametrize(
     ("args", "env", "event", "status"),
     [
-        (["nonsense"], {}, "failed", 164),
+        (["nonsense"], {}, "usage", 164),
         (["org.example.app", "7"], {}, "package-not-found", 166),
-        (["org.example.app", "7"], {"WEFT_SD_NOTIFY": "maybe"}, "failed", 178),
-        (["org.example.app", "7"], {"WEFT_LOG": "nowhere"}, "failed", 178),
-        (["org.example.app", "7"], {"WEFT_LOG_LEVEL": "loud"}, "failed", 178),
+        (["org.example.app", "7"], {"WEFT_SD_NOTIFY": "maybe"}, "settings-invalid", 178),
+        (["org.example.app", "7"], {"WEFT_LOG": "nowhere"}, "settings-invalid", 178),
+        (["org.example.app", "7"], {"WEFT_LOG_LEVEL": "loud"}, "settings-invalid", 178),
     ],
 )
 def test_what_fails_early_is_reported_too(

@@ -139,8 +139,8 @@ def test_logs_shows_what_app_daemon_and_runtime_say_of_a_session(journaled: Devi
         journaled.ctl("launch", "-w", APP_ID)
     entries = journal(journaled, "2")
     assert {entry["WEFT_SESSION_ID"] for entry in entries} == {"2"}
-    assert {entry["SYSLOG_IDENTIFIER"] for entry in entries} == {"weft-appd", "weft-runtime", APP_ID}
-    assert [entry["MESSAGE"] for entry in entries if entry["SYSLOG_IDENTIFIER"] == APP_ID] == ["out"]
+    assert {entry["SYSLOG_IDENTIFIER"] for entry in entries} == {"weft-appd", f"{APP_ID}/2"}
+    assert [entry["MESSAGE"] for entry in entries if entry["WEFT_EVENT"] == "output"] == ["out"]
     assert entries[0]["WEFT_EVENT"] == "session-launched"
     assert entries[-1]["WEFT_EVENT"] == "session-ended"
     assert {entry["WEFT_SESSION_ID"] for entry in journal(journaled, APP_ID)} == {"1", "2"}
@@ -224,9 +224,14 @@ def test_no_entry_of_a_runtime_that_ends_at_once_is_lost(journaled: Device) -> N
         begun = [journaled.begin("launch", "--wait", APP_ID) for _ in range(10)]
         assert {launch.wait().status for launch in begun} == {165}
     entries = journal(journaled, APP_ID)
-    for name in ("weft-runtime", "weft-appd"):
-        found = {entry["WEFT_SESSION_ID"] for entry in entries if entry["SYSLOG_IDENTIFIER"] == name}
-        assert found == {str(number) for number in range(1, count + 1)}, name
+    # In the order in which things happened: the daemon tells both.
+    told = {
+        number: ["session-launched", "package-invalid", "session-ended"] for number in range(1, count + 1)
+    }
+    assert {
+        number: [entry["WEFT_EVENT"] for entry in entries if entry["WEFT_SESSION_ID"] == str(number)]
+        for number in told
+    } == told
 
 
 def test_logs_follows(journaled: Device) -> None:

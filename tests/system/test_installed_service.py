@@ -61,14 +61,14 @@ def test_the_journal_tells_the_story_of_a_service(device: Container, ticker: str
     device.run("systemctl", "stop", ticker)
     own = story(device, TICKER)
     assert in_order(
-        own, f"weft-runtime: starting {TICKER} 1.0.0 from /usr/share/weft/apps/", f"{TICKER}: tick 1",
-        f"{TICKER}: tick 2", "weft-runtime: stopped by SIGTERM while running _start",
+        own, f"weft-runtime: {TICKER}: starting 1.0.0 from /usr/share/weft/apps/", f"{TICKER}: tick 1",
+        f"{TICKER}: tick 2", f"weft-runtime: {TICKER}: stopped by SIGTERM while running _start",
     )  # fmt: skip
     assert f"{TICKER}: READY" in own
     # The unit's has what systemd does as well, in Debian 12 there only.
     assert in_order(
-        told(device.journal("--unit", ticker)), "systemd: Starting ", f"weft-runtime: starting {TICKER} ",
-        f"systemd: Started {ticker} - WebAssembly App {TICKER}.", "systemd: Stopping ", "weft-runtime: stopped ",
+        told(device.journal("--unit", ticker)), "systemd: Starting ", f"weft-runtime: {TICKER}: starting ",
+        f"systemd: Started {ticker} - WebAssembly App {TICKER}.", "systemd: Stopping ", f"weft-runtime: {TICKER}: stopped ",
         "Deactivated successfully",
     )  # fmt: skip
     explained = device.run("journalctl", "--no-pager", "--catalog", f"WEFT_APP_ID={TICKER}").stdout

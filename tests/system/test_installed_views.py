@@ -281,6 +281,25 @@ def test_history_tells_what_killed_a_service(device: Container) -> None:
     assert ("ended", "killed by a signal", True) in [(i["event"], i["text"], i["is_bad"]) for i in found]
 
 
+def test_history_tells_what_was_done_with_a_package(device: Container) -> None:
+    for version in ("2.0.0", "3.0.0"):
+        device.run("rm", "-rf", "/tmp/newer")
+        device.run("cp", "-R", f"{SYSTEM_STORE}/{TICKER}", "/tmp/newer")
+        device.run("sed", "-i", f's/^version = .*/version = "{version}"/', "/tmp/newer/wapp.toml")
+        device.run("weft-pack", "install", "/tmp/newer")
+    device.run("weft-pack", "install", "--rollback", TICKER)
+    device.run("weft-pack", "uninstall", TICKER)
+    assert told(device, "-n", "4", TICKER) == [
+        ("installed", None, TICKER, "2.0.0", None),
+        ("upgraded", None, TICKER, "3.0.0", None),
+        ("rolled back", None, TICKER, "2.0.0", None),
+        ("removed", None, TICKER, "2.0.0", None),
+    ]
+    found = json.loads(device.run("weftctl", "history", "--json", "-n", "4", TICKER).stdout)
+    assert {item["by"] for item in found} == {"root (uid 0)"}
+    assert found[1]["text"].startswith("in place of 2.0.0, from /tmp/newer, signed by ")
+
+
 def test_nobody_makes_up_a_history(device: Container) -> None:
     lies = [
         {
@@ -288,7 +307,7 @@ def test_nobody_makes_up_a_history(device: Container) -> None:
             "_SYSTEMD_UNIT": service(TICKER), "UNIT": service(TICKER), "_PID": "1", "UNIT_RESULT": "oom-kill",
             "MESSAGE_ID": "d9b373ed55a64feb8242e02dbe79a49c", "WEFT_REASON": "made up",
         }
-        for event in ("session-launched", "session-ended", "starting", "exited", "launch-refused")
+        for event in ("session-launched", "session-ended", "starting", "exited", "launch-refused", "package-removed")
     ]  # fmt: skip
     text = "".join(f"{json.dumps(lie)}\n" for lie in lies)
     before = told(device, "-n", "10000")

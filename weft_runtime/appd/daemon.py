@@ -34,6 +34,7 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log
 from weft_runtime.notify import Notifier, open_notifier
+from weft_runtime.plural import counted
 from weft_runtime.protocol import DaemonStatus, Error, ErrorCode, Reloaded
 
 CONTROL_NAME, WS_NAME = "control", "ws"
@@ -63,6 +64,8 @@ GIVE_WAY_S = 0.0005
 calls of a launch. Python's own 5 ms are for threads that are equals."""
 
 PORT_FILE = "appd.wsport"
+PROCESS_NAME = b"weft-appd"
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -130,7 +133,10 @@ class Daemon:
         loop.set_exception_handler(self._log_failure)
         sys.setswitchinterval(GIVE_WAY_S)
         # Orphans of a session come to us and not to PID 1, so that they can be found and ended.
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        # After a reload it would be that of the interpreter.
+        libc.prctl(_PR_SET_NAME, PROCESS_NAME, 0, 0, 0)
         self._supervisor.groups = self._open_groups(is_first=state is None)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -230,7 +236,7 @@ class Daemon:
         try:
             runtime = printable(str(find_runtime(self._settings)))
         except WeftError as error:
-            self._log.entry(Level.ERR, str(error), Event.LAUNCH_REFUSED, WEFT_REASON=str(error))
+            self._log.entry(Level.ERR, str(error), Event.NO_RUNTIME, WEFT_REASON=str(error))
             runtime = "none"
         message = f"weft-appd {__version__} serves {doors}, runtime {runtime}"
         self._log.entry(Level.INFO, message, Event.DAEMON_READY)
@@ -241,7 +247,8 @@ class Daemon:
         try:
             write_port(path, port)
         except OSError as error:  # who knows the port does not need it
-            self._log.warning(f"cannot write {quote(str(path))}, ignoring: {error.strerror}")
+            message = f"cannot write {quote(str(path))}, which tells local pages the port: {error.strerror}"
+            self._log.entry(Level.WARNING, message, Event.SAVE_FAILED, WEFT_REASON=message)
 
     async def _shut_down(self) -> None:
         """STOPPING, stop accepting, end the sessions, tell the clients, exit."""
@@ -257,7 +264,7 @@ class Daemon:
         await asyncio.gather(*under_way, return_exceptions=True)
         self._answer_reload(Error(ErrorCode.SHUTTING_DOWN, "the daemon is shutting down"))
         count = len(self._supervisor.live)
-        self._log.entry(Level.INFO, f"stopping, {count} sessions to end", Event.DAEMON_STOPPING)
+        self._log.entry(Level.INFO, f"stopping, {counted(count, 'session')} to end", Event.DAEMON_STOPPING)
         self._notifier.send("STOPPING=1")
         saving = self._tasks.start("the last list", self._keeper.save_last, self._keeper.stop())
         self._numbers.write_last()
@@ -302,7 +309,8 @@ class Daemon:
 
     def _status(self) -> str:
         live, starting = len(self._supervisor.live), self._supervisor.starting
-        return f"STATUS={live} sessions, {starting} of them starting, {len(self._control.clients)} clients"
+        clients = counted(len(self._control.clients), "client")
+        return f"STATUS={counted(live, 'session')}, {starting} of them starting, {clients}"
 
     def _describe(self) -> DaemonStatus:
         return status.describe(
@@ -526,7 +534,8 @@ class Daemon:
         self._keeper.survive_later()
         self._dispatcher.answer_ends()
         count = len(self._supervisor.live)
-        self._log.entry(Level.INFO, f"reloaded, {count} sessions live on", Event.RELOADED)
+        verb = "lives" if count == 1 else "live"
+        self._log.entry(Level.INFO, f"reloaded, {counted(count, 'session')} {verb} on", Event.RELOADED)
         self._answer_reload(Reloaded(__version__), self._owed)
 
     def _answer_reload(self, answer: Error | Reloaded, clients: Iterable[Client] | None = None) -> None:

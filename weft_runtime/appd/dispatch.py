@@ -91,12 +91,15 @@ class Push:
 class Client(turns.Client, Protocol):
     """A connection as the requests see it. It asks `Dispatcher.turns` for a turn for each request."""
 
-    caller: str
-    """Who it is, for the log."""
     may_reload: bool
     waiting_for: int | None
     """The session whose end its last request is answered with: no request after it is looked at before."""
     waiting_for_reload: bool
+
+    @property
+    def caller(self) -> str:
+        """Who it is, for the log."""
+        ...
 
     def send(self, message: Response) -> None:
         """Put a message behind those that were sent before. Never blocks and never raises."""

@@ -105,8 +105,9 @@ class Keeper:
         self._found([*app_ids])
         for warning in warnings:
             self._log.warning(warning)
-        if app_ids:
-            self._log.notice(f"starting the {len(app_ids)} apps that ran before")
+        count = len(app_ids)
+        if count:
+            self._log.notice(f"starting the {'app' if count == 1 else f'{count} apps'} that ran before")
             self.survive_later()
 
     def survive_later(self) -> None:

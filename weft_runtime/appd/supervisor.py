@@ -19,17 +19,18 @@ from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.numbers import NotNumbered, Numbers
 from weft_runtime.appd.output import LineSplitter, OutputLog
-from weft_runtime.appd.report import Report
+from weft_runtime.appd.report import Account, Report
 from weft_runtime.appd.session import Action, Facts, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
 from weft_runtime.appd.tasks import AGAIN_S, Tasks, Worker
 from weft_runtime.appd.use import Use, of_session
 from weft_runtime.errors import ExitStatus, Problem, WeftError
-from weft_runtime.escape import printable
+from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
-from weft_runtime.journal import Event, Level, Log
+from weft_runtime.journal import UNASKED_END, Event, Level, Log, output_identifier
 from weft_runtime.limits import COMPILE_TIME
 from weft_runtime.manifests import Manifests, Reading
+from weft_runtime.plural import counted
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
 from weft_runtime.settings import stores
@@ -49,6 +50,12 @@ _FLOOD_PAUSE_S = 0.005
 """Seconds between two reads of a session that has used up its lines. Its pipe is still emptied, since an app must not
 hang on its output, but at 64 KiB a read that is 13 MB/s of what nobody will see: more would only take CPU time from
 everybody else, the daemon's and the app's."""
+
+_REFUSAL_EVENTS = {
+    ErrorCode.NO_RUNTIME: Event.NO_RUNTIME,
+    ErrorCode.CAPABILITY_REFUSED: Event.CAPABILITY_REFUSED,
+}
+"""All others: Event.LAUNCH_REFUSED."""
 
 _REFUSALS = {
     Problem.PACKAGE_NOT_FOUND: ErrorCode.PACKAGE_NOT_FOUND,
@@ -185,9 +192,9 @@ class Supervisor:
         except Refused as refusal:
             if is_again:
                 raise
-            message = f"launch of {printable(app_id_text, 256)} for {caller} refused: {refusal.message}"
             self._log.entry(
-                Level.WARNING, message, Event.LAUNCH_REFUSED,
+                Level.WARNING, f"launch for {caller} refused: {refusal.message}",
+                _REFUSAL_EVENTS.get(refusal.code, Event.LAUNCH_REFUSED),
                 WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
             )  # fmt: skip
             raise
@@ -218,16 +225,16 @@ class Supervisor:
             app_id = AppId.parse(app_id_text)
         except ValueError as error:
             raise Refused(ErrorCode.INVALID_APP_ID, str(error)) from None
-        if len(self._live) >= self._settings.max_sessions:
-            message = (
-                f"there are {len(self._live)} sessions already, the setting max_sessions allows no more"
-            )
+        count = len(self._live)
+        if count >= self._settings.max_sessions:
+            message = f"there {'is' if count == 1 else 'are'} {counted(count, 'session')} already, the setting max_sessions allows no more"
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
         if not self.numbers.is_ready:
             raise NotNumbered
         self.spares.hint(app_id)
         argv, notice, facts = self._command(app_id, self.numbers.next)
-        child, group = self._fork(app_id, argv) or self._execute(argv)
+        forked = self._fork(app_id, argv)
+        child, group = forked or self._execute(argv)
         session = Session.launched(
             self.numbers.next, app_id, child.pid,
             now=clock.now(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
@@ -242,10 +249,15 @@ class Supervisor:
                 or _Live(session, child, group, OutputLog(0, 0, _nothing, _nothing))
             )
             raise
+        version = printable(facts.version or "", VERSION_MAX)
+        message = f"launched by {caller}, pid {child.pid}: version {version} from {facts.package}"
         self._entry(
-            live, Level.INFO, f"launched by {caller}, pid {child.pid}", Event.SESSION_LAUNCHED,
-            WEFT_CALLER=caller, WEFT_VERSION=printable(facts.version or "", VERSION_MAX),
-        )  # fmt: skip
+            live, Level.INFO, message, Event.SESSION_LAUNCHED, WEFT_CALLER=caller, WEFT_VERSION=version
+        )
+        if self._log.level >= Level.DEBUG:
+            how = "a process of the fork server's" if forked else "executed"
+            searched = ", ".join(quote(str(path)) for path in self.stores)
+            self._entry(live, Level.DEBUG, f"{printable(argv[0])}, {how}; the stores are {searched}")
         if notice is not None:
             self._entry(live, Level.NOTICE, notice)
         self.on_change()
@@ -397,6 +409,7 @@ class Supervisor:
         return processes.environment(
             self._environ,
             log_to_journal=self._log.is_native,
+            log_level=self._log.level,
             compiler_procs=self.groups.compiler_procs if self.groups else None,
         )
 
@@ -454,12 +467,13 @@ class Supervisor:
         def write(stream: str, line: str) -> None:
             level = Level.WARNING if stream == "stderr" else Level.INFO
             self._entry(
-                live, level, line, Event.OUTPUT, WEFT_STREAM=stream, SYSLOG_IDENTIFIER=session.app_id
-            )
+                live, level, line, Event.OUTPUT,
+                WEFT_STREAM=stream, SYSLOG_IDENTIFIER=output_identifier(session.app_id, session.id),
+            )  # fmt: skip
 
         def dropped(count: int) -> None:
             message = (
-                f"{count} lines of its output were dropped: more than {self._settings.log_lines} lines"
+                f"{counted(count, 'line')} of its output {'was' if count == 1 else 'were'} dropped: more than {self._settings.log_lines} lines"
                 f" in {self._settings.log_interval:g} s"
             )
             self._entry(live, Level.WARNING, message, Event.OUTPUT_DROPPED, WEFT_DROPPED=str(count))
@@ -523,7 +537,11 @@ class Supervisor:
                     self._start_shell(live)
                     self.on_change()
                 case Action.TERMINATE:
-                    self._entry(live, Level.INFO, f"ending it: {session.stop_reason}")
+                    late = session.ready_at is None and not session.stop_expected
+                    self._entry(
+                        live, Level.WARNING if late else Level.INFO, f"ending it: {session.stop_reason}",
+                        Event.NOT_READY if late else None, WEFT_REASON=session.stop_reason or "",
+                    )  # fmt: skip
                     processes.terminate(live.child)
                 case Action.KILL:
                     message = f"still there {self._settings.stop_grace:g} s after SIGTERM: killing it"
@@ -665,7 +683,7 @@ class Supervisor:
     def _finish(self, live: _Live) -> None:
         """All of its output is logged: collect the process and tell how it ended."""
         session = live.session
-        reason = live.report.reason()
+        account = live.report.account()
         result = processes.reap(live.child)
         usage = Usage(result.cpu_seconds, None, None)
         if live.group is not None:
@@ -673,7 +691,7 @@ class Supervisor:
         session.facts = session.facts._replace(memory_peak=usage.memory_peak, cpu_seconds=usage.cpu_seconds)
         actions = session.ended(
             exit_status=result.status, signal=result.signal,
-            reason=reason or usage.out_of_memory, now=clock.now(),
+            reason=account.reason or usage.out_of_memory, now=clock.now(),
         )  # fmt: skip
         for timer in (live.deadline_timer, live.summary_timer):
             if timer is not None:
@@ -689,6 +707,7 @@ class Supervisor:
             self._stopped.popitem(last=False)
         if live.group is not None:
             self._remove_group(live.group)
+        self._log_cause(live, account, result, usage)
         self._log_end(live, result, usage)
         self._tasks.call("restoring sessions", self.on_end, session)
         if result.status == ExitStatus.TRY_AGAIN:
@@ -697,6 +716,23 @@ class Supervisor:
         self.on_change()
         if not self._live:
             self._all_ended.set()
+
+    def _log_cause(self, live: _Live, account: Account, result: processes.Exit, usage: Usage) -> None:
+        """Tell what its runtime would have told, had it not left that to us; and what it could not know."""
+        event, reason = account.event, account.reason
+        if reason is None and usage.out_of_memory:
+            event, reason = Event.OUT_OF_MEMORY, usage.out_of_memory
+        if event is None or reason is None:
+            return
+        fields = {"WEFT_REASON": reason}
+        if result.status is not None:
+            fields["WEFT_EXIT_STATUS"] = str(result.status)
+        if account.problem is not None:
+            fields["WEFT_PROBLEM"] = account.problem
+        level = Level.CRIT if event is Event.INTERNAL_ERROR else Level.ERR
+        self._entry(
+            live, level, f"{reason}\n{account.detail}" if account.detail else reason, event, **fields
+        )
 
     def _log_end(self, live: _Live, result: processes.Exit, usage: Usage) -> None:
         session = live.session
@@ -711,6 +747,8 @@ class Supervisor:
         fields = {} if result.status is None else {"WEFT_EXIT_STATUS": str(result.status)}
         if result.signal is not None:
             fields["WEFT_SIGNAL"] = result.signal
+        if not as_asked:
+            fields["MESSAGE_ID"] = UNASKED_END
         if usage.memory_peak is not None:
             fields["WEFT_MEMORY_PEAK"] = str(usage.memory_peak)
         self._entry(

@@ -18,11 +18,13 @@ those words, and what it waits for READY at all."""
 class Readiness:
     """Announces at most once that the app is ready."""
 
-    def __init__(self, log: Log, notifier: Notifier, version: str | None = None) -> None:
-        """`version` is the app's, which the service manager is told."""
+    def __init__(self, log: Log, notifier: Notifier, level: Level = Level.INFO) -> None:
+        """`level` is that at which it is logged."""
         self._log = log
+        self._level = level
         self._notifier = notifier
-        self._version = version
+        self.version: str | None = None
+        """The app's, once it is known: the service manager is told."""
         self._told = False
 
     @property
@@ -30,10 +32,15 @@ class Readiness:
         """Whether the service manager is told too."""
         return self._notifier.active
 
+    @property
+    def told(self) -> bool:
+        """Whether the app has been announced."""
+        return self._told
+
     def delayed(self, what: str) -> None:
         """Tell the service manager that `what` is under way: its time until READY begins anew."""
         self._notifier.send(
-            f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}", status_line(what, self._version)
+            f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}", status_line(what, self.version)
         )
 
     def announce(self) -> None:
@@ -55,8 +62,8 @@ class Readiness:
             return
         self._told = True
         self._log.release()
-        self._notifier.send("READY=1", status_line("the app is running", self._version))
-        self._log.entry(Level.INFO, "the app is ready", Event.READY)
+        self._notifier.send("READY=1", status_line("the app is running", self.version))
+        self._log.entry(self._level, "the app is ready", Event.READY)
 
 
 def _write_whole_line() -> None:
