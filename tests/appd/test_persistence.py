@@ -180,7 +180,7 @@ def test_an_app_that_cannot_be_started_keeps_no_other_from_it(appd: Appd) -> Non
     (appd.store / APP_ID / "wapp.toml").unlink()
     appd.start()
     until_apps(appd, OTHER_ID)
-    eventually(lambda: "warning: cannot be started again: package" in appd.log_text, "that is told")
+    eventually(lambda: ": cannot be started again: package" in appd.log_text, "that is told")
     until_saved(appd, f'["{OTHER_ID}","{APP_ID}"]'.encode())
 
 
