@@ -103,6 +103,7 @@ INDIRECT: list[tuple[Event, dict[str, str]]] = [
     (Event.NOT_READY, SERVICE | WHY | {"WEFT_EXIT_STATUS": "143"}),
     (Event.STOPPED, SERVICE | WHY | {"WEFT_EXIT_STATUS": "143"}),
     (Event.OUT_OF_MEMORY, SESSION | WHY),
+    (Event.SUPERVISOR_LOST, SESSION | WHY | {"WEFT_EXIT_STATUS": "1"}),
     (Event.LOG_LOST, {"WEFT_LOST": "1"}),
     (Event.LOG_LOST, SESSION | {"WEFT_LOST": "7"}),
     (Event.SESSION_ENDED, SESSION | WHY | {"MESSAGE_ID": UNASKED_END}),
