@@ -197,9 +197,9 @@ def test_what_waits_to_be_started_again_is_listed_with_the_reason(device: Device
     with contextlib.suppress(ProcessLookupError):
         os.kill(int(str(pid)), signal.SIGKILL)
     device.start(WEFT_RUNTIME_BIN="/nonexistent")
+    eventually(lambda: "/nonexistent" in device.ctl("list").stdout, "it was tried")
     row = device.ctl("list").stdout.splitlines()[1]
     assert row.split()[:5] == ["-", "session", APP_ID, "-", "waiting"]
-    eventually(lambda: "/nonexistent" in device.ctl("list").stdout, "it was tried")
     (item,) = device.ctl("list", "--json").json
     assert (item["kind"], item["session_id"], item["state"]) == ("session", None, "waiting")
     done = device.ctl("status", APP_ID)
