@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from weft_runtime.ctl import words
-from weft_runtime.ctl.daemon import NOT_FOUND, ask, connect
+from weft_runtime.ctl.daemon import NOT_FOUND, ask, connect, expect
 from weft_runtime.ctl.screen import Screen
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.ids import AppId
@@ -39,7 +39,7 @@ def waiting(environ: Mapping[str, str]) -> Waiting:
         answer = daemon.ask(QueryWaiting())
         if isinstance(answer, Error) and answer.code == ErrorCode.BAD_REQUEST:
             return NONE
-        return answer if isinstance(answer, Waiting) else ask(daemon, QueryWaiting(), Waiting)
+        return expect(answer, Waiting)
 
 
 def rows(found: Waiting) -> list[dict[str, object]]:
