@@ -7,7 +7,7 @@
 _weftctl_values() {
     local field=$1
     shift
-    timeout 2 weftctl "$@" --json 2>/dev/null | grep -o "\"$field\": \"\\?[a-z0-9.]*" | sed 's/.*[ "]//' | sort -u
+    timeout 2 weftctl "$@" --json 2>/dev/null | grep -o "\"$field\": \"\\?[a-z0-9.]*" | sed 's/.*[ "]//' | grep -vx null | sort -u
 }
 
 _weftctl() {
@@ -15,7 +15,7 @@ _weftctl() {
     local command='' has_target='' index options words=''
 
     for ((index = 1; index < COMP_CWORD; index++)); do
-        if [[ ${COMP_WORDS[index]} == -* || ${COMP_WORDS[index - 1]} == @(-n|--lines) ]]; then
+        if [[ ${COMP_WORDS[index]} == -* || ${COMP_WORDS[index - 1]} == @(-n|--lines|--wait-stable|--sort|--interval) ]]; then
             continue
         elif [[ -z $command ]]; then
             command=${COMP_WORDS[index]}
@@ -26,25 +26,32 @@ _weftctl() {
 
     case $command in
         '') options='--version' ;;
-        list) options='--json -a --all' ;;
-        launch) options='--json -w --wait -f --follow --no-wait' ;;
+        list) options='--json -a --all --wide' ;;
+        launch) options='--json -w --wait -f --follow --no-wait --wait-stable' ;;
         logs) options='--json -f --follow -n --lines' ;;
+        top) options='--json --once --sort --interval' ;;
+        history) options='--json -n --lines' ;;
+        restore) options='--json --forget' ;;
         *) options='--json' ;;
     esac
 
     COMPREPLY=()
-    if [[ $previous == @(-n|--lines) ]]; then
+    if [[ $previous == @(-n|--lines|--wait-stable|--interval) ]]; then
         return # a number
+    elif [[ $previous == --sort ]]; then
+        words='cpu memory time app id since restarts'
     elif [[ $current == -* ]]; then
         words="-h --help $options"
     elif [[ -z $command ]]; then
-        words='list launch stop status apps logs watch doctor'
+        words='list launch stop restart status apps logs watch top history restore doctor'
     elif [[ -z $has_target ]]; then
         case $command in
             launch) words=$(_weftctl_values app_id apps) ;;
-            stop) words=$(_weftctl_values session_id list && _weftctl_values app_id list) ;;
-            status) words=$(_weftctl_values session_id list --all) ;;
+            stop | restart) words=$(_weftctl_values session_id list && _weftctl_values app_id list) ;;
+            status) words=$(_weftctl_values session_id list --all && _weftctl_values app_id list --all) ;;
+            restore) words=$(_weftctl_values app_id list) ;;
             logs) words=$(_weftctl_values session_id list --all && _weftctl_values app_id apps) ;;
+            history) words=$(_weftctl_values app_id apps) ;;
         esac
     fi
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$current")

@@ -53,12 +53,12 @@ def is_known(capability: str) -> bool:
 def resolve(capabilities: Iterable[str], data: Callable[[], Path], home: Path | None) -> Grants:
     """Say what `capabilities` grant an app; `data` finds or makes its data directory if that is among them.
 
-    Raises WeftError: NOT_PERMITTED for a capability that nobody knows, and whatever `data` raises.
+    Raises WeftError: CAPABILITY_REFUSED for a capability that nobody knows, and whatever `data` raises.
     """
     wanted = tuple(dict.fromkeys(capabilities))
     for capability in wanted:
         if not is_known(capability):
-            raise WeftError(Problem.NOT_PERMITTED, f"unknown capability {quote(capability)}")
+            raise WeftError(Problem.CAPABILITY_REFUSED, f"unknown capability {quote(capability)}")
     directories = []
     # Writing includes reading: who asks for both gets one directory.
     if app_data := [_APP_DATA[name] for name in wanted if name in _APP_DATA]:

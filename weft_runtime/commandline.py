@@ -68,7 +68,7 @@ def prepare_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def write_result(text: str) -> None:
+def write_result(text: str, end: str = "\n") -> None:
     """Print a line of results.
 
     Raises BrokenPipeError where nobody reads it any more, else WeftError(OS_ERROR): a program that has printed
@@ -77,7 +77,7 @@ def write_result(text: str) -> None:
     try:
         if sys.stdout is None:  # as Python has it where it was closed
             raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-        print(text, flush=True)
+        print(text, end=end, flush=True)
     except OSError as error:
         _give_up(1)
         if isinstance(error, BrokenPipeError):

@@ -55,6 +55,9 @@ class Problem(StrEnum):
     OS_ERROR = "os-error"
     NOT_PERMITTED = "not-permitted"
     NOT_TRUSTED = "not-trusted"
+    CHANGED = "changed-after-signing"
+    CAPABILITY_REFUSED = "capability-refused"
+    OUT_OF_MEMORY = "out-of-memory"
     CONFIG_INVALID = "config-invalid"
 
 
@@ -73,6 +76,9 @@ EXIT_STATUS_OF = {
     Problem.OS_ERROR: ExitStatus.OS_ERROR,
     Problem.NOT_PERMITTED: ExitStatus.NO_PERMISSION,
     Problem.NOT_TRUSTED: ExitStatus.NO_PERMISSION,
+    Problem.CHANGED: ExitStatus.NO_PERMISSION,
+    Problem.CAPABILITY_REFUSED: ExitStatus.NO_PERMISSION,
+    Problem.OUT_OF_MEMORY: ExitStatus.OS_ERROR,
     Problem.CONFIG_INVALID: ExitStatus.CONFIG,
 }
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 from weft_runtime.backlog import Backlog
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
+from weft_runtime.ids import AppId
 from weft_runtime.limits import KIB
 from weft_runtime.settings import LogSettings, LogTarget
 
@@ -73,6 +74,22 @@ class Event(StrEnum):
     COMPILE_LIMIT = "compile-limit"
     TOO_COSTLY = "too-costly"
     DOWNGRADED = "downgraded"
+    SUPERVISOR_LOST = "supervisor-lost"
+    NOT_TRUSTED = "not-trusted"
+    CHANGED = "changed-after-signing"
+    CAPABILITY_REFUSED = "capability-refused"
+    LIMIT_EXCEEDED = "limit-exceeded"
+    OUT_OF_MEMORY = "out-of-memory"
+    NOT_READY = "not-ready"
+    SETTINGS_INVALID = "settings-invalid"
+    USAGE = "usage"
+    INTERNAL_ERROR = "internal-error"
+    CODE_NOT_KEPT = "code-not-kept"
+
+    PACKAGE_INSTALLED = "package-installed"
+    PACKAGE_UPGRADED = "package-upgraded"
+    PACKAGE_ROLLED_BACK = "package-rolled-back"
+    PACKAGE_REMOVED = "package-removed"
 
     DAEMON_READY = "daemon-ready"
     DAEMON_STOPPING = "daemon-stopping"
@@ -86,6 +103,11 @@ class Event(StrEnum):
     OUTPUT = "output"
     OUTPUT_DROPPED = "output-dropped"
     SAVE_FAILED = "save-failed"
+    RESTORE_WAITS = "restore-waits"
+    NUMBERS_FAILED = "numbers-failed"
+    NUMBERS_UNKNOWN = "numbers-unknown"
+    NO_RUNTIME = "no-runtime"
+    TASK_FAILED = "task-failed"
 
     LOG_LOST = "log-lost"
     FORK_SERVER_LOST = "fork-server-lost"
@@ -101,6 +123,7 @@ MESSAGE_IDS = {
     Event.PACKAGE_INVALID: "e00b460b302040f688c9cc1b2377a5b2",
     Event.ENGINE_MISSING: "a6fa6109c69747acb6a9ebfdbf2ee32d",
     Event.FAILED: "2bca5bf579c3437d82763c2ef15a643e",
+    Event.SUPERVISOR_LOST: "405871bfd644419aa39759b5185d4313",
     Event.STUB: "24e087d9a44b4290b08891f185a22ed0",
     Event.CODE_REJECTED: "3af54e34692049a49b2c931641720614",
     Event.COMPILE_LIMIT: "5a83ed5ce00848bb8bda91742599ba48",
@@ -112,9 +135,49 @@ MESSAGE_IDS = {
     Event.SESSION_ENDED: "d99f249ab2034dc991d418321bc4222b",
     Event.OUTPUT_DROPPED: "acc4ef3275724efc897232217fb681dc",
     Event.SAVE_FAILED: "687d1014cd654b1a97b3fd8f8e2adb55",
+    Event.RESTORE_WAITS: "a87977e9923a4274af66338de1f709e2",
+    Event.NUMBERS_FAILED: "d0b508d9204041d8ba173abed67b54c7",
+    Event.NUMBERS_UNKNOWN: "7a70c1608cea40ae97aa3260282bcc22",
     Event.LOG_LOST: "89c24adededc4fe9ad0ebebb1a6bac46",
     Event.FORK_SERVER_LOST: "1d3741c7c92a45c99989608bae113b86",
+    Event.NOT_TRUSTED: "e3a88fca67214a92962efb6875cdbac6",
+    Event.CHANGED: "9ef31242b51b4ee0883db1b3e98d8e9b",
+    Event.CAPABILITY_REFUSED: "0e4da20d6b0040dead3a5c5283b7f94e",
+    Event.LIMIT_EXCEEDED: "f85bd13c2bd840a9b148d96121c1609a",
+    Event.OUT_OF_MEMORY: "a0deddc6d2894580a17948704db8c89e",
+    Event.NOT_READY: "47a87b220d4d46829cd9688493c8e2ea",
+    Event.SETTINGS_INVALID: "0bd751e412694aeba0a56dcaa9c6e6ba",
+    Event.USAGE: "e15db1a423514f7b841b27aa7fe65131",
+    Event.INTERNAL_ERROR: "acbfd3311b2f4d4c878c2e3eb7c0cf34",
+    Event.CODE_NOT_KEPT: "56e3a28d9aa14623aa7801a8b0f624a0",
+    Event.PACKAGE_INSTALLED: "436dd009943d4027ae9f5bc339ce3110",
+    Event.PACKAGE_UPGRADED: "6cb3f82da7704764bf6ed7d047c488db",
+    Event.PACKAGE_ROLLED_BACK: "cbe9c422e74f4701961838062dd6cc5d",
+    Event.PACKAGE_REMOVED: "8444e7b8b7aa4f3f800737dafeca4d9f",
+    Event.NO_RUNTIME: "b77c07a4998540728ef82468d90df270",
+    Event.TASK_FAILED: "58718bcb23d84fccb5a65b63fff653d1",
+    Event.SESSION_READY: "13d0f4f35d3348a383dc2dac39790b92",
 }
+
+UNASKED_END = "5cdc4d54609840aca364ac591d066ed0"
+"""MESSAGE_ID of the end of a session that nobody has asked for and that was no success: an Event.SESSION_ENDED too."""
+
+STEPS = frozenset(
+    {
+        Event.STARTING, Event.LOADED, Event.DAEMON_READY, Event.DAEMON_STOPPING, Event.RELOADED,
+        Event.SESSION_LAUNCHED, Event.OUTPUT,
+    }
+)  # fmt: skip
+"""Events that ask nothing of anybody, and so have no MESSAGE_ID."""
+
+NAMELESS = frozenset(
+    {
+        Event.ENGINE_MISSING, Event.FAILED, Event.SETTINGS_INVALID, Event.USAGE, Event.INTERNAL_ERROR,
+        Event.RELOAD_FAILED, Event.RESTORE_REFUSED, Event.SAVE_FAILED, Event.NO_RUNTIME, Event.TASK_FAILED,
+        Event.NUMBERS_FAILED, Event.NUMBERS_UNKNOWN, Event.LOG_LOST, Event.FORK_SERVER_LOST,
+    }
+)  # fmt: skip
+"""Events that need not be about an app: their texts name none."""
 
 Sink = Callable[[Level, str, dict[str, str]], None]
 """Takes one entry: its level, its message and its other fields."""
@@ -126,7 +189,8 @@ Form = Callable[[Level, str, dict[str, str]], bytes]
 class Log:
     """Writes entries at or above a level. Standard logging is not used: it has no place for fields.
 
-    Messages are shown as they are, so whoever logs puts text from outside through `escape` first.
+    Messages are shown as they are, so whoever logs puts text from outside through `escape` first. Nobody writes the
+    app or its session into a message: each entry that has them as fields begins with them.
     """
 
     def __init__(self, sink: Sink, level: Level = Level.INFO, *, is_native: bool = False) -> None:
@@ -150,14 +214,18 @@ class Log:
             return
         if event is not None:
             fields["WEFT_EVENT"] = event
-            if event in MESSAGE_IDS:
-                fields["MESSAGE_ID"] = MESSAGE_IDS[event]
+        fields = self.fields | fields
+        # Without the app, a text that is about one would name nobody.
+        if event in MESSAGE_IDS and ("WEFT_APP_ID" in fields or event in NAMELESS):
+            fields.setdefault("MESSAGE_ID", MESSAGE_IDS[event])
+        if event is not Event.OUTPUT:  # which stays as the app wrote it: its identifier names the app
+            message = _about(fields) + message
         if self._held is not None:
             if level >= Level.INFO:
-                self._held.append((level, message, self.fields | fields))
+                self._held.append((level, message, fields))
                 return
             self.release()
-        self._sink(level, message, self.fields | fields)
+        self._sink(level, message, fields)
 
     def flush(self) -> None:
         """Give what waits a moment to go out, before an end."""
@@ -229,6 +297,25 @@ def _field(name: bytes, value: bytes) -> bytes:
     if b"\n" in value:
         return name + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
     return name + b"=" + value + b"\n"
+
+
+def output_identifier(app_id: str, session_id: int) -> str:
+    """SYSLOG_IDENTIFIER of what an app writes in a session."""
+    return f"{app_id}/{session_id}"
+
+
+def _about(fields: dict[str, str]) -> str:
+    """What an entry with `fields` begins with: the app, and the session where there is one."""
+    app_id, session_id = fields.get("WEFT_APP_ID"), fields.get("WEFT_SESSION_ID")
+    if app_id is None:
+        return ""
+    try:
+        AppId.parse(app_id)
+    except (
+        ValueError
+    ):  # whatever somebody has asked for: it must not look like the beginning of another entry
+        app_id = quote(app_id)
+    return f"{app_id}: " if session_id is None else f"{app_id}[{session_id}]: "
 
 
 class _Journal:
@@ -325,7 +412,8 @@ def _lost(log: Log, count: int, reader: str) -> tuple[Level, str, dict[str, str]
     what = "1 entry of the log was" if count == 1 else f"{count} entries of the log were"
     fields = {"WEFT_EVENT": Event.LOG_LOST, "MESSAGE_ID": MESSAGE_IDS[Event.LOG_LOST]}
     fields["WEFT_LOST"] = str(count)
-    return Level.WARNING, f"{what} lost: {reader} did not read", log.fields | fields
+    fields = log.fields | fields
+    return Level.WARNING, f"{_about(fields)}{what} lost: {reader} did not read", fields
 
 
 def stderr_sink(identifier: str, *, with_priority: bool) -> Sink:
@@ -346,9 +434,8 @@ def stderr_form(identifier: str, *, with_priority: bool) -> Form:
     pid = os.getpid()
 
     def form(level: Level, message: str, fields: dict[str, str]) -> bytes:
-        app, session = fields.get("WEFT_APP_ID"), fields.get("WEFT_SESSION_ID")
-        who = f" {app}/{session}:" if session else f" {app}:" if app else ""
-        text = f"{identifier}[{pid}]:{who} {level.name.lower()}: {message}"
+        writer = fields.get("SYSLOG_IDENTIFIER")
+        text = f"{identifier}[{pid}]: {level.name.lower()}: {f'{writer}: ' if writer else ''}{message}"
         if with_priority:
             text = "\n".join(f"<{int(level)}>{line}" for line in text.split("\n"))
         return f"{text}\n".encode(errors="backslashreplace")

@@ -113,9 +113,29 @@ class QueryStatus(NamedTuple):
     """Ours: what the daemon says of itself."""
 
 
+class QueryDetails(NamedTuple):
+    """Ours: what QUERY_SESSIONS leaves out about each of its sessions."""
+
+
+class QueryWaiting(NamedTuple):
+    """Ours: which apps wait to be started again, and why."""
+
+
+class Restore(NamedTuple):
+    """Ours: start what waits of an app now; or all, and what the lists have that were refused."""
+
+    app_id: str | None
+
+
+class Forget(NamedTuple):
+    """Ours: do not start again what waits of an app; or nothing, and remove the lists that were refused."""
+
+    app_id: str | None
+
+
 Request = (
     LaunchApp | TerminateApp | QueryRunning | QueryAppState | QueryInstalledApps | IpcForward | PanelGesture
-    | Subscribe | QuerySessions | Reload | QueryStatus
+    | Subscribe | QuerySessions | Reload | QueryStatus | QueryDetails | QueryWaiting | Restore | Forget
 )  # fmt: skip
 
 
@@ -225,9 +245,68 @@ class DaemonStatus(NamedTuple):
     spares: U64
 
 
+class SessionDetails(NamedTuple):
+    """What is nil is not known; `memory` is that of now, in bytes, and `cpu` what was used so far, in seconds."""
+
+    session_id: U64
+    version: str | None
+    launched_by: str | None
+    package: str | None
+    data: str | None
+    memory: U64 | None
+    memory_peak: U64 | None
+    cpu: float | None
+
+
+class Details(NamedTuple):
+    sessions: tuple[SessionDetails, ...]
+
+
+class WaitingApp(NamedTuple):
+    """`reason` is nil before the first attempt, `due` where only RESTORE tries it; times are Unix seconds."""
+
+    app_id: str
+    reason: str | None
+    since: float
+    attempts: U64
+    due: float | None
+
+
+class RefusedList(NamedTuple):
+    """A file with apps that are not started again, and why."""
+
+    path: str
+    reason: str
+
+
+class Waiting(NamedTuple):
+    """`problem` says why the list on the disk is not as it should be."""
+
+    apps: tuple[WaitingApp, ...]
+    refused: tuple[RefusedList, ...]
+    problem: str | None
+
+
+class Restoring(NamedTuple):
+    """The apps that are tried now, and the lists that cannot be used."""
+
+    apps: tuple[str, ...]
+    refused: tuple[RefusedList, ...]
+    problem: str | None
+
+
+class Forgotten(NamedTuple):
+    """The apps that are not started again, the lists that were removed, and those that could not be."""
+
+    apps: tuple[str, ...]
+    lists: tuple[str, ...]
+    refused: tuple[RefusedList, ...]
+    problem: str | None
+
+
 Response = (
     LaunchAck | AppReady | RunningApps | AppState | InstalledApps | IpcMessage | NavigationGesture | Error
-    | Subscribed | Sessions | Reloaded | DaemonStatus
+    | Subscribed | Sessions | Reloaded | DaemonStatus | Details | Waiting | Restoring | Forgotten
 )  # fmt: skip
 
 

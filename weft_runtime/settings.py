@@ -109,6 +109,11 @@ def report_descriptor(environ: Mapping[str, str] = os.environ) -> int | None:
     return _descriptor(environ, "WEFT_REPORT_FD")
 
 
+def is_supervised(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a supervisor tells the course of the run, of what the report says. Raises WeftError(CONFIG_INVALID)."""
+    return _boolean(environ, "WEFT_SUPERVISED")
+
+
 def stores(environ: Mapping[str, str]) -> tuple[Path, ...]:
     """The package stores, in the order of their search."""
     # An empty value is a value: it means the working directory, as in the existing system.

@@ -5,7 +5,7 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,6 +50,10 @@ class Keys(NamedTuple):
     """Files that are none, which are passed over."""
     revoked: Mapping[bytes, str] = {}
     """The file of each revoked key; none of them is in `by_value`, whatever its name there."""
+
+
+_NOT_VALID = "is not signed by a trusted key, or was changed after it was signed"
+"""A signature does not say whose it is: only what was seen before can tell the two apart."""
 
 
 class Verdict(NamedTuple):
@@ -138,13 +142,14 @@ def judge(directory: Path, keys: Keys, content: signature.Content | None = None)
             return Verdict(None, f"is signed by a key that is revoked, by {quote(name)}")
     if not keys.by_value:
         return Verdict(None, "is signed, but no key is trusted here")
-    return Verdict(None, "is not signed by a trusted key, or was changed after it was signed")
+    return Verdict(None, _NOT_VALID)
 
 
 def demand(directory: Path, module_fd: int, module: str, places: Places) -> None:
     """Let a package pass that a trusted key has signed, and remember it.
 
-    `module_fd` is what will run: it must be the file that was verified. Raises WeftError(NOT_TRUSTED).
+    `module_fd` is what will run: it must be the file that was verified. Raises WeftError: NOT_TRUSTED, or CHANGED where it was
+    signed by a trusted key when it was looked at before.
     """
     keys = trusted_keys(places)
     name = _record_name(directory)
@@ -159,20 +164,26 @@ def demand(directory: Path, module_fd: int, module: str, places: Places) -> None
         content = signature.read(directory)
         verdict = judge(directory, keys, content)
         if verdict.key is None:
+            verified_by = keys.by_value.get(_verified_by(places, name) or b"")
+            if verified_by is not None and verdict.reason == _NOT_VALID:
+                reason = f"was changed after it was signed: the trusted key {quote(verified_by)} had signed what was here before"
+                raise not_trusted(directory, reason, keys, Problem.CHANGED)
             raise not_trusted(directory, verdict.reason, keys)
         identities = content.identities
         remember(directory, content, verdict.key, keys, places)
     resolved = found.resolve(module)
     if resolved is None or identities.get(resolved.path) != Identity.of(os.fstat(module_fd)):
-        raise not_trusted(directory, "was changed while it was started", keys)
+        raise not_trusted(directory, "was changed while it was started", keys, Problem.CHANGED)
 
 
-def not_trusted(directory: Path, reason: str, keys: Keys) -> WeftError:
+def not_trusted(
+    directory: Path, reason: str, keys: Keys, problem: Problem = Problem.NOT_TRUSTED
+) -> WeftError:
     """The refusal, with what may be the cause where a file of a key is wrong."""
     hint = f"the policy in {policy.CONFIG_FILE} is '{Policy.REQUIRE}'"
     if keys.complaints:
         hint += f"; ignored: {'; '.join(keys.complaints)}"
-    return WeftError(Problem.NOT_TRUSTED, f"{quote(str(directory))} {reason}", hint)
+    return WeftError(problem, f"{quote(str(directory))} {reason}", hint)
 
 
 def remember(
@@ -240,6 +251,16 @@ def _write_record(records: Path, name: str, record: bytes) -> bool:
 
 def _recall(places: Places, name: str, fingerprint: str) -> bytes | None:
     """The key by which exactly these files were verified before, if that is remembered."""
+    return next((key for key, seen in _records(places, name) if seen == fingerprint), None)
+
+
+def _verified_by(places: Places, name: str) -> bytes | None:
+    """The key by which whatever files were verified before in the place of these, if that is remembered."""
+    return next((key for key, _ in _records(places, name)), None)
+
+
+def _records(places: Places, name: str) -> Iterator[tuple[bytes, str]]:
+    """What is remembered of a package: the key, and the fingerprint of the files."""
     for records in places.records:
         try:
             fd = os.open(records / name, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
@@ -250,12 +271,10 @@ def _recall(places: Places, name: str, fingerprint: str) -> bytes | None:
             if unsafe(status, places.owner, os.geteuid()):
                 continue
             key, _, seen = file.read(_RECORD_MAX).decode(errors="replace").strip().partition(" ")
-        if seen == fingerprint:
-            try:
-                return bytes.fromhex(key)
-            except ValueError:
-                continue
-    return None
+        try:
+            yield bytes.fromhex(key), seen
+        except ValueError:
+            continue
 
 
 def _fingerprint(identities: Mapping[str, Identity]) -> str:

@@ -4,6 +4,7 @@
 import contextlib
 import json
 import os
+import pwd
 import re
 import shutil
 import signal
@@ -37,6 +38,9 @@ COVERAGE = os.environ.get("WEFT_COVERAGE")
 REAL_RUNTIME = PROGRAMS / "weft-runtime-wasmtime"
 NO_MODULE = b"\0asm\1\0\0\0"
 
+CALLER = f"{pwd.getpwuid(os.geteuid()).pw_name} (uid {os.geteuid()}) pid {os.getpid()}"
+"""A client in a test, as the log has it."""
+
 WAIT_SECONDS = 30  # for what takes a fraction of a second on an idle machine
 POLL_SECONDS = 0.01
 SLACK_SECONDS = 4  # what a busy machine may add to a time that is promised
@@ -44,7 +48,10 @@ DESCRIPTORS_A_SESSION = 4  # its process, its two streams, its report
 HELPERS = 1 + SPARES
 DESCRIPTORS_A_HELPER = 5  # the same, and the socket of the fork server or the order of a spare process
 
-_LOG_LINE = re.compile(r"weft-appd\[\d+\]:(?: .*?(?:/(\d+))?:)?? (debug|info|notice|warning|err|crit): (.*)")
+_LOG_LINE = re.compile(
+    r"weft-appd\[\d+\]: (?P<level>debug|info|notice|warning|err|crit): "
+    r"(?:(?:[a-z0-9]+(?:\.[a-z0-9]+){2,}|'.*?')(?:\[(?P<session>\d+)\]|/(?P<writer>\d+))?: )?(?P<text>.*)"
+)
 
 
 class LogLine(NamedTuple):
@@ -191,7 +198,7 @@ class Appd:
             for path in self.runtime.rglob("*")
             if not path.is_dir()
         }
-        assert files == self.expected_files
+        assert files - {"weft/next-session"} == self.expected_files
         self._check_log()
 
     def check_descriptors(self) -> None:
@@ -211,7 +218,7 @@ class Appd:
                 continue
             match = _LOG_LINE.fullmatch(line)
             assert match, f"this is no line of a log: {line}"
-            assert match[2] not in ("err", "crit"), line
+            assert match["level"] not in ("err", "crit"), line
 
     # What it says
 
@@ -223,8 +230,9 @@ class Appd:
     def log(self) -> list[LogLine]:
         matches = (_LOG_LINE.fullmatch(line) for line in self.log_text.splitlines())
         return [
-            LogLine(int(match[1]) if match[1] else None, match[2], match[3]) for match in matches if match
-        ]
+            LogLine(int(number) if (number := match["session"] or match["writer"]) else None, match["level"], match["text"])
+            for match in matches if match
+        ]  # fmt: skip
 
     def messages(self, session: int | None = None) -> list[str]:
         """The log lines about one session, or about none, each as "LEVEL: MESSAGE"."""

@@ -403,7 +403,7 @@ def test_a_service_manager_that_does_not_read_holds_nobody_up(make: Make, tmp_pa
 
     def read() -> None:
         manager.settimeout(WAIT_SECONDS)
-        while b"STATUS=10 sessions, 0 of them starting, 1 clients" not in heard:
+        while b"STATUS=10 sessions, 0 of them starting, 1 client" not in heard:
             heard.append(manager.recv(1000))
 
     reader = threading.Thread(target=read)

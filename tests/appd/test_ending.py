@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """How sessions end: by themselves, by request, with all that they have started, and with a reason."""
 
-import os
 import re
 import signal
 import time
@@ -9,7 +8,7 @@ import time
 import pytest
 
 from tests.appd.conftest import Make
-from tests.appd.harness import Appd, eventually, is_gone, state_of
+from tests.appd.harness import CALLER, Appd, eventually, is_gone, state_of
 from tests.packages import APP_ID
 from weft_runtime.protocol import (
     AppState,
@@ -85,10 +84,9 @@ def test_a_report_that_does_not_fit_holds_up_nobody_but_its_session(appd: Appd) 
 def test_a_session_is_asked_to_end(appd: Appd) -> None:
     session = appd.run_app("signal.signal(signal.SIGTERM, lambda *_: os._exit(0)); ready(); wait()")
     ended = terminate(appd, session)
-    caller = f"uid {os.geteuid()} gid {os.getegid()} pid {os.getpid()}"
     assert ended.exit_status == 0
-    assert ended.reason == f"terminated by {caller}: exited with status 0"
-    assert f"info: ending it: terminated by {caller}" in appd.messages(session)
+    assert ended.reason == f"terminated by {CALLER}: exited with status 0"
+    assert f"info: ending it: terminated by {CALLER}" in appd.messages(session)
     assert appd.find("ended with status 0", session).startswith("info: ")
 
 

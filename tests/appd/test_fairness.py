@@ -35,6 +35,7 @@ from weft_runtime.protocol import (
     NavigationGesture,
     PanelGesture,
     QueryAppState,
+    QueryDetails,
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
@@ -95,6 +96,7 @@ REQUESTS: dict[str, Request] = {
     "gesture": gesture(8),
     "subscribe": Subscribe(2**50),
     "sessions": QuerySessions(),
+    "details": QueryDetails(),
     "status": QueryStatus(),
 }
 

@@ -217,7 +217,7 @@ def test_thousands_of_forks_lose_nothing_and_leave_no_trace(forking: Appd) -> No
     control.close()
     assert forking.log_text.count("launched by") == IN_A_ROW
     assert forking.log_text.count("ended with status 7") == IN_A_ROW
-    assert forking.log_text.count(": info: hello\n") == IN_A_ROW
+    assert forking.log_text.count(": hello\n") == IN_A_ROW
     until_full(forking)
     assert server_of(forking) == server
     forking.disconnect()

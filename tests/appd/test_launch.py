@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """LAUNCH_APP: what is acknowledged, what is refused, and what is known of the sessions afterwards."""
 
-import os
 import shutil
 import time
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 
 from tests import packages
 from tests.appd.conftest import Make
-from tests.appd.harness import NO_MODULE, Appd, eventually
+from tests.appd.harness import CALLER, NO_MODULE, Appd, eventually
 from tests.packages import APP_ID
 from weft_runtime.protocol import (
     AppState,
@@ -37,8 +36,7 @@ def refused(appd: Appd, app_id: str = APP_ID) -> Error:
     answer = appd.control.ask(LaunchApp(app_id, 0))
     assert isinstance(answer, Error), answer
     assert appd.sessions == {}
-    caller = f"uid {os.geteuid()} gid {os.getegid()} pid {os.getpid()}"
-    appd.find(f" for {caller} refused: {answer.message}")
+    appd.find(f" for {CALLER} refused: {answer.message}")
     return answer
 
 
@@ -48,8 +46,8 @@ def test_sessions_have_numbers_and_a_line_that_names_the_caller(appd: Appd) -> N
     appd.until_ready(1, 2, 3)
     for number, session in appd.sessions.items():
         assert session.pid in appd.children
-        caller = f"uid {os.geteuid()} gid {os.getegid()} pid {os.getpid()}"
-        assert f"info: launched by {caller}, pid {session.pid}" in appd.messages(number)
+        launched = f"info: launched by {CALLER}, pid {session.pid}: version 1.2.3 from {appd.store / APP_ID}"
+        assert launched in appd.messages(number)
         assert abs(time.time() - session.launched) < 60
         assert appd.find("info: ready after", number)
 

@@ -79,11 +79,11 @@ def test_its_status_counts_sessions_and_clients(notifying: Appd, manager: socket
     notifying.install("until('go'); ready(); wait()")
     control = notifying.control
     sessions = [notifying.launch(), notifying.launch()]
-    hear_until(manager, "STATUS=2 sessions, 2 of them starting, 1 clients")
+    hear_until(manager, "STATUS=2 sessions, 2 of them starting, 1 client")
     (notifying.store / APP_ID / "go").touch()
-    hear_until(manager, "STATUS=2 sessions, 0 of them starting, 1 clients")
+    hear_until(manager, "STATUS=2 sessions, 0 of them starting, 1 client")
     assert control.ask(TerminateApp(sessions[0])) == AppState(sessions[0], State.STOPPED)
-    hear_until(manager, "STATUS=1 sessions, 0 of them starting, 1 clients")
+    hear_until(manager, "STATUS=1 session, 0 of them starting, 1 client")
 
 
 def test_it_says_when_it_stops(notifying: Appd, manager: socket.socket) -> None:

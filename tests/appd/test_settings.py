@@ -174,7 +174,7 @@ def test_the_settings_of_the_file_are_in_force(place: Appd) -> None:
     place.control.receive()
     answer = place.control.receive()
     assert isinstance(answer, Error)
-    assert answer.message == "there are 1 sessions already, the setting max_sessions allows no more"
+    assert answer.message == "there is 1 session already, the setting max_sessions allows no more"
 
 
 def test_help_lists_every_setting_with_its_variable_and_its_default(place: Appd) -> None:

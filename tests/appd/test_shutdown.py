@@ -123,7 +123,7 @@ def test_being_asked_again_changes_nothing(start: Make) -> None:
         appd.process.send_signal(number)
         appd.find("ending it", session)
     assert appd.process.wait(WAIT_SECONDS) == 0
-    assert appd.log_text.count("stopping, 1 sessions to end") == 1
+    assert appd.log_text.count("stopping, 1 session to end") == 1
     assert "reload" not in appd.log_text
 
 
@@ -183,7 +183,7 @@ def test_a_stop_during_a_reload_is_a_stop(start: Make, delay: float) -> None:
     moment = time.monotonic() + delay
     eventually(lambda: time.monotonic() >= moment, "the moment has come")
     appd.stop()
-    assert appd.log_text.count("stopping, 1 sessions to end") == 1
+    assert appd.log_text.count("stopping, 1 session to end") == 1
 
 
 def test_a_stop_during_the_start_is_a_stop(make: Make) -> None:

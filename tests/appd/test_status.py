@@ -3,11 +3,22 @@
 
 import json
 import time
+from pathlib import Path
 
 from tests.appd.conftest import Make
 from tests.appd.harness import FAKE_RUNTIME, WAIT_SECONDS, Appd
+from tests.packages import APP_ID
 from weft_runtime import __version__
-from weft_runtime.protocol import DaemonStatus, LimitInfo, QueryStatus, Reload, Reloaded
+from weft_runtime.protocol import (
+    DaemonStatus,
+    Details,
+    LimitInfo,
+    QueryDetails,
+    QueryStatus,
+    Reload,
+    Reloaded,
+    SessionDetails,
+)
 
 
 def status(appd: Appd) -> DaemonStatus:
@@ -71,3 +82,57 @@ def test_a_page_gets_the_same_in_json(start: Make) -> None:
         "limits": [limit._asdict() for limit in found.limits],
         "controllers": list(found.controllers),
     }
+
+
+# What QUERY_SESSIONS leaves out.
+
+
+def details(appd: Appd) -> dict[int, SessionDetails]:
+    answer = appd.control.ask(QueryDetails())
+    assert isinstance(answer, Details)
+    return {session.session_id: session for session in answer.sessions}
+
+
+def test_the_details_of_a_session_are_those_of_its_launch(appd: Appd) -> None:
+    package = appd.install("ready(); wait()")
+    appd.until_ready(appd.launch())
+    # An upgrade does not change what runs already.
+    manifest = package / "wapp.toml"
+    manifest.write_text(manifest.read_text().replace("1.2.3", "2.0.0"))
+    appd.until_ready(appd.launch())
+    first, second = details(appd)[1], details(appd)[2]
+    assert (first.version, second.version) == ("1.2.3", "2.0.0")
+    assert str(first.launched_by).startswith("uid ") or "(uid " in str(first.launched_by)
+    assert (first.package, first.data) == (str(package), None)
+    assert first.memory is not None
+    assert first.memory > 1_000_000
+    assert first.cpu is not None
+
+
+def test_the_data_directory_is_among_the_details(start: Make, tmp_path: Path) -> None:
+    appd = start(WEFT_DATA_ROOT=str(tmp_path / "data"))
+    appd.install("ready(); wait()", capabilities=["fs:rw:app-data"])
+    appd.until_ready(appd.launch())
+    data = details(appd)[1].data
+    assert data == str(tmp_path / "data" / APP_ID)
+
+
+def test_the_details_of_a_session_outlive_it_and_a_reload(appd: Appd) -> None:
+    appd.install("ready(); exit(0)")
+    appd.until_stopped(appd.launch())
+    appd.run_app("ready(); wait()")
+    before = details(appd)
+    assert before[1].memory is None
+    assert before[1].cpu is not None
+    assert isinstance(appd.control.ask(Reload()), Reloaded)
+    after = details(appd)
+    assert after[1] == before[1]
+    assert after[2][:5] == before[2][:5]
+
+
+def test_sessions_and_details_are_of_the_same(appd: Appd) -> None:
+    appd.install("ready(); exit(0)")
+    for _ in range(20):
+        appd.until_stopped(appd.launch())
+    appd.run_app("ready(); wait()")
+    assert list(details(appd)) == list(appd.sessions)

@@ -26,7 +26,7 @@ ATTEMPTS = 3  # a machine busy with other things may miss that second, but not t
 
 SESSION = "7"
 
-_LOG_LINE = re.compile(rf"weft-runtime\[\d+\]: (?:{re.escape(APP_ID)}(?:/{SESSION})?: )?(.*)")
+_LOG_LINE = re.compile(rf"weft-runtime\[\d+\]: ([a-z]+: )(?:{re.escape(APP_ID)}(?:\[{SESSION}\])?: )?(.*)")
 
 Stream = int | IO[bytes]
 
@@ -40,8 +40,10 @@ class Finished(NamedTuple):
 
     @property
     def log(self) -> list[str]:
-        """Our own lines on standard error, each as "LEVEL: MESSAGE"."""
-        return [match[1] for line in self.stderr.split("\n") if (match := _LOG_LINE.fullmatch(line))]
+        """Our own lines on standard error, each as "LEVEL: MESSAGE", without the app and its session."""
+        return [
+            match[1] + match[2] for line in self.stderr.split("\n") if (match := _LOG_LINE.fullmatch(line))
+        ]
 
     @property
     def end(self) -> str:

@@ -142,7 +142,7 @@ def test_a_session_id_is_a_number_that_the_log_shows(store: Path, run: Run, text
     install(store, OK)
     done = run(args=[APP_ID, text])
     assert (done.status, done.stdout) == (0, b"READY\n")
-    assert f" {APP_ID}/{shown}: info: the app is ready\n" in done.stderr
+    assert f" info: {APP_ID}[{shown}]: the app is ready\n" in done.stderr
 
 
 @pytest.mark.parametrize(

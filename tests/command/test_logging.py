@@ -18,12 +18,12 @@ LEVELS = ("emerg", "alert", "crit", "err", "warning", "notice", "info", "debug")
 def test_each_line_says_who_and_what(store: Path, run: Run) -> None:
     package = install(store, guest(""))
     lines = run().stderr.splitlines()
-    head = rf"weft-runtime\[\d+\]: {re.escape(APP_ID)}/{SESSION}: info: "
+    head = rf"weft-runtime\[\d+\]: info: {re.escape(APP_ID)}\[{SESSION}\]: "
     assert len(lines) == 4
     for line, text in zip(
         lines,
         [
-            re.escape(f"starting {APP_ID} 1.2.3 from {package}"),
+            re.escape(f"starting 1.2.3 from {package}"),
             re.escape(f"compiled {package}/app.wasm in ") + r"\d+ ms",
             "the app is ready",
             "the app exited with status 0",
@@ -45,7 +45,7 @@ def test_nothing_of_ours_is_on_standard_output(store: Path, run: Run) -> None:
 
 @pytest.mark.parametrize(
     ("level", "lines"),
-    [("debug", 4), ("info", 4), ("notice", 1), ("warning", 1), ("err", 0), ("error", 0), ("emerg", 0)],
+    [("debug", 7), ("info", 4), ("notice", 1), ("warning", 1), ("err", 0), ("error", 0), ("emerg", 0)],
 )
 @pytest.mark.parametrize("how", ["option", "variable"])
 def test_the_level_decides_what_is_logged(store: Path, run: Run, how: str, level: str, lines: int) -> None:
@@ -63,7 +63,7 @@ def test_the_option_beats_the_variable(store: Path, run: Run) -> None:
 @pytest.mark.parametrize("value", ["DEBUG", "Info", ""])
 def test_a_level_is_taken_in_any_case(store: Path, run: Run, value: str) -> None:
     install(store, guest(""))
-    assert len(run(env={"WEFT_LOG_LEVEL": value}).log) == 4
+    assert len(run(env={"WEFT_LOG_LEVEL": value}).log) == (7 if value == "DEBUG" else 4)
 
 
 def test_a_wrong_level_is_refused(store: Path, run: Run) -> None:
@@ -117,7 +117,7 @@ def test_where_a_journal_reads_standard_error_every_line_has_its_priority(
     assert done.status == 134
     # Without systemd-python, the first line says why the journal is not written to directly.
     assert [line[:3] for line in lines] == ["<5>", "<6>", "<6>", "<6>", "<3>", "<3>"]
-    assert re.fullmatch(r"<3>weft-runtime\[\d+\]: .*: err: the app trapped in _start: .*", lines[-2])
+    assert re.fullmatch(r"<3>weft-runtime\[\d+\]: err: \S+: the app trapped in _start: .*", lines[-2])
     assert lines[-1].startswith(r"<3>  0: f\x0a<0>forged (function 0, ")
 
 
@@ -133,7 +133,7 @@ def test_a_trap_is_one_message_with_its_backtrace_below(store: Path, run: Run) -
     install(store, guest("unreachable"))
     lines = run().stderr.splitlines()
     assert lines[-2].endswith(
-        "err: the app trapped in _start: unreachable: wasm `unreachable` instruction executed"
+        f"err: {APP_ID}[{SESSION}]: the app trapped in _start: unreachable: wasm `unreachable` instruction executed"
     )
     assert re.fullmatch(r"  0: \? \(function \d+, offset 0x[0-9a-f]+\)", lines[-1])
 

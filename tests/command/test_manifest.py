@@ -195,7 +195,7 @@ def test_texts_of_the_manifest_are_made_safe(store: Path, run: Run) -> None:
     version = r"1.2.3\nREADY\n\u001b[31m\u202e"
     install(store, OK, toml=manifest().replace("1.2.3", version))
     done = run()
-    assert done.log[0].startswith(rf"info: starting {APP_ID} 1.2.3\x0aREADY\x0a\x1b[31m\u{{202e}} from ")
+    assert done.log[0].startswith(r"info: starting 1.2.3\x0aREADY\x0a\x1b[31m\u{202e} from ")
 
 
 def size_of(args: int, value: int) -> str:

@@ -14,7 +14,7 @@ from tests.command.harness import WAIT_SECONDS, Run, Running, Start, bytes_in, e
 from tests.packages import install, manifest
 
 GUEST_MODE = manifest(runtime='ready = "guest"')
-READY = "READY=1\nSTATUS=the app is running"
+READY = "READY=1\nSTATUS=the app is running (version 1.2.3)"
 
 
 class Manager:
@@ -79,7 +79,7 @@ def test_ready_and_the_end_are_mirrored(
     install(store, guest(""))
     done = run(*options, env=manager.env | env)
     assert (done.status, done.stdout) == (0, b"READY\n")
-    assert manager.messages() == [READY, "STOPPING=1\nSTATUS=the app exited with status 0"]
+    assert manager.messages() == [READY, "STOPPING=1\nSTATUS=the app exited with status 0 (version 1.2.3)"]
 
 
 @pytest.mark.parametrize("value", [None, "", "0", "no", "false", "OFF"])
@@ -106,7 +106,7 @@ def test_ready_is_sent_after_the_line_and_before_start_ends(
     assert done.status == -SIGTERM
     assert one_manager.messages()[-2:] == [
         READY,
-        "STOPPING=1\nSTATUS=stopped by SIGTERM while running _start",
+        "STOPPING=1\nSTATUS=stopped by SIGTERM while running _start (version 1.2.3)",
     ]
 
 
@@ -233,7 +233,9 @@ def test_the_line_of_the_app_is_found_and_passes_unchanged(
     install(store, guest("".join(map(say, written)) + leave(9)), toml=GUEST_MODE)
     done = run("--sd-notify", env=one_manager.env)
     assert (done.status, done.stdout) == (9, "".join(written).encode())
-    assert one_manager.messages() == [READY] * sent + ["STOPPING=1\nSTATUS=the app exited with status 9"]
+    assert one_manager.messages() == [READY] * sent + [
+        "STOPPING=1\nSTATUS=the app exited with status 9 (version 1.2.3)"
+    ]
     assert done.log.count("info: the app is ready") == sent
 
 
@@ -241,7 +243,7 @@ def test_ready_is_told_while_the_app_runs(store: Path, start: Start, one_manager
     install(store, guest(say("READY\n") + FOREVER), toml=GUEST_MODE)
     running = start("--sd-notify", env=one_manager.env)
     assert one_manager.next() == READY
-    eventually(lambda: "info: the app is ready" in running.stderr, "logged")
+    eventually(lambda: "]: the app is ready" in running.stderr, "logged")
 
 
 @pytest.mark.parametrize("end", [leave(0), leave(9), "unreachable", ""])

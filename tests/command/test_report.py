@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.command.guests import BADF, FOREVER, guest, leave, named, say, writing
+from tests.command.guests import BADF, FOREVER, IO, guest, leave, named, say, writing
 from tests.command.harness import Run, Start, stop
 from tests.packages import install
 
@@ -92,11 +92,11 @@ def test_a_stop_is_reported(store: Path, start: Start, report: Report) -> None:
 @pytest.mark.parametrize(
     ("args", "env", "event", "status"),
     [
-        (["nonsense"], {}, "failed", 164),
+        (["nonsense"], {}, "usage", 164),
         (["org.example.app", "7"], {}, "package-not-found", 166),
-        (["org.example.app", "7"], {"WEFT_SD_NOTIFY": "maybe"}, "failed", 178),
-        (["org.example.app", "7"], {"WEFT_LOG": "nowhere"}, "failed", 178),
-        (["org.example.app", "7"], {"WEFT_LOG_LEVEL": "loud"}, "failed", 178),
+        (["org.example.app", "7"], {"WEFT_SD_NOTIFY": "maybe"}, "settings-invalid", 178),
+        (["org.example.app", "7"], {"WEFT_LOG": "nowhere"}, "settings-invalid", 178),
+        (["org.example.app", "7"], {"WEFT_LOG_LEVEL": "loud"}, "settings-invalid", 178),
     ],
 )
 def test_what_fails_early_is_reported_too(
@@ -154,3 +154,47 @@ def test_a_report_that_cannot_be_written_changes_nothing(store: Path, run: Run, 
 def test_what_runs_no_app_reports_nothing(run: Run, report: Report, option: str) -> None:
     assert run(args=[option], env=report.env, pass_fds=[report.writer]).status == 0
     assert report.lines() == []
+
+
+WRITES_UNTIL_IT_CANNOT = (
+    "(loop $on (local.set $errno (call $write (i32.const 1) (i32.const 0) (i32.const 8)))"
+    " (br_if $on (i32.eqz (local.get $errno))))"
+)
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "how"),
+    [
+        (leave("(local.get $errno)"), IO, f"the app exited with status {IO}"),
+        ("unreachable", 134, UNREACHABLE),
+    ],
+)
+def test_an_app_whose_supervisor_has_gone_is_not_blamed(
+    store: Path, start: Start, end: str, status: int, how: str
+) -> None:
+    install(store, guest(WRITES_UNTIL_IT_CANNOT + end))
+    reader, writer = os.pipe()
+    running = start(env={"WEFT_REPORT_FD": str(writer)}, pass_fds=(writer,))
+    assert running.process.stdout is not None
+    os.close(reader)
+    running.process.stdout.close()
+    running.process.stdout = None
+    os.close(writer)
+    done = running.wait()
+    assert done.status == status
+    assert [line for line in done.log if "weft-appd has gone" in line] == [
+        f"notice: weft-appd has gone and took no output any more; {how}"
+    ]
+    assert not any(line.startswith(("warning: the app", "err: ")) for line in done.log)
+
+
+def test_an_app_whose_output_alone_is_not_read_is_to_blame(
+    store: Path, start: Start, report: Report
+) -> None:
+    install(store, guest(WRITES_UNTIL_IT_CANNOT + leave("(local.get $errno)")))
+    running = start(env=report.env, pass_fds=(report.writer,))
+    assert running.process.stdout is not None
+    running.process.stdout.close()
+    running.process.stdout = None
+    done = running.wait()
+    assert (done.status, done.end) == (IO, f"warning: the app exited with status {IO}")

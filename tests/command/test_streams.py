@@ -73,7 +73,7 @@ def test_a_reader_that_goes_away_is_an_errno_for_the_app(store: Path, start: Sta
     assert running.process.stdout is not None
     running.process.stdout.close()
     assert running.process.wait(WAIT_SECONDS) == IO  # the engine's word for EPIPE
-    assert running.stderr.endswith(f"warning: the app exited with status {IO}\n")
+    assert running.stderr.endswith(f": the app exited with status {IO}\n")
 
 
 def test_a_reader_that_goes_away_does_not_end_an_app_that_minds_not(store: Path, start: Start) -> None:

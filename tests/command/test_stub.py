@@ -32,7 +32,7 @@ def test_the_stub_checks_the_package_says_ready_and_warns_once(
     done = run_bare()
     assert (done.status, done.stdout) == (0, b"READY\n")
     assert done.log == [
-        f"info: starting {APP_ID} 1.2.3 from {package}",
+        f"info: starting 1.2.3 from {package}",
         STUB,
         "info: the app is ready",
         "info: the app exited with status 0",

@@ -25,7 +25,9 @@ from weft_runtime.framing import REPLY_MAX, frame
 COMMANDS: Sequence[Sequence[str]] = (
     ("list", "--all"), ("list", "--all", "--json"), ("status",), ("status", "1"), ("status", "--json"), ("apps",),
     ("stop", "1"), ("stop", "org.example.app"), ("launch", "org.example.app"), ("launch", "--wait", "org.example.app"),
-    ("watch",), ("watch", "--json"), ("doctor",),
+    ("watch",), ("watch", "--json"), ("doctor",), ("list", "--wide"), ("status", "org.example.app"),
+    ("status", "org.example.app", "--json"), ("restart", "1"), ("restart", "org.example.app"), ("top", "--once"),
+    ("launch", "--wait-stable", "0.01", "org.example.app"),
 )  # fmt: skip
 STATUSES = (0, 1, 134, 143, *range(164, 179))
 ESCAPES = "\x1b]0;x\x07\x1b[2J\r\nnew\u202e\0"

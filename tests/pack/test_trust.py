@@ -65,10 +65,10 @@ class Device:
         with (self.package / "app.wasm").open("rb") as module:
             trust.demand(self.package, module.fileno(), "app.wasm", self.places)
 
-    def refusal(self) -> str:
+    def refusal(self, problem: Problem = Problem.NOT_TRUSTED) -> str:
         with pytest.raises(WeftError) as caught:
             self.launch()
-        assert caught.value.problem is Problem.NOT_TRUSTED
+        assert caught.value.problem is problem
         return caught.value.message
 
     def settle(self) -> None:
@@ -265,6 +265,15 @@ def test_a_file_that_was_changed_after_it_was_verified_does_not_start(change: st
         case _:
             (device.package / "link").unlink()
             (device.package / "link").symlink_to("wapp.toml")
+    assert device.refusal(Problem.CHANGED) == (
+        f"'{device.package}' was changed after it was signed: the trusted key 'vendor' had signed what was here before"
+    )
+
+
+def test_what_nobody_has_verified_before_may_be_of_another_key_as_well(device: Device) -> None:
+    device.trust_key("vendor")
+    device.sign("vendor")
+    (device.package / "ui/index.html").write_text("other")
     assert device.refusal() == (
         f"'{device.package}' is not signed by a trusted key, or was changed after it was signed"
     )

@@ -67,7 +67,7 @@ def launch(container: Container, app_id: str) -> dict[str, Any]:
 def sessions(container: Container) -> list[dict[str, Any]]:
     """Those that live."""
     listed: list[dict[str, Any]] = json.loads(container.run("weftctl", "list", "--json").stdout)
-    return listed
+    return [item for item in listed if item["kind"] == "session"]
 
 
 def until_running(container: Container, *app_ids: str) -> list[dict[str, Any]]:

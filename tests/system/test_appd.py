@@ -25,7 +25,7 @@ from tests.system.appd import (
     until_state,
 )
 from tests.system.container import Container, Suite
-from weft_runtime.journal import MESSAGE_IDS, Event
+from weft_runtime.journal import UNASKED_END
 
 PROMISE_S = STOP_GRACE_S + 1
 SLACK_S = 2  # of a busy machine, systemctl included
@@ -111,20 +111,18 @@ def test_its_status_counts_sessions(service: Container) -> None:
     until_state(service, "running", first, second)
     eventually(lambda: show(service, "StatusText").startswith("2 sessions, 0 of them starting, "))
     ask(service, {"type": "TERMINATE_APP", "session_id": first})
-    eventually(lambda: show(service, "StatusText").startswith("1 sessions, 0 of them starting, "))
+    eventually(lambda: show(service, "StatusText").startswith("1 session, 0 of them starting, "))
 
 
 def test_the_story_of_a_session_is_in_the_journal(service: Container) -> None:
     (session,) = launch(service, HELLO)
     until_state(service, "stopped", session)
     found = events(service, session)
-    # What the runtime and the daemon say at the same time may come in either order.
-    assert [event for identifier, event in found if identifier == "weft-runtime"] == [
-        "starting", "loaded", "ready", "exited",
-    ]  # fmt: skip
+    # The daemon tells the course; the runtime says only that it has compiled, where it had to.
+    assert [event for identifier, event in found if identifier == "weft-runtime"] in ([], ["loaded"])
     own = [event for identifier, event in found if identifier == "weft-appd"]
     assert own == ["session-launched", "session-ready", "session-ended"]
-    assert (HELLO, "output") in found
+    assert (f"{HELLO}/{session}", "output") in found
     assert found[-1] == ("weft-appd", "session-ended")
 
 
@@ -169,7 +167,7 @@ def test_a_hundred_crashes_have_a_hundred_reasons(service: Container) -> None:
         assert entry["PRIORITY"] == "4"
         assert entry["WEFT_EXIT_STATUS"] == "134"
         assert "unreachable" in str(entry["WEFT_REASON"])
-        assert entry["MESSAGE_ID"] == MESSAGE_IDS[Event.SESSION_ENDED]
+        assert entry["MESSAGE_ID"] == UNASKED_END
         assert int(str(entry["WEFT_RUN_USEC"])) > 0
     explained = service.run("journalctl", "--no-pager", "-x", "WEFT_EVENT=session-ended", "--lines=1").stdout
     assert f"App {CRASH} has ended" in explained
@@ -183,8 +181,8 @@ def test_who_asked_is_in_the_journal(service: Container) -> None:
         entries(service, f"WEFT_SESSION_ID={session}", f"WEFT_EVENT={event}")
         for event in ("session-launched", "session-ended")
     )
-    assert str(launched[0]["MESSAGE"]).startswith("launched by uid 0 gid 0 pid ")
-    assert str(ended[0]["WEFT_REASON"]).startswith("terminated by uid 0 gid 0 pid ")
+    assert str(launched[0]["MESSAGE"]).startswith(f"{TICKER}[{session}]: launched by root (uid 0) pid ")
+    assert str(ended[0]["WEFT_REASON"]).startswith("terminated by root (uid 0) pid ")
     assert ended[0]["PRIORITY"] == "6"
 
 
@@ -267,7 +265,7 @@ def test_reload_goes_on_with_the_same_process_and_sessions(service: Container) -
     (refused,) = ask(service, {"type": "LAUNCH_APP", "app_id": TICKER, "surface_id": 0})
     assert (refused["type"], refused["code"]) == ("ERROR", 10)
     assert [entry["MESSAGE"] for entry in entries(service, "WEFT_EVENT=reloaded")] == [
-        "reloaded, 1 sessions live on"
+        "reloaded, 1 session lives on"
     ]
     # What it says afterwards is heard as before.
     count = len(entries(service, f"WEFT_SESSION_ID={session}", "WEFT_EVENT=output"))

@@ -49,7 +49,7 @@ def in_order(lines: list[str], *parts: str) -> bool:
 def test_an_enabled_app_runs_as_a_service(device: Container, ticker: str) -> None:
     # systemctl has returned: the app is ready.
     assert show(device, "ActiveState", ticker) == "active"
-    assert show(device, "StatusText", ticker) == "the app is running"
+    assert show(device, "StatusText", ticker) == "the app is running (version 1.0.0)"
     assert device.run("ls", WANTS).stdout.split().count(ticker) == 1
     user = device.run("stat", "--format=%U", f"/proc/{show(device, 'MainPID', ticker)}").stdout.strip()
     assert user not in ("root", "weft")
@@ -61,14 +61,14 @@ def test_the_journal_tells_the_story_of_a_service(device: Container, ticker: str
     device.run("systemctl", "stop", ticker)
     own = story(device, TICKER)
     assert in_order(
-        own, f"weft-runtime: starting {TICKER} 1.0.0 from /usr/share/weft/apps/", f"{TICKER}: tick 1",
-        f"{TICKER}: tick 2", "weft-runtime: stopped by SIGTERM while running _start",
+        own, f"weft-runtime: {TICKER}: starting 1.0.0 from /usr/share/weft/apps/", f"{TICKER}: tick 1",
+        f"{TICKER}: tick 2", f"weft-runtime: {TICKER}: stopped by SIGTERM while running _start",
     )  # fmt: skip
     assert f"{TICKER}: READY" in own
     # The unit's has what systemd does as well, in Debian 12 there only.
     assert in_order(
-        told(device.journal("--unit", ticker)), "systemd: Starting ", f"weft-runtime: starting {TICKER} ",
-        f"systemd: Started {ticker} - WebAssembly App {TICKER}.", "systemd: Stopping ", "weft-runtime: stopped ",
+        told(device.journal("--unit", ticker)), "systemd: Starting ", f"weft-runtime: {TICKER}: starting ",
+        f"systemd: Started {ticker} - WebAssembly App {TICKER}.", "systemd: Stopping ", f"weft-runtime: {TICKER}: stopped ",
         "Deactivated successfully",
     )  # fmt: skip
     explained = device.run("journalctl", "--no-pager", "--catalog", f"WEFT_APP_ID={TICKER}").stdout

@@ -60,7 +60,7 @@ def test_a_crash_has_its_reason_its_backtrace_and_its_catalog_text(container: Co
     assert entry["PRIORITY"] == "3"
     assert entry["WEFT_EXIT_STATUS"] == "134"
     reason, _, backtrace = str(entry["MESSAGE"]).partition("\n")
-    assert reason == entry["WEFT_REASON"]
+    assert reason == f"org.weft.examples.crash[12]: {entry['WEFT_REASON']}"
     assert "unreachable" in reason
     assert backtrace.startswith("  0: ")
     explained = container.run("journalctl", "--no-pager", "-x", "WEFT_SESSION_ID=12").stdout
@@ -83,7 +83,7 @@ def test_a_failure_has_its_reason_and_its_catalog_text(
     entry = entries(container, session_id)[-1]
     assert entry["WEFT_EVENT"] == event
     assert entry["PRIORITY"] == "3"
-    assert entry["MESSAGE"] == entry["WEFT_REASON"]
+    assert entry["MESSAGE"] == f"{app_id}[{session_id}]: {entry['WEFT_REASON']}"
     assert (
         "Support: man:weft-runtime(1)"
         in container.run("journalctl", "--no-pager", "-x", f"WEFT_SESSION_ID={session_id}").stdout
@@ -116,12 +116,12 @@ def test_a_notify_service_is_up_at_ready_and_stops_cleanly(container: Container)
     )  # fmt: skip
     # systemd-run returns once the service is active: READY=1 has come.
     assert [entry["WEFT_EVENT"] for entry in entries(container, "17")] == ["starting", "loaded", "ready"]
-    assert show(container, "ticker", "StatusText") == "the app is running"
+    assert show(container, "ticker", "StatusText") == "the app is running (version 1.0.0)"
     container.run("systemctl", "stop", "ticker")
     assert show(container, "ticker", "Result") == "success"
     last = entries(container, "17")[-1]
     assert last["WEFT_EVENT"] == "stopped"
-    assert str(last["MESSAGE"]) == "stopped by SIGTERM while running _start"
+    assert str(last["MESSAGE"]) == "org.weft.examples.ticker[17]: stopped by SIGTERM while running _start"
 
 
 def test_output_of_the_app_is_in_the_journal_too(container: Container) -> None:

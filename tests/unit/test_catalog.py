@@ -6,6 +6,8 @@ import re
 import shutil
 import subprocess
 from functools import cache
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +15,7 @@ import pytest
 
 from tests.unit.needs import ROOT, tool
 from weft_runtime.errors import Problem, WeftError
-from weft_runtime.journal import MESSAGE_IDS, Event, Level, Log
+from weft_runtime.journal import MESSAGE_IDS, NAMELESS, STEPS, UNASKED_END, Event, Level, Log
 from weft_runtime.notify import Notifier
 from weft_runtime.runtime.ending import Ending, Outcome, exited, failed, trapped
 from weft_runtime.runtime.readiness import Readiness
@@ -59,7 +61,29 @@ def entry_of(event: Event) -> Entry:
 
 
 def test_the_catalog_has_exactly_the_message_ids_of_the_code() -> None:
-    assert sorted(entry.message_id for entry in entries()) == sorted(MESSAGE_IDS.values())
+    assert sorted(entry.message_id for entry in entries()) == sorted([*MESSAGE_IDS.values(), UNASKED_END])
+
+
+def test_every_event_has_an_entry_or_asks_nothing_of_anybody() -> None:
+    assert set(Event) - set(MESSAGE_IDS) == STEPS
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.message_id)
+def test_an_entry_ends_with_a_command(entry: Entry) -> None:
+    assert re.fullmatch(r"    \S.*", entry.text[-1])
+    assert not entry.text[-2].startswith(" ")
+
+
+@pytest.mark.parametrize("event", MESSAGE_IDS)
+def test_an_entry_names_the_app_wherever_there_is_one(event: Event) -> None:
+    assert ("WEFT_APP_ID" in fields_used(entry_of(event))) == (event not in NAMELESS)
+
+
+def test_the_table_of_events_is_that_of_the_code() -> None:
+    loader = SourceFileLoader("events", str(ROOT / "tools/events"))
+    module = module_from_spec(spec_from_loader("events", loader) or pytest.fail("no spec"))
+    loader.exec_module(module)
+    assert (ROOT / "docs/events.md").read_text() == module.page(), "run tools/events"
 
 
 @pytest.mark.parametrize("event", MESSAGE_IDS)
@@ -135,7 +159,8 @@ ENDS = {
     Event.PACKAGE_INVALID: (APP, failed(WeftError(Problem.MODULE_INVALID, "it is odd"))),
     Event.ENGINE_MISSING: (APP, failed(WeftError(Problem.ENGINE_MISSING, "it is not there"))),
     Event.COMPILE_LIMIT: (APP, failed(WeftError(Problem.COMPILE_LIMIT, "it took long"))),
-    Event.FAILED: ({}, failed(WeftError(Problem.USAGE, "it is no app id"))),
+    Event.USAGE: ({}, failed(WeftError(Problem.USAGE, "it is no app id"))),
+    Event.FAILED: ({}, failed(WeftError(Problem.OS_ERROR, "the disk is full"))),
 }
 
 
@@ -178,5 +203,5 @@ def test_systemd_itself_can_read_the_catalog(tmp_path: Path) -> None:
         [journalctl, f"--root={tmp_path}", "--list-catalog"], capture_output=True, text=True, check=True
     ).stdout
     assert sorted(line.split()[:2] for line in listing.splitlines()) == sorted(
-        [message_id, "weft-runtime:"] for message_id in MESSAGE_IDS.values()
+        [message_id, "weft-runtime:"] for message_id in [*MESSAGE_IDS.values(), UNASKED_END]
     )

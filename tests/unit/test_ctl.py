@@ -89,7 +89,7 @@ def test_the_status_of_a_session_as_a_shell_has_it(
     assert words.exit_status(ended) == status
     assert words.result(ended) == result
     assert words.has_failed(ended) == has_failed
-    assert words.state(ended) == ("stopped", Colour.RED if has_failed else Colour.PLAIN)
+    assert words.state(ended) == Cell("stopped", Colour.RED if has_failed else Colour.PLAIN)
 
 
 # Tables

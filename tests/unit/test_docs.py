@@ -158,6 +158,7 @@ def variables_read() -> set[str]:
     settings.service_settings(environ)
     settings.cache_directory(environ)
     settings.report_descriptor(environ)
+    settings.is_supervised(environ)
     assert environ.names
     return environ.names
 

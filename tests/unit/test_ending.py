@@ -9,6 +9,7 @@ from signal import Signals
 
 import pytest
 
+from weft_runtime import statusline
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.journal import Event, Level
 from weft_runtime.runtime.ending import (
@@ -39,21 +40,24 @@ def test_a_trap_is_an_error_with_its_backtrace() -> None:
 
 
 ENDS = {
-    Problem.USAGE: (Event.FAILED, 164),
+    Problem.USAGE: (Event.USAGE, 164),
     Problem.MANIFEST_INVALID: (Event.PACKAGE_INVALID, 165),
     Problem.PACKAGE_INVALID: (Event.PACKAGE_INVALID, 165),
     Problem.MODULE_INVALID: (Event.PACKAGE_INVALID, 165),
-    Problem.LIMIT_EXCEEDED: (Event.PACKAGE_INVALID, 165),
+    Problem.LIMIT_EXCEEDED: (Event.LIMIT_EXCEEDED, 165),
     Problem.PACKAGE_NOT_FOUND: (Event.PACKAGE_NOT_FOUND, 166),
-    Problem.MODULE_NOT_FOUND: (Event.PACKAGE_NOT_FOUND, 166),
+    Problem.MODULE_NOT_FOUND: (Event.PACKAGE_INVALID, 166),
     Problem.ENGINE_MISSING: (Event.ENGINE_MISSING, 169),
-    Problem.INTERNAL_ERROR: (Event.FAILED, 170),
+    Problem.INTERNAL_ERROR: (Event.INTERNAL_ERROR, 170),
     Problem.COMPILE_LIMIT: (Event.COMPILE_LIMIT, 175),
     Problem.COMPILE_STARVED: (Event.COMPILE_LIMIT, 175),
     Problem.OS_ERROR: (Event.FAILED, 171),
     Problem.NOT_PERMITTED: (Event.FAILED, 177),
-    Problem.NOT_TRUSTED: (Event.FAILED, 177),
-    Problem.CONFIG_INVALID: (Event.FAILED, 178),
+    Problem.NOT_TRUSTED: (Event.NOT_TRUSTED, 177),
+    Problem.CHANGED: (Event.CHANGED, 177),
+    Problem.CAPABILITY_REFUSED: (Event.CAPABILITY_REFUSED, 177),
+    Problem.OUT_OF_MEMORY: (Event.OUT_OF_MEMORY, 171),
+    Problem.CONFIG_INVALID: (Event.SETTINGS_INVALID, 178),
 }
 
 
@@ -74,7 +78,7 @@ def raised(error: Exception) -> Outcome:
 
 def test_a_bug_is_critical_and_has_its_traceback() -> None:
     outcome = raised(KeyError("x"))
-    assert outcome[:4] == (Event.FAILED, 170, "internal error: KeyError: 'x'", Level.CRIT)
+    assert outcome[:4] == (Event.INTERNAL_ERROR, 170, "internal error: KeyError: 'x'", Level.CRIT)
     assert outcome.problem is Problem.INTERNAL_ERROR
     lines = outcome.detail.splitlines()
     assert lines[0] == "Traceback (most recent call last):"
@@ -97,6 +101,17 @@ def test_the_status_line_is_short() -> None:
     assert status_line(exited(0)) == "STATUS=the app exited with status 0"
     long = Outcome(Event.FAILED, 171, "x" * 1000, Level.ERR)
     assert status_line(long) == "STATUS=" + "x" * STATUS_REASON_MAX
+
+
+@pytest.mark.parametrize("version", ["1.2.3", "1 (version 2)", ")", "(", " "])
+@pytest.mark.parametrize("text", ["the app is running", "it said (version 9)", "", " (version "])
+def test_the_status_line_tells_the_version_to_whoever_parses_it(text: str, version: str) -> None:
+    outcome = Outcome(Event.EXITED, 0, text, Level.INFO)
+    line = status_line(outcome, version)
+    assert line == f"STATUS={text} (version {version})"
+    if " (version " not in version:
+        assert statusline.parse(line.removeprefix("STATUS=")) == (text, version)
+    assert statusline.parse("the app is running") == ("the app is running", None)
 
 
 SETUP = """

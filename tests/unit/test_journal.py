@@ -16,7 +16,16 @@ import pytest
 
 from weft_runtime import journal
 from weft_runtime.errors import Problem, WeftError
-from weft_runtime.journal import MESSAGE_IDS, Event, Level, Log, open_log, stderr_sink
+from weft_runtime.journal import (
+    MESSAGE_IDS,
+    NAMELESS,
+    Event,
+    Level,
+    Log,
+    open_log,
+    output_identifier,
+    stderr_sink,
+)
 from weft_runtime.settings import LogSettings, LogTarget
 
 Entry = tuple[Level, str, dict[str, str]]
@@ -61,9 +70,9 @@ def test_the_short_forms_have_their_level() -> None:
     log.debug("a")
     log.notice("b")
     log.warning("c")
-    log.warning("d", Event.STUB)
+    log.warning("d", Event.USAGE)
     assert [(level, message) for level, message, _ in entries] == [(7, "a"), (5, "b"), (4, "c"), (4, "d")]
-    assert entries[-1][2] == {"WEFT_EVENT": "stub", "MESSAGE_ID": MESSAGE_IDS[Event.STUB]}
+    assert entries[-1][2] == {"WEFT_EVENT": "usage", "MESSAGE_ID": MESSAGE_IDS[Event.USAGE]}
 
 
 def test_an_entry_has_its_own_fields_and_the_bound_ones() -> None:
@@ -75,6 +84,35 @@ def test_an_entry_has_its_own_fields_and_the_bound_ones() -> None:
     log.entry(Level.INFO, "last")
     bound = {"WEFT_APP_ID": "org.example.app", "WEFT_SESSION_ID": "7"}
     assert [fields for _, _, fields in entries] == [{}, bound | {"WEFT_REASON": "because"}, bound]
+
+
+def test_a_message_begins_with_the_app_and_the_session_that_it_is_about() -> None:
+    log, entries = collecting()
+    log.entry(Level.INFO, "one")
+    log.entry(Level.INFO, "two", WEFT_APP_ID="org.example.app")
+    log.entry(Level.INFO, "three", WEFT_APP_ID="org.example.app", WEFT_SESSION_ID="4")
+    log.bind(WEFT_APP_ID="org.example.app", WEFT_SESSION_ID="7")
+    log.entry(Level.ERR, "four\nfive", Event.TRAPPED)
+    log.hold()
+    log.entry(Level.INFO, "six")
+    log.release()
+    assert texts(entries) == [
+        "one", "org.example.app: two", "org.example.app[4]: three", "org.example.app[7]: four\nfive",
+        "org.example.app[7]: six",
+    ]  # fmt: skip
+
+
+def test_what_is_no_app_id_cannot_look_like_the_beginning_of_an_entry() -> None:
+    log, entries = collecting()
+    log.entry(Level.WARNING, "launch refused", WEFT_APP_ID="org.example.app[4]: ready")
+    assert texts(entries) == ["'org.example.app[4]: ready': launch refused"]
+
+
+def test_what_an_app_writes_stays_as_it_is() -> None:
+    log, entries = collecting()
+    fields = {"WEFT_APP_ID": "org.example.app", "WEFT_SESSION_ID": "4"}
+    log.entry(Level.INFO, '{"a": 1}', Event.OUTPUT, **fields)
+    assert texts(entries) == ['{"a": 1}']
 
 
 def texts(entries: list[Entry]) -> list[str]:
@@ -134,11 +172,13 @@ def test_the_journals_socket_is_where_journald_has_it() -> None:
 @pytest.mark.parametrize("event", Event)
 def test_an_event_is_named_and_has_its_message_id_if_it_has_one(event: Event) -> None:
     log, entries = collecting()
+    log.entry(Level.INFO, "text", event, WEFT_APP_ID="org.example.app")
     log.entry(Level.INFO, "text", event)
     expected = {"WEFT_EVENT": event.value}
-    if event in MESSAGE_IDS:
-        expected["MESSAGE_ID"] = MESSAGE_IDS[event]
-    assert entries == [(Level.INFO, "text", expected)]
+    has_id = {"MESSAGE_ID": MESSAGE_IDS[event]} if event in MESSAGE_IDS else {}
+    assert entries[0][2] == {"WEFT_APP_ID": "org.example.app"} | expected | has_id
+    # What is about an app has no text where there is none.
+    assert entries[1] == (Level.INFO, "text", expected | (has_id if event in NAMELESS else {}))
 
 
 def test_message_ids_are_random_and_distinct() -> None:
@@ -258,7 +298,7 @@ def test_entries_go_to_the_journal_with_their_fields(
     log.bind(WEFT_APP_ID="org.example.app")
     log.entry(Level.ERR, "it broke", Event.FAILED, WEFT_REASON="käse")
     assert sorted(receiver.entry()) == [
-        (b"MESSAGE", b"it broke"),
+        (b"MESSAGE", b"org.example.app: it broke"),
         (b"MESSAGE_ID", MESSAGE_IDS[Event.FAILED].encode()),
         (b"PRIORITY", b"3"),
         (b"SYSLOG_IDENTIFIER", b"weft-test"),
@@ -325,7 +365,7 @@ def test_a_journal_that_does_not_read_holds_nobody_up_and_gets_all_in_the_end(re
     deadline = time.monotonic() + 60
     while len(found) < count and time.monotonic() < deadline:
         if not receiver.is_empty:
-            found.append(int(dict(receiver.entry())[b"MESSAGE"]))
+            found.append(int(dict(receiver.entry())[b"MESSAGE"].removeprefix(b"org.example.app: ")))
     assert found == list(range(count))
 
 
@@ -372,12 +412,23 @@ def test_a_line_names_the_app_and_its_session(capfd: pytest.CaptureFixture[str])
     log = Log(stderr_sink("weft-test", with_priority=False))
     log.bind(WEFT_APP_ID="org.example.app", WEFT_SESSION_ID="7")
     log.entry(Level.INFO, "one\ntwo \udcff", WEFT_REASON="hidden")
-    assert capfd.readouterr() == ("", f"{ME} org.example.app/7: info: one\ntwo \\udcff\n")
+    assert capfd.readouterr() == ("", f"{ME} info: org.example.app[7]: one\ntwo \\udcff\n")
 
 
 def test_a_line_of_an_app_without_session_names_the_app(capfd: pytest.CaptureFixture[str]) -> None:
-    stderr_sink("weft-test", with_priority=False)(Level.INFO, "one", {"WEFT_APP_ID": "org.example.app"})
-    assert capfd.readouterr().err == f"{ME} org.example.app: info: one\n"
+    Log(stderr_sink("weft-test", with_priority=False)).entry(
+        Level.INFO, "one", WEFT_APP_ID="org.example.app"
+    )
+    assert capfd.readouterr().err == f"{ME} info: org.example.app: one\n"
+
+
+def test_a_line_of_an_apps_output_names_it_as_its_writer(capfd: pytest.CaptureFixture[str]) -> None:
+    log = Log(stderr_sink("weft-test", with_priority=False))
+    fields = {"WEFT_APP_ID": "org.example.app", "WEFT_SESSION_ID": "7"}
+    log.entry(
+        Level.INFO, "one", Event.OUTPUT, **fields, SYSLOG_IDENTIFIER=output_identifier("org.example.app", 7)
+    )
+    assert capfd.readouterr().err == f"{ME} info: org.example.app/7: one\n"
 
 
 @contextmanager

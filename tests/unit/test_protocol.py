@@ -22,8 +22,11 @@ from weft_runtime.protocol import (
     AppReady,
     AppState,
     DaemonStatus,
+    Details,
     Error,
     ErrorCode,
+    Forget,
+    Forgotten,
     InstalledApp,
     InstalledApps,
     IpcForward,
@@ -35,22 +38,30 @@ from weft_runtime.protocol import (
     PanelGesture,
     ProtocolError,
     QueryAppState,
+    QueryDetails,
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
     QueryStatus,
+    QueryWaiting,
+    RefusedList,
     Reload,
     Reloaded,
     Request,
     Response,
+    Restore,
+    Restoring,
     RunningApp,
     RunningApps,
+    SessionDetails,
     SessionInfo,
     Sessions,
     State,
     Subscribe,
     Subscribed,
     TerminateApp,
+    Waiting,
+    WaitingApp,
     unknown_session,
 )
 from weft_runtime.wire import (
@@ -72,6 +83,8 @@ U32_MAX, U64_MAX = 2**32 - 1, 2**64 - 1
 RUNNING_APP = "{session_id u64, app_id str}"
 INSTALLED_APP = "{app_id str, name str, version str}"
 LIMIT = "{name str, value str}"
+WAITING_APP = "{app_id str, reason str or nil, since f64, attempts u64, due f64 or nil}"
+REFUSED = "{path str, reason str}"
 STATUS = (
     "version str, pid u64, since f64, runtime str or nil, runtime_problem str or nil, "
     "live u64, starting u64, clients u64, log str"
@@ -79,6 +92,10 @@ STATUS = (
 SESSION = (
     "{session_id u64, app_id str, state state, pid u64 or nil, launched f64, ready f64 or nil, "
     "stopped f64 or nil, exit_status u64 or nil, signal str or nil, reason str or nil}"
+)
+DETAILS = (
+    "{session_id u64, version str or nil, launched_by str or nil, package str or nil, data str or nil, "
+    "memory u64 or nil, memory_peak u64 or nil, cpu f64 or nil}"
 )
 REQUESTS: dict[str, tuple[type, str]] = {
     "LAUNCH_APP": (LaunchApp, "app_id str, surface_id u64"),
@@ -92,6 +109,10 @@ REQUESTS: dict[str, tuple[type, str]] = {
     "QUERY_SESSIONS": (QuerySessions, ""),
     "RELOAD": (Reload, ""),
     "QUERY_STATUS": (QueryStatus, ""),
+    "QUERY_DETAILS": (QueryDetails, ""),
+    "QUERY_WAITING": (QueryWaiting, ""),
+    "RESTORE": (Restore, "app_id str or nil"),
+    "FORGET": (Forget, "app_id str or nil"),
 }
 RESPONSES: dict[str, tuple[type, str]] = {
     "LAUNCH_ACK": (LaunchAck, "session_id u64, app_id str"),
@@ -109,6 +130,13 @@ RESPONSES: dict[str, tuple[type, str]] = {
         DaemonStatus,
         f"{STATUS}, limits list of {LIMIT}, controllers list of str, fork_server u64 or nil, spares u64",
     ),
+    "DETAILS": (Details, f"sessions list of {DETAILS}"),
+    "WAITING": (Waiting, f"apps list of {WAITING_APP}, refused list of {REFUSED}, problem str or nil"),
+    "RESTORING": (Restoring, f"apps list of str, refused list of {REFUSED}, problem str or nil"),
+    "FORGOTTEN": (
+        Forgotten,
+        f"apps list of str, lists list of str, refused list of {REFUSED}, problem str or nil",
+    ),
 }
 
 
@@ -124,10 +152,16 @@ records: Mapping[str, st.SearchStrategy[object]] = {
     RUNNING_APP: st.builds(RunningApp, u64, text),
     INSTALLED_APP: st.builds(InstalledApp, text, text, text),
     LIMIT: st.builds(LimitInfo, text, text),
+    WAITING_APP: st.builds(WaitingApp, text, st.none() | text, f64, u64, st.none() | f64),
+    REFUSED: st.builds(RefusedList, text, text),
     "str": text,
     SESSION: st.builds(
         SessionInfo, u64, text, st.sampled_from(State), st.none() | u64, f64, st.none() | f64,
         st.none() | f64, st.none() | u64, st.none() | text, st.none() | text,
+    ),
+    DETAILS: st.builds(
+        SessionDetails, u64, st.none() | text, st.none() | text, st.none() | text, st.none() | text,
+        st.none() | u64, st.none() | u64, st.none() | f64,
     ),
 }  # fmt: skip
 kinds = {"u32": u32, "u64": u64, "f64": f64, "str": text, "state": st.sampled_from(State)}

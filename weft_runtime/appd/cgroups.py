@@ -97,6 +97,16 @@ class SessionGroup(NamedTuple):
         with contextlib.suppress(OSError):  # it is gone, and with it all that could be ended
             _write(self.path / "cgroup.kill", "1")
 
+    def use(self) -> tuple[int | None, int | None, float | None]:
+        """Bytes of memory that it has now, the most that it had, seconds on CPUs; None for what nobody counts."""
+        cpu = _read_keys(self.path / "cpu.stat").get("usage_usec")
+        memory, peak = (_read(self.path / name) for name in ("memory.current", "memory.peak"))
+        return (
+            int(memory) if memory.isdigit() else None,
+            int(peak) if peak.isdigit() else None,
+            None if cpu is None else cpu / 1e6,
+        )
+
     def usage(self) -> Usage:
         """To be called when its process has ended, before `remove`."""
         cpu, peak = _read_keys(self.path / "cpu.stat"), _read(self.path / "memory.peak")

@@ -14,6 +14,7 @@ from typing import NamedTuple, Self
 from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.escape import printable
 from weft_runtime.fork_protocol import Descriptors
+from weft_runtime.journal import Level
 
 REPORT_FD = 3
 """Where the child finds the descriptor for its report: the first after the standard streams."""
@@ -78,16 +79,24 @@ class Exit(NamedTuple):
 
 
 def environment(
-    environ: Mapping[str, str], *, log_to_journal: bool, compiler_procs: Path | None = None
+    environ: Mapping[str, str],
+    *,
+    log_to_journal: bool,
+    log_level: Level = Level.INFO,
+    compiler_procs: Path | None = None,
 ) -> dict[str, str]:
     """The environment of a session's process; by `compiler_procs` a compiler enters its control group."""
     passed = {name: environ[name] for name in _PASSED if name in environ}
+    # The daemon tells the course of a session itself.
+    passed |= {"WEFT_REPORT_FD": str(REPORT_FD), "WEFT_SUPERVISED": "1"}
     if compiler_procs is not None:
         passed["WEFT_COMPILER_GROUP"] = os.fspath(compiler_procs)
+    if log_level >= Level.DEBUG:
+        passed["WEFT_LOG_LEVEL"] = log_level.name.lower()
     if log_to_journal:
-        return {**passed, "WEFT_LOG": "journal", "WEFT_REPORT_FD": str(REPORT_FD)}
-    # Its lines come through standard error: the daemon tells the course of a session itself.
-    return {**passed, "WEFT_LOG": "stderr", "WEFT_LOG_LEVEL": "warning", "WEFT_REPORT_FD": str(REPORT_FD)}
+        return {**passed, "WEFT_LOG": "journal"}
+    # Its lines come through standard error.
+    return {"WEFT_LOG_LEVEL": "warning", **passed, "WEFT_LOG": "stderr"}
 
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:

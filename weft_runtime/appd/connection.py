@@ -37,9 +37,8 @@ class ControlClient(Outgoing):
     def __init__(self, connection: socket.socket, server: "ControlServer") -> None:
         super().__init__(connection)
         self._server = server
-        pid, uid, gid = peer(connection)
+        self._pid, uid, _ = peer(connection)
         self.owner = uid
-        self.caller = f"uid {uid} gid {gid} pid {pid}"
         self.may_reload = uid in (0, os.geteuid())
         self.waiting_for: int | None = None
         self.waiting_for_reload = False
@@ -59,7 +58,20 @@ class ControlClient(Outgoing):
         self._frame_began_at: float | None = None
         self._patience = min(FRAME_TIMEOUT_S, server.settings.idle_timeout)
         self._timer = self._loop.call_later(self._patience, self._check_time)
-        self._loop.add_reader(connection, self._readable)
+        self._is_nameless = not server.names.is_known(uid, self._is_named)
+        """Whether it waits for the name of its user, before anything is done for it."""
+        if not self._is_nameless:
+            self._loop.add_reader(connection, self._readable)
+
+    @property
+    def caller(self) -> str:
+        return f"{self._server.names.shown(self.owner)} pid {self._pid}"
+
+    def _is_named(self) -> None:
+        self._is_nameless = False
+        self._watch_input()
+        if self._is_open:
+            self.resume()
 
     def send(self, message: Response) -> None:
         self._put(frame(encode_msgpack(message)))
@@ -203,7 +215,7 @@ class ControlClient(Outgoing):
 
     @property
     def _is_blocked(self) -> bool:
-        waits = self.waiting_for is not None or self.waiting_for_reload
+        waits = self._is_nameless or self.waiting_for is not None or self.waiting_for_reload
         return waits or self._making is not None or self._closing or len(self._out) > ANSWERS_AHEAD
 
     def _watch_input(self) -> None:

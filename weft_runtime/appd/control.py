@@ -15,6 +15,7 @@ from weft_runtime.appd.admission import Admission
 from weft_runtime.appd.connection import ControlClient
 from weft_runtime.appd.dispatch import Dispatcher
 from weft_runtime.appd.listener import peer
+from weft_runtime.appd.names import Names
 from weft_runtime.appd.settings import Settings
 from weft_runtime.appd.tasks import Tasks
 from weft_runtime.framing import frame
@@ -53,6 +54,7 @@ class ControlServer:
         self.dispatcher = dispatcher
         self.log = log
         self.clients: set[ControlClient] = set()
+        self.names = Names()
         self._admission = Admission(settings.max_connections)
         self._unread: Counter[int] = Counter()
         """Bytes that wait, by user."""
@@ -142,7 +144,7 @@ class ControlServer:
         now = time.monotonic()
         if now - self._refused_at.get(uid, float("-inf")) >= REFUSALS_LOGGED_S:
             self._refused_at[uid] = now
-            self.log.notice(f"refusing connections of uid {uid} on the control socket: {why}")
+            self.log.notice(f"refusing connections of {self.names.shown(uid)} on the control socket: {why}")
 
     def _add(self, connection: socket.socket) -> ControlClient:
         client = ControlClient(connection, self)

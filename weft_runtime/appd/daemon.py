@@ -19,20 +19,22 @@ from weft_runtime.appd import cgroups, clock, control, handover, status, websock
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
-from weft_runtime.appd.dispatch import READINGS_MAX, Client, Dispatcher
+from weft_runtime.appd.dispatch import Client, Dispatcher
 from weft_runtime.appd.keeper import Keeper
 from weft_runtime.appd.listener import listen
 from weft_runtime.appd.loopwatch import open_watch
+from weft_runtime.appd.numbers import Counter, Numbers
 from weft_runtime.appd.persistence import LastSession, write_port
+from weft_runtime.appd.restorer import Restorer
 from weft_runtime.appd.settings import WS_PORT_OFF, Places, Settings, find_runtime, load, places
-from weft_runtime.appd.supervisor import Refused, Supervisor
+from weft_runtime.appd.supervisor import Supervisor
 from weft_runtime.appd.tasks import Tasks, Worker
 from weft_runtime.appd.websocket import WebSocketServer
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log
-from weft_runtime.manifests import NotRemembered
 from weft_runtime.notify import Notifier, open_notifier
+from weft_runtime.plural import counted
 from weft_runtime.protocol import DaemonStatus, Error, ErrorCode, Reloaded
 
 CONTROL_NAME, WS_NAME = "control", "ws"
@@ -54,12 +56,6 @@ CHECK_TIMEOUT_S = 30.0
 STRAYS_TIMEOUT_S = 0.3
 """Seconds for what the last sessions have left to be gone once it is killed."""
 
-RESTORED_A_CPU = 2
-"""Apps of the last session that may be starting at a time, for each CPU: with all at once none would be ready in
-time on a device with many of them."""
-
-RESTORE_POLL_S = 0.05
-
 TAKE_S = 0.5
 """Seconds by which a slow disk may delay the start, which does not depend on it."""
 
@@ -68,6 +64,8 @@ GIVE_WAY_S = 0.0005
 calls of a launch. Python's own 5 ms are for threads that are equals."""
 
 PORT_FILE = "appd.wsport"
+PROCESS_NAME = b"weft-appd"
+_PR_SET_NAME = 15
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -84,7 +82,13 @@ class Daemon:
         self._log = log
         self._places: Places = places(settings, environ)
         self._dispatcher = Dispatcher()
-        self._supervisor = Supervisor(settings, self._places, environ, log, self._dispatcher.announce)
+        self._tasks = Tasks(log)
+        # What is in the state directory is read and written in the order in which that is asked for.
+        state = Worker("weft-state")
+        self._numbers = Numbers(Counter(self._places.state, self._places.runtime), state, self._tasks, log)
+        self._supervisor = Supervisor(
+            settings, self._places, environ, log, self._dispatcher.announce, self._numbers
+        )
         self._dispatcher.supervisor = self._supervisor
         self._dispatcher.reload = self._request_reload
         self._dispatcher.status = self._describe
@@ -93,12 +97,16 @@ class Daemon:
         self._notifier: Notifier = open_notifier(
             log, wanted=True, notify_socket=environ.get("NOTIFY_SOCKET"), later=self._notify_later
         )
-        self._tasks = Tasks(log)
+        self._restorer = Restorer(
+            self._supervisor, self._dispatcher.acknowledge, self._changed, self._tasks, log
+        )
+        self._supervisor.on_end = self._restorer.ended
+        self._dispatcher.restorer = self._restorer
         self._keeper = Keeper(
             LastSession(self._places.state, self._places.runtime),
-            lambda: [session.app_id for session in self._supervisor.live],
-            self._tasks, log,
+            self._listed, self._restorer.add, state, self._tasks, log,
         )  # fmt: skip
+        self._dispatcher.keeper = self._keeper
         self._files = Worker("weft-settings")
         self._watch = open_watch(environ, self._log_callback)
         self._since = clock.now()
@@ -125,7 +133,10 @@ class Daemon:
         loop.set_exception_handler(self._log_failure)
         sys.setswitchinterval(GIVE_WAY_S)
         # Orphans of a session come to us and not to PID 1, so that they can be found and ended.
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        # After a reload it would be that of the interpreter.
+        libc.prctl(_PR_SET_NAME, PROCESS_NAME, 0, 0, 0)
         self._supervisor.groups = self._open_groups(is_first=state is None)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
@@ -146,7 +157,8 @@ class Daemon:
         taking = self._tasks.start(
             "the list of the last session", self._keeper.take, wanted=self._settings.restore
         )
-        await asyncio.wait([taking], timeout=TAKE_S)
+        numbering = self._tasks.start("the numbers of sessions", self._numbers.begin)
+        await asyncio.wait([taking, numbering], timeout=TAKE_S)
         # What was imported stays: the garbage collector need not look at it again and again, for 10 ms each time.
         gc.collect()
         gc.freeze()
@@ -157,7 +169,7 @@ class Daemon:
             self._finish_reload()
         if self._watch is not None:
             self._watch.begin()
-        self._restoring = self._tasks.start("starting the apps of the last session", self._restore, taking)
+        self._restoring = self._tasks.start("starting the apps of the last session", self._restorer.run)
         await self._stopping.wait()
         await self._shut_down()
 
@@ -224,7 +236,7 @@ class Daemon:
         try:
             runtime = printable(str(find_runtime(self._settings)))
         except WeftError as error:
-            self._log.entry(Level.ERR, str(error), Event.LAUNCH_REFUSED, WEFT_REASON=str(error))
+            self._log.entry(Level.ERR, str(error), Event.NO_RUNTIME, WEFT_REASON=str(error))
             runtime = "none"
         message = f"weft-appd {__version__} serves {doors}, runtime {runtime}"
         self._log.entry(Level.INFO, message, Event.DAEMON_READY)
@@ -235,7 +247,8 @@ class Daemon:
         try:
             write_port(path, port)
         except OSError as error:  # who knows the port does not need it
-            self._log.warning(f"cannot write {quote(str(path))}, ignoring: {error.strerror}")
+            message = f"cannot write {quote(str(path))}, which tells local pages the port: {error.strerror}"
+            self._log.entry(Level.WARNING, message, Event.SAVE_FAILED, WEFT_REASON=message)
 
     async def _shut_down(self) -> None:
         """STOPPING, stop accepting, end the sessions, tell the clients, exit."""
@@ -251,9 +264,10 @@ class Daemon:
         await asyncio.gather(*under_way, return_exceptions=True)
         self._answer_reload(Error(ErrorCode.SHUTTING_DOWN, "the daemon is shutting down"))
         count = len(self._supervisor.live)
-        self._log.entry(Level.INFO, f"stopping, {count} sessions to end", Event.DAEMON_STOPPING)
+        self._log.entry(Level.INFO, f"stopping, {counted(count, 'session')} to end", Event.DAEMON_STOPPING)
         self._notifier.send("STOPPING=1")
         saving = self._tasks.start("the last list", self._keeper.save_last, self._keeper.stop())
+        self._numbers.write_last()
         self._control.stop()
         self._supervisor.close_fork_server()
         with contextlib.suppress(TimeoutError):
@@ -276,46 +290,12 @@ class Daemon:
             self._own_socket.unlink(missing_ok=True)
         self._control.close()
 
-    # Sessions of the run before
-
-    async def _restore(self, taking: "asyncio.Task[None]") -> None:
-        """Start the apps one by one: on a busy device all take longer than a client or the watchdog waits."""
-        await taking
-        at_once = RESTORED_A_CPU * (os.cpu_count() or 1)
-        while to_restore := self._keeper.to_restore:
-            if self._supervisor.starting >= at_once:
-                await asyncio.sleep(RESTORE_POLL_S)
-                continue
-            try:
-                await self._launch_again(to_restore[0])
-            except Refused:
-                pass  # it has been logged
-            except (Exception, asyncio.CancelledError) as error:
-                if self._stopping.is_set():
-                    raise
-                self._tasks.report(f"starting {to_restore[0]} again", error)
-            del to_restore[0]
-            await asyncio.sleep(0)
-
-    async def _launch_again(self, app_id: str) -> None:
-        """Raises Refused."""
-        reading = None
-        for _ in range(READINGS_MAX):
-            try:
-                session = self._supervisor.launch(app_id, "the last session", reading)
-            except NotRemembered as absent:
-                with contextlib.suppress(WeftError):  # the launch finds it again
-                    reading = await self._supervisor.read(absent.directory)
-            else:
-                self._dispatcher.acknowledge(session)
-                return
-        reason = "its manifest changes all the time"
-        self._log.entry(
-            Level.WARNING, f"cannot start {app_id} again: {reason}", Event.LAUNCH_REFUSED,
-            WEFT_APP_ID=app_id, WEFT_REASON=reason,
-        )  # fmt: skip
-
     # What changes while it runs
+
+    def _listed(self) -> list[str]:
+        """The apps that the next daemon is to start: those whose end somebody has asked for are over."""
+        running = [session.app_id for session in self._supervisor.live if not session.stop_expected]
+        return [*running, *self._restorer.app_ids]
 
     def _changed(self) -> None:
         if self._change_timer is None:
@@ -329,7 +309,8 @@ class Daemon:
 
     def _status(self) -> str:
         live, starting = len(self._supervisor.live), self._supervisor.starting
-        return f"STATUS={live} sessions, {starting} of them starting, {len(self._control.clients)} clients"
+        clients = counted(len(self._control.clients), "client")
+        return f"STATUS={counted(live, 'session')}, {starting} of them starting, {clients}"
 
     def _describe(self) -> DaemonStatus:
         return status.describe(
@@ -510,6 +491,8 @@ class Daemon:
             "own_socket": None if self._own_socket is None else str(self._own_socket),
             "since": clock.to_unix(self._since),
             **self._keeper.to_json(),
+            **self._restorer.to_json(),
+            **self._numbers.to_json(),
         }
         descriptors = [*doors, *ws_doors, *(client["fd"] for client in clients)]
         try:
@@ -536,6 +519,8 @@ class Daemon:
         # First the clients, so that they hear what the sessions have to tell. One that is lost takes no other with it.
         for values in state["clients"]:
             self._tasks.call("taking over a connection", self._control.adopt, values)
+        self._restorer.restore(state)
+        self._numbers.restore(state, state["supervisor"]["next_id"])
         self._supervisor.restore(state["supervisor"])
         # A RELOAD that is looked at from here on is another one.
         self._owed = [client for client in self._dispatcher.clients if client.waiting_for_reload]
@@ -547,8 +532,10 @@ class Daemon:
         self._reap_strays()
         self._changed()
         self._keeper.survive_later()
+        self._dispatcher.answer_ends()
         count = len(self._supervisor.live)
-        self._log.entry(Level.INFO, f"reloaded, {count} sessions live on", Event.RELOADED)
+        verb = "lives" if count == 1 else "live"
+        self._log.entry(Level.INFO, f"reloaded, {counted(count, 'session')} {verb} on", Event.RELOADED)
         self._answer_reload(Reloaded(__version__), self._owed)
 
     def _answer_reload(self, answer: Error | Reloaded, clients: Iterable[Client] | None = None) -> None:

@@ -25,6 +25,12 @@ from weft_runtime.settings import log_settings
 
 PROGRAM = "weft-appd"
 
+_EVENTS = {
+    Problem.USAGE: Event.USAGE,
+    Problem.CONFIG_INVALID: Event.SETTINGS_INVALID,
+    Problem.ENGINE_MISSING: Event.NO_RUNTIME,
+}
+
 RELOAD_TIMEOUT_S = 60.0
 """Seconds that --reload waits: the check of the next program may take 30 of them."""
 
@@ -40,7 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.backlog.restore(state["log"])  # before anything else is logged
         return _run(build_parser().parse_args(argv), log, state)
     except WeftError as error:
-        log.entry(Level.ERR, str(error), Event.FAILED, WEFT_REASON=str(error), WEFT_PROBLEM=error.problem)
+        event = _EVENTS.get(error.problem, Event.FAILED)
+        log.entry(Level.ERR, str(error), event, WEFT_REASON=str(error), WEFT_PROBLEM=error.problem)
         return error.exit_status
     except BrokenPipeError:  # whoever read our output has gone
         return 128 + signal.SIGPIPE
@@ -48,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except Exception as error:
         reason = f"internal error: {type(error).__name__}: {printable(str(error))}"
-        log.entry(Level.CRIT, f"{reason}\n{stack_of(error)}", Event.FAILED, WEFT_REASON=reason)
+        log.entry(Level.CRIT, f"{reason}\n{stack_of(error)}", Event.INTERNAL_ERROR, WEFT_REASON=reason)
         return ExitStatus.SOFTWARE
     finally:
         log.flush()
@@ -72,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace, log: Log, state: dict[str, Any] | None) -> int:
     if options.reload:
-        return _reload()
+        return _reload(log)
     settings = load(options.config, os.environ)
     if options.check:
         handover.check_version(os.environ)
@@ -89,7 +96,7 @@ def _run(options: argparse.Namespace, log: Log, state: dict[str, Any] | None) ->
     return 0
 
 
-def _reload() -> int:
+def _reload(log: Log) -> int:
     with DaemonClient(socket_path(os.environ), timeout=RELOAD_TIMEOUT_S) as daemon:
         answer = daemon.ask(Reload())
     match answer:
@@ -101,6 +108,9 @@ def _reload() -> int:
             os.kill(int(pid), signal.SIGHUP)
             write_result("there is no place for a connection: asked for a reload by SIGHUP")
             return 0
+        case Error(ErrorCode.RELOAD_FAILED) if log.is_native:
+            # The daemon has told it there, as what it is.
+            return ExitStatus.CONFIG
         case Error():
             raise WeftError(Problem.CONFIG_INVALID, printable(answer.message))
         case _:

@@ -3,11 +3,12 @@
 
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 from weft_runtime.decode import Table
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
+from weft_runtime.journal import Event
 from weft_runtime.ready import COMPILING
 
 SIZE_MAX = 64 * 1024
@@ -15,6 +16,30 @@ SIZE_MAX = 64 * 1024
 
 _READ_SIZE = 4096
 """Bytes a time before the end: whoever floods the report leaves room for everybody else."""
+
+
+DETAIL_LINES_MAX = 100
+"""Lines of a detail that are logged: a backtrace of the engine has 20, a traceback of ours some more."""
+
+# What is told apart from the end of the session.
+_TOLD = frozenset(
+    {
+        Event.TRAPPED, Event.PACKAGE_NOT_FOUND, Event.PACKAGE_INVALID, Event.ENGINE_MISSING, Event.FAILED,
+        Event.COMPILE_LIMIT, Event.LIMIT_EXCEEDED, Event.NOT_TRUSTED, Event.CHANGED, Event.CAPABILITY_REFUSED,
+        Event.OUT_OF_MEMORY, Event.SETTINGS_INVALID, Event.USAGE, Event.INTERNAL_ERROR,
+    }
+)  # fmt: skip
+
+
+class Account(NamedTuple):
+    """What a runtime said of its end; each text is safe to log."""
+
+    reason: str | None = None
+    """None from a foreign runtime, or one that was killed."""
+    event: Event | None = None
+    """What is to be told apart from the end; None where there is nothing, or the runtime has told it itself."""
+    problem: str | None = None
+    detail: str = ""
 
 
 class Report:
@@ -41,15 +66,22 @@ class Report:
         self.unread = b"\n".join([*kept[-1:], rest])[-SIZE_MAX:]
         return compiling
 
-    def reason(self) -> str | None:
-        """The reason in the last line: none from a foreign runtime, or one that was killed."""
+    def account(self) -> Account:
+        """What the last line says."""
         lines = (self.unread + self._read(SIZE_MAX)).splitlines()
         try:
-            reason = Table(_values(lines[-1] if lines else b""), "report", Problem.INTERNAL_ERROR)
-            text = reason.optional_string("reason")
+            last = Table(_values(lines[-1] if lines else b""), "report", Problem.INTERNAL_ERROR)
+            reason, detail = last.optional_string("reason"), last.optional_string("detail")
+            event, problem = last.optional_string("event"), last.optional_string("problem")
         except WeftError:
-            return None
-        return None if text is None else printable(text)
+            return Account()
+        if reason is None:
+            return Account()
+        if detail is None or event not in _TOLD:
+            return Account(printable(reason))
+        safe = [printable(line) for line in detail.splitlines()[:DETAIL_LINES_MAX]]
+        problem = None if problem is None else printable(problem, 64)
+        return Account(printable(reason), Event(event), problem, "\n".join(safe))
 
     def _read(self, size: int) -> bytes:
         try:

@@ -4,14 +4,31 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from weft_runtime.appd import clock
-from weft_runtime.protocol import SessionInfo, State
+from weft_runtime.appd.use import Use
+from weft_runtime.protocol import SessionDetails, SessionInfo, State
 
 OUTPUT_CLOSED_GRACE_S = 1.0
 
 _TIMES = ("launched_at", "ready_at", "stopped_at")
+
+
+class Facts(NamedTuple):
+    """What else is known of a session: for people, nothing here depends on it. None is "not known"."""
+
+    version: str | None = None
+    """The version that runs: that of the manifest at the launch."""
+    launched_by: str | None = None
+    package: str | None = None
+    """The directory that it was started from."""
+    data: str | None = None
+    """Its directory for data, if it has one."""
+    memory_peak: int | None = None
+    """Bytes, once it has ended."""
+    cpu_seconds: float | None = None
+    """The same of its time on CPUs."""
 
 
 class Action(StrEnum):
@@ -46,6 +63,7 @@ class Session:
     stop_expected: bool = False
     """Whether its end was asked for by a client or an operator, and so is no surprise."""
     output_closed: bool = False
+    facts: Facts = Facts()
 
     @classmethod
     def launched(cls, number: int, app_id: str, pid: int, *, now: float, ready_deadline: float) -> Self:
@@ -79,8 +97,9 @@ class Session:
         return []
 
     def stop(self, why: str, *, kill_deadline: float, expected: bool = False) -> list[Action]:
-        """The end is asked for. Asking again changes nothing."""
+        """The end is asked for. Asking again changes nothing, but that an end may be expected then."""
         if self.state not in (State.STARTING, State.RUNNING):
+            self.stop_expected |= expected and self.is_live
             return []
         self.state, self.deadline = State.STOPPING, kill_deadline
         self.stop_reason, self.stop_expected = why, expected
@@ -123,9 +142,28 @@ class Session:
             reason=self.reason or self.stop_reason,
         )
 
+    def details(self, use: Use) -> SessionDetails:
+        """`use` is what it uses now, if it lives."""
+        facts = self.facts
+        return SessionDetails(
+            session_id=self.id,
+            version=facts.version,
+            launched_by=facts.launched_by,
+            package=facts.package,
+            data=facts.data,
+            memory=use.memory,
+            memory_peak=facts.memory_peak if use.memory_peak is None else use.memory_peak,
+            cpu=facts.cpu_seconds if use.cpu_seconds is None else use.cpu_seconds,
+        )
+
     def to_json(self) -> dict[str, Any]:
-        """For the next process image (handover.py); times are Unix seconds, as the first release has them."""
+        """For the next process image (handover.py); times are Unix seconds, as the first release has them.
+
+        Without `facts`: an image of the first release, to which a reload may go back, takes no field that it does not
+        know.
+        """
         values = asdict(self)
+        del values["facts"]
         return values | {name: clock.to_unix(values[name]) for name in _TIMES if values[name] is not None}
 
     @classmethod

@@ -10,27 +10,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec
 
-from weft_runtime import capabilities, manifests, store
+from weft_runtime import capabilities, manifests, paths, store
 from weft_runtime.appd import child as processes
 from weft_runtime.appd import clock
 from weft_runtime.appd.background import Background
 from weft_runtime.appd.cgroups import Limits, Removal, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
+from weft_runtime.appd.numbers import NotNumbered, Numbers
 from weft_runtime.appd.output import LineSplitter, OutputLog
-from weft_runtime.appd.report import Report
-from weft_runtime.appd.session import Action, Session
+from weft_runtime.appd.report import Account, Report
+from weft_runtime.appd.session import Action, Facts, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
 from weft_runtime.appd.tasks import AGAIN_S, Tasks, Worker
+from weft_runtime.appd.use import Use, of_session
 from weft_runtime.errors import ExitStatus, Problem, WeftError
-from weft_runtime.escape import printable
+from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
-from weft_runtime.journal import Event, Level, Log
+from weft_runtime.journal import UNASKED_END, Event, Level, Log, output_identifier
 from weft_runtime.limits import COMPILE_TIME
 from weft_runtime.manifests import Manifests, Reading
+from weft_runtime.plural import counted
 from weft_runtime.protocol import AppReady, AppState, ErrorCode, State
 from weft_runtime.ready import ReadyScanner
 from weft_runtime.settings import stores
+from weft_runtime.statusline import VERSION_MAX
 
 HISTORY_MAX = 1000
 """Stopped sessions that are remembered: enough to answer "what happened last night", and bounded."""
@@ -46,6 +50,12 @@ _FLOOD_PAUSE_S = 0.005
 """Seconds between two reads of a session that has used up its lines. Its pipe is still emptied, since an app must not
 hang on its output, but at 64 KiB a read that is 13 MB/s of what nobody will see: more would only take CPU time from
 everybody else, the daemon's and the app's."""
+
+_REFUSAL_EVENTS = {
+    ErrorCode.NO_RUNTIME: Event.NO_RUNTIME,
+    ErrorCode.CAPABILITY_REFUSED: Event.CAPABILITY_REFUSED,
+}
+"""All others: Event.LAUNCH_REFUSED."""
 
 _REFUSALS = {
     Problem.PACKAGE_NOT_FOUND: ErrorCode.PACKAGE_NOT_FOUND,
@@ -117,12 +127,14 @@ class Supervisor:
         environ: Mapping[str, str],
         log: Log,
         announce: Callable[[AppReady | AppState], None],
+        numbers: Numbers,
     ) -> None:
         self._settings = settings
         self._places = places
         self._log = log
         self._tasks = Tasks(log)
         self._announce = announce
+        self.numbers = numbers
         store_override = {} if settings.app_store is None else {"WEFT_APP_STORE": str(settings.app_store)}
         self._environ = {**environ, **store_override}
         self.stores = stores(self._environ)
@@ -131,16 +143,17 @@ class Supervisor:
         self._reader = Worker("weft-manifests")
         self._live: dict[int, _Live] = {}
         self._stopped: OrderedDict[int, Session] = OrderedDict()
-        self._next_id = 1
         self._all_ended = asyncio.Event()
         self.groups: SessionGroups | None = None
         """Where sessions get control groups of their own; None is "nowhere"."""
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a session has begun, is ready or has ended."""
+        self.on_end: Callable[[Session], None] = lambda session: None
+        """Called when a session has ended, before anybody else hears of it."""
         self.closing = False
         self._background = Background(places.runtime, log, self._tasks)
         self.spares = Spares(
-            self._session_environment, log, lambda: self._next_id, self._make_group, self._remove_group
+            self._session_environment, log, lambda: numbers.next, self._make_group, self._remove_group
         )  # fmt: skip
 
     @property
@@ -156,22 +169,32 @@ class Supervisor:
     def stopped(self) -> list[Session]:
         return list(self._stopped.values())
 
+    def use(self, session: Session) -> Use:
+        """What it uses now; nothing is known of one that has ended."""
+        live = self._live.get(session.id)
+        return Use() if live is None else of_session(session.pid, live.group)
+
     def find(self, session_id: int) -> Session | None:
         live = self._live.get(session_id)
         return live.session if live else self._stopped.get(session_id)
 
-    def launch(self, app_id_text: str, caller: str, reading: Reading | None = None) -> Session:
-        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it.
+    def launch(
+        self, app_id_text: str, caller: str, reading: Reading | None = None, *, is_again: bool = False
+    ) -> Session:
+        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it unless it `is_again`.
 
-        Raises NotRemembered where its manifest has to be read first; `reading` is that then, once it is done.
+        Raises NotRemembered where its manifest has to be read first; `reading` is that then, once it is done. Raises
+        NotNumbered where its number has to be written down first.
         """
         self.manifests.use(reading)
         try:
             return self._launch(app_id_text, caller)
         except Refused as refusal:
-            message = f"launch of {printable(app_id_text, 256)} for {caller} refused: {refusal.message}"
+            if is_again:
+                raise
             self._log.entry(
-                Level.WARNING, message, Event.LAUNCH_REFUSED,
+                Level.WARNING, f"launch for {caller} refused: {refusal.message}",
+                _REFUSAL_EVENTS.get(refusal.code, Event.LAUNCH_REFUSED),
                 WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
             )  # fmt: skip
             raise
@@ -202,19 +225,22 @@ class Supervisor:
             app_id = AppId.parse(app_id_text)
         except ValueError as error:
             raise Refused(ErrorCode.INVALID_APP_ID, str(error)) from None
-        if len(self._live) >= self._settings.max_sessions:
-            message = (
-                f"there are {len(self._live)} sessions already, the setting max_sessions allows no more"
-            )
+        count = len(self._live)
+        if count >= self._settings.max_sessions:
+            message = f"there {'is' if count == 1 else 'are'} {counted(count, 'session')} already, the setting max_sessions allows no more"
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
+        if not self.numbers.is_ready:
+            raise NotNumbered
         self.spares.hint(app_id)
-        argv, notice = self._command(app_id, self._next_id)
-        child, group = self._fork(app_id, argv) or self._execute(argv)
+        argv, notice, facts = self._command(app_id, self.numbers.next)
+        forked = self._fork(app_id, argv)
+        child, group = forked or self._execute(argv)
         session = Session.launched(
-            self._next_id, app_id, child.pid,
+            self.numbers.next, app_id, child.pid,
             now=clock.now(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
         )  # fmt: skip
-        self._next_id += 1
+        session.facts = facts._replace(launched_by=caller)
+        self.numbers.skip()
         try:
             live = self._adopt(session, child, group)
         except BaseException:
@@ -223,7 +249,15 @@ class Supervisor:
                 or _Live(session, child, group, OutputLog(0, 0, _nothing, _nothing))
             )
             raise
-        self._entry(live, Level.INFO, f"launched by {caller}, pid {child.pid}", Event.SESSION_LAUNCHED)
+        version = printable(facts.version or "", VERSION_MAX)
+        message = f"launched by {caller}, pid {child.pid}: version {version} from {facts.package}"
+        self._entry(
+            live, Level.INFO, message, Event.SESSION_LAUNCHED, WEFT_CALLER=caller, WEFT_VERSION=version
+        )
+        if self._log.level >= Level.DEBUG:
+            how = "a process of the fork server's" if forked else "executed"
+            searched = ", ".join(quote(str(path)) for path in self.stores)
+            self._entry(live, Level.DEBUG, f"{printable(argv[0])}, {how}; the stores are {searched}")
         if notice is not None:
             self._entry(live, Level.NOTICE, notice)
         self.on_change()
@@ -278,7 +312,7 @@ class Supervisor:
     def to_json(self) -> dict[str, Any]:
         """All sessions, for the next process image; the descriptors in it must be inherited."""
         return {
-            "next_id": self._next_id,
+            "next_id": self.numbers.next,
             "live": [
                 {
                     "session": live.session.to_json(),
@@ -292,16 +326,22 @@ class Supervisor:
                 for live in self._live.values()
             ],
             "stopped": [session.to_json() for session in self._stopped.values()],
+            "facts": [
+                (session.id, session.facts._asdict()) for session in (*self.live, *self._stopped.values())
+            ],
         }
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Take over what `to_json` of the process image before this one said."""
-        self._next_id = values["next_id"]
+        # The first release has none.
+        facts = {number: Facts(**known) for number, known in values.get("facts", ())}
         for stopped in values["stopped"]:
             session = Session.from_json(stopped)
+            session.facts = facts.get(session.id, Facts())
             self._stopped[session.id] = session
         for item in values["live"]:
             session = Session.from_json(item["session"])
+            session.facts = facts.get(session.id, Facts())
             assert session.pid is not None
             for fd in item["fds"]:
                 os.set_inheritable(fd, False)
@@ -325,8 +365,8 @@ class Supervisor:
         """What the next process image must inherit."""
         return [fd for live in self._live.values() for fd in live.child[2:]]
 
-    def _command(self, app_id: AppId, number: int) -> tuple[list[str], str | None]:
-        """The command line of a session, and what to say of its capabilities. Raises Refused."""
+    def _command(self, app_id: AppId, number: int) -> tuple[list[str], str | None, Facts]:
+        """The command line of a session, what to say of its capabilities, and what it runs. Raises Refused."""
         try:
             runtime = find_runtime(self._settings)
             package = store.open_package(app_id, self.stores, self.manifests.recall)
@@ -344,12 +384,15 @@ class Supervisor:
         argv = [os.fspath(runtime), app_id, str(number)]
         for grant in grants.directories:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
-        return argv, grants.notice
+        data = next((os.fspath(grant.host) for grant in grants.directories if grant.guest == "/data"), None)
+        # As the manifest has it: so is the list of installed apps, with which it is compared.
+        facts = Facts(package.manifest.version, package=_shown(package.directory), data=_shown(data))
+        return argv, grants.notice, facts
 
     def _fork(self, app_id: AppId, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
         """The next session's process by the fork server, if there is one."""
         try:
-            spare = self.spares.take(Path(argv[0]), app_id, self._next_id)
+            spare = self.spares.take(Path(argv[0]), app_id, self.numbers.next)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -366,6 +409,7 @@ class Supervisor:
         return processes.environment(
             self._environ,
             log_to_journal=self._log.is_native,
+            log_level=self._log.level,
             compiler_procs=self.groups.compiler_procs if self.groups else None,
         )
 
@@ -375,14 +419,14 @@ class Supervisor:
         try:
             while True:
                 try:
-                    group = self._make_group(self._next_id)
+                    group = self._make_group(self.numbers.next)
                     break
                 except FileExistsError:  # that of a process which is still on its way out
-                    self._next_id += 1
+                    self.numbers.skip()
         except OSError as error:
             message = f"cannot make the session's control group: {error.strerror}"
             raise Refused(ErrorCode.SPAWN_FAILED, message) from None
-        argv = [argv[0], argv[1], str(self._next_id), *argv[3:]]
+        argv = [argv[0], argv[1], str(self.numbers.next), *argv[3:]]
         environment = self._session_environment()
         try:
             return processes.spawn(argv, environment, group), group
@@ -391,7 +435,7 @@ class Supervisor:
                 # The process may have been there for a moment.
                 group.kill()
                 self._remove_group(group)
-                self._next_id += 1  # the group may still be there
+                self.numbers.skip()  # the group may still be there
             message = f"cannot start {printable(argv[0])}: {error.strerror}"
             raise Refused(ErrorCode.SPAWN_FAILED, message) from None
 
@@ -423,12 +467,13 @@ class Supervisor:
         def write(stream: str, line: str) -> None:
             level = Level.WARNING if stream == "stderr" else Level.INFO
             self._entry(
-                live, level, line, Event.OUTPUT, WEFT_STREAM=stream, SYSLOG_IDENTIFIER=session.app_id
-            )
+                live, level, line, Event.OUTPUT,
+                WEFT_STREAM=stream, SYSLOG_IDENTIFIER=output_identifier(session.app_id, session.id),
+            )  # fmt: skip
 
         def dropped(count: int) -> None:
             message = (
-                f"{count} lines of its output were dropped: more than {self._settings.log_lines} lines"
+                f"{counted(count, 'line')} of its output {'was' if count == 1 else 'were'} dropped: more than {self._settings.log_lines} lines"
                 f" in {self._settings.log_interval:g} s"
             )
             self._entry(live, Level.WARNING, message, Event.OUTPUT_DROPPED, WEFT_DROPPED=str(count))
@@ -492,7 +537,11 @@ class Supervisor:
                     self._start_shell(live)
                     self.on_change()
                 case Action.TERMINATE:
-                    self._entry(live, Level.INFO, f"ending it: {session.stop_reason}")
+                    late = session.ready_at is None and not session.stop_expected
+                    self._entry(
+                        live, Level.WARNING if late else Level.INFO, f"ending it: {session.stop_reason}",
+                        Event.NOT_READY if late else None, WEFT_REASON=session.stop_reason or "",
+                    )  # fmt: skip
                     processes.terminate(live.child)
                 case Action.KILL:
                     message = f"still there {self._settings.stop_grace:g} s after SIGTERM: killing it"
@@ -598,6 +647,7 @@ class Supervisor:
                 exit_status=None, signal=None, reason="a fault of the daemon", now=clock.now()
             )
         self._stopped[live.session.id] = live.session
+        self._tasks.call("restoring sessions", self.on_end, live.session)
         self._announce(AppState(live.session.id, State.STOPPED))
         self.on_change()
 
@@ -633,14 +683,15 @@ class Supervisor:
     def _finish(self, live: _Live) -> None:
         """All of its output is logged: collect the process and tell how it ended."""
         session = live.session
-        reason = live.report.reason()
+        account = live.report.account()
         result = processes.reap(live.child)
         usage = Usage(result.cpu_seconds, None, None)
         if live.group is not None:
             usage = live.group.usage()
+        session.facts = session.facts._replace(memory_peak=usage.memory_peak, cpu_seconds=usage.cpu_seconds)
         actions = session.ended(
             exit_status=result.status, signal=result.signal,
-            reason=reason or usage.out_of_memory, now=clock.now(),
+            reason=account.reason or usage.out_of_memory, now=clock.now(),
         )  # fmt: skip
         for timer in (live.deadline_timer, live.summary_timer):
             if timer is not None:
@@ -656,13 +707,32 @@ class Supervisor:
             self._stopped.popitem(last=False)
         if live.group is not None:
             self._remove_group(live.group)
+        self._log_cause(live, account, result, usage)
         self._log_end(live, result, usage)
+        self._tasks.call("restoring sessions", self.on_end, session)
         if result.status == ExitStatus.TRY_AGAIN:
             self._background.request()
         self._act(live, actions)
         self.on_change()
         if not self._live:
             self._all_ended.set()
+
+    def _log_cause(self, live: _Live, account: Account, result: processes.Exit, usage: Usage) -> None:
+        """Tell what its runtime would have told, had it not left that to us; and what it could not know."""
+        event, reason = account.event, account.reason
+        if reason is None and usage.out_of_memory:
+            event, reason = Event.OUT_OF_MEMORY, usage.out_of_memory
+        if event is None or reason is None:
+            return
+        fields = {"WEFT_REASON": reason}
+        if result.status is not None:
+            fields["WEFT_EXIT_STATUS"] = str(result.status)
+        if account.problem is not None:
+            fields["WEFT_PROBLEM"] = account.problem
+        level = Level.CRIT if event is Event.INTERNAL_ERROR else Level.ERR
+        self._entry(
+            live, level, f"{reason}\n{account.detail}" if account.detail else reason, event, **fields
+        )
 
     def _log_end(self, live: _Live, result: processes.Exit, usage: Usage) -> None:
         session = live.session
@@ -677,6 +747,8 @@ class Supervisor:
         fields = {} if result.status is None else {"WEFT_EXIT_STATUS": str(result.status)}
         if result.signal is not None:
             fields["WEFT_SIGNAL"] = result.signal
+        if not as_asked:
+            fields["MESSAGE_ID"] = UNASKED_END
         if usage.memory_peak is not None:
             fields["WEFT_MEMORY_PEAK"] = str(usage.memory_peak)
         self._entry(
@@ -700,6 +772,11 @@ class Supervisor:
         self, live: _Live, level: Level, message: str, event: Event | None = None, **fields: str
     ) -> None:
         self._log.entry(level, message, event, **live.fields, **fields)
+
+
+def _shown(path: str | Path | None) -> str | None:
+    """For a message, which is UTF-8 whatever the path is."""
+    return None if path is None else printable(paths.shown(path))
 
 
 def _nothing(*_: object) -> None:

@@ -32,7 +32,7 @@ class Tasks:
     def report(self, what: str, error: BaseException) -> str:
         """Log an exception of `what` that nobody expected, with its traceback; its reason on one line."""
         reason = f"internal error: {what}: {type(error).__name__}: {printable(str(error))}"
-        self._log.entry(Level.CRIT, f"{reason}\n{stack_of(error)}", Event.FAILED, WEFT_REASON=reason)
+        self._log.entry(Level.CRIT, f"{reason}\n{stack_of(error)}", Event.TASK_FAILED, WEFT_REASON=reason)
         return reason
 
     def call(self, what: str, function: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -> bool:

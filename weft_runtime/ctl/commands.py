@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands that ask, answer and are done: list, status, apps, stop."""
+"""The commands that ask weft-appd, answer and are done: its status, apps, stop."""
 
 import select
 import time
@@ -8,8 +8,17 @@ from contextlib import ExitStack
 
 from weft_runtime import paths
 from weft_runtime.client import socket_path
-from weft_runtime.ctl import words
-from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, NOT_FOUND, ask, connect, expect, sessions, unknown
+from weft_runtime.ctl import restore, services, words
+from weft_runtime.ctl.daemon import (
+    ANSWER_TIMEOUT_S,
+    NOT_FOUND,
+    ask,
+    connect,
+    expect,
+    find,
+    is_system,
+    sessions,
+)
 from weft_runtime.ctl.screen import Cell, Colour, Screen
 from weft_runtime.errors import WeftError
 from weft_runtime.ids import AppId, SessionId
@@ -19,60 +28,12 @@ from weft_runtime.protocol import (
     InstalledApps,
     QueryInstalledApps,
     QueryStatus,
-    SessionInfo,
     State,
     TerminateApp,
 )
 
 STOPS_AT_ONCE = 32
 """Connections for ending sessions at the same time, one each: an eighth of what the daemon takes."""
-
-_LIVE_COLUMNS = ("ID", "APP", "STATE", "PID", "LAUNCHED", "TIME")
-_ALL_COLUMNS = (*_LIVE_COLUMNS, "RESULT", "REASON")
-
-
-def list_sessions(screen: Screen, environ: Mapping[str, str], *, all_sessions: bool) -> int:
-    with connect(environ) as daemon:
-        found = sessions(daemon)
-    if not all_sessions:
-        found = [session for session in found if session.state is not State.STOPPED]
-    if screen.as_json:
-        screen.json([session._asdict() for session in found])
-    elif found:
-        now = time.time()
-        columns = _ALL_COLUMNS if all_sessions else _LIVE_COLUMNS
-        screen.table(columns, (_row(session, now)[: len(columns)] for session in found), cut=True)
-    else:
-        screen.note("no session " + ("is remembered" if all_sessions else "is running"))
-    return 0
-
-
-def status(screen: Screen, environ: Mapping[str, str], session_id: SessionId) -> int:
-    with connect(environ) as daemon:
-        session = _find(sessions(daemon), session_id)
-    if screen.as_json:
-        screen.json(session._asdict())
-        return 0
-    now = time.time()
-    pid = words.NOTHING if session.pid is None else str(session.pid)
-    rows: list[tuple[str, str | Cell]] = [
-        ("Session", str(session.session_id)),
-        ("App", session.app_id),
-        ("State", words.state(session)),
-        ("PID", pid),
-        ("Launched", f"{words.local_time(session.launched)}, {words.ago(session.launched, now)}"),
-    ]
-    if session.ready is not None:
-        took = words.duration(session.ready - session.launched)
-        rows.append(("Ready", f"{words.local_time(session.ready)}, after {took}"))
-    if session.stopped is not None:
-        when = f"{words.local_time(session.stopped)}, {words.ago(session.stopped, now)}"
-        rows.append(("Stopped", f"{when}, after {words.run_time(session, now)}"))
-        rows.append(("Result", words.result(session)))
-    if session.reason is not None:
-        rows.append(("Reason", session.reason))
-    screen.table((), ((f"{name}:", value) for name, value in rows))
-    return 0
 
 
 def daemon_status(screen: Screen, environ: Mapping[str, str]) -> int:
@@ -121,27 +82,68 @@ def apps(screen: Screen, environ: Mapping[str, str]) -> int:
 
 def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) -> int:
     """End a session, or all of an app, and wait until they have ended."""
-    with connect(environ) as daemon:
-        known = sessions(daemon)
+    forgotten = 0
+    service = None if isinstance(target, SessionId) else active_service(environ, target)
+    try:
+        with connect(environ) as daemon:
+            known = sessions(daemon)
+    except WeftError:
+        if service is not None:
+            screen.note(f"{service} [{_to_stop(target)}]")
+        raise
     if isinstance(target, SessionId):
-        chosen = [_find(known, target)]
+        chosen = [find(known, target)]
     else:
         chosen = [item for item in known if item.app_id == target and item.state is not State.STOPPED]
-        if not chosen:
+        forgotten = restore.forget_app(environ, target)
+        if not (chosen or forgotten):
+            if service is not None:
+                raise WeftError(
+                    NOT_FOUND, f"no session of {target} is running, but {service}", _to_stop(target)
+                )
             raise WeftError(NOT_FOUND, f"no session of {target} is running", "see 'weftctl list'")
     live = [session.session_id for session in chosen if session.state is not State.STOPPED]
-    for start in range(0, len(live), STOPS_AT_ONCE):
-        _terminate(environ, live[start : start + STOPS_AT_ONCE])
+    terminate(environ, live)
     with connect(environ) as daemon:
         after = {session.session_id: session for session in sessions(daemon)}
     ended = [after.get(session.session_id, session) for session in chosen]
+    restore.tell_unsaved(screen, environ)
     if screen.as_json:
         screen.json([session._asdict() for session in ended])
-        return 0
-    for session in ended:
-        what = "stopped" if session.session_id in live else "had ended already"
-        screen.line(f"{words.who(session.session_id, session.app_id)} {what}: {words.how_it_ended(session)}")
+    else:
+        for session in ended:
+            what = "stopped" if session.session_id in live else "had ended already"
+            screen.line(
+                f"{words.who(session.session_id, session.app_id)} {what}: {words.how_it_ended(session)}"
+            )
+        if forgotten:
+            screen.line(f"{target} waited to be started again, and does so no more")
+    if service is not None:
+        screen.note(f"{service} and goes on [{_to_stop(target)}]")
     return 0
+
+
+def active_service(environ: Mapping[str, str], app_id: AppId) -> str | None:
+    """That the app's service runs, or is about to, as the subject of a sentence; None where it does not."""
+    if not is_system(socket_path(environ)):
+        return None
+    try:
+        found = [service for service in services.find(environ) if service.app_id == app_id]
+    except WeftError:
+        return None  # where systemd cannot be asked, there is none that it could run
+    if not found or found[0].state in (services.STOPPED, services.FAILED):
+        return None
+    return f"its service {found[0].unit} is {found[0].state}"
+
+
+def _to_stop(app_id: SessionId | AppId) -> str:
+    return f"'systemctl stop weft-app@{app_id}' ends it"
+
+
+def terminate(environ: Mapping[str, str], session_ids: Sequence[int]) -> None:
+    """End sessions and wait until they have ended. Raises WeftError."""
+    for start in range(0, len(session_ids), STOPS_AT_ONCE):
+        _terminate(environ, session_ids[start : start + STOPS_AT_ONCE])
 
 
 def _terminate(environ: Mapping[str, str], session_ids: Sequence[int]) -> None:
@@ -160,24 +162,4 @@ def _terminate(environ: Mapping[str, str], session_ids: Sequence[int]) -> None:
 def _lives(environ: Mapping[str, str], session_id: int) -> bool:
     """Whether the daemon says so. Raises WeftError where it does not know the session, or says nothing."""
     with connect(environ) as daemon:
-        return _find(sessions(daemon), session_id).state is not State.STOPPED
-
-
-def _find(known: Sequence[SessionInfo], session_id: int) -> SessionInfo:
-    for session in known:
-        if session.session_id == session_id:
-            return session
-    raise unknown(session_id)
-
-
-def _row(session: SessionInfo, now: float) -> tuple[str | Cell, ...]:
-    return (
-        str(session.session_id),
-        session.app_id,
-        words.state(session),
-        words.NOTHING if session.pid is None else str(session.pid),
-        words.short_time(session.launched),
-        words.run_time(session, now),
-        words.result(session),
-        session.reason or words.NOTHING,
-    )
+        return find(sessions(daemon), session_id).state is not State.STOPPED

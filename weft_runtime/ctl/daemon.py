@@ -1,14 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Questions to weft-appd, and what its refusals mean for whoever asked."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from weft_runtime.client import SYSTEM_SOCKET, DaemonClient, socket_path
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
-from weft_runtime.protocol import Error, ErrorCode, QuerySessions, Request, Response, SessionInfo, Sessions
+from weft_runtime.protocol import (
+    Details,
+    Error,
+    ErrorCode,
+    InstalledApps,
+    QueryDetails,
+    QueryInstalledApps,
+    QuerySessions,
+    Request,
+    Response,
+    SessionDetails,
+    SessionInfo,
+    Sessions,
+)
 from weft_runtime.settings import stores
 
 ANSWER_TIMEOUT_S = 10.0
@@ -75,6 +88,31 @@ def refusal(error: Error) -> WeftError:
 def sessions(daemon: DaemonClient) -> list[SessionInfo]:
     """All that the daemon remembers, in the order of their ids."""
     return sorted(ask(daemon, QuerySessions(), Sessions).sessions, key=lambda session: session.session_id)
+
+
+def details(daemon: DaemonClient) -> dict[int, SessionDetails]:
+    """What else is known of each session; nothing by a daemon of the first release, which does not know the request.
+
+    Raises WeftError where the daemon is lost.
+    """
+    answer = daemon.ask(QueryDetails())
+    return (
+        {session.session_id: session for session in answer.sessions} if isinstance(answer, Details) else {}
+    )
+
+
+def installed_versions(daemon: DaemonClient) -> dict[str, str]:
+    """The version of each app that it would launch, as far as it says. Raises WeftError where the daemon is lost."""
+    answer = daemon.ask(QueryInstalledApps())
+    return {app.app_id: app.version for app in answer.apps} if isinstance(answer, InstalledApps) else {}
+
+
+def find(known: Sequence[SessionInfo], session_id: int) -> SessionInfo:
+    """Raises WeftError where it is not among them."""
+    for session in known:
+        if session.session_id == session_id:
+            return session
+    raise unknown(session_id)
 
 
 def unknown(session_id: int) -> WeftError:

@@ -38,7 +38,7 @@ DRAIN_S = 2.0
 """Seconds after a session's end for its last output to come out of the journal: milliseconds as a rule."""
 
 NEVER_READY = 1
-"""Exit status for an app that ended with status 0 before READY."""
+"""Exit status for an app that ended with status 0 before READY, or too soon after it."""
 
 
 class Until(Enum):
@@ -46,10 +46,20 @@ class Until(Enum):
 
     LAUNCHED = auto()
     READY = auto()
+    STABLE = auto()
+    """READY, and so many seconds without an end."""
     ENDED = auto()
 
 
-def launch(screen: Screen, environ: Mapping[str, str], app_id: AppId, *, until: Until, follow: bool) -> int:
+def launch(
+    screen: Screen,
+    environ: Mapping[str, str],
+    app_id: AppId,
+    *,
+    until: Until,
+    follow: bool = False,
+    stable_s: float = 0,
+) -> int:
     """Start a session of `app_id`; returns the exit status, which is the app's where its end is waited for.
 
     Raises WeftError where it does not start.
@@ -65,11 +75,27 @@ def launch(screen: Screen, environ: Mapping[str, str], app_id: AppId, *, until: 
             elif follow:
                 session.output = stack.enter_context(logs.Follower(path, app_id, session.id, since))
             session.wait(until)
+            if until is Until.STABLE:
+                session.wait_for_end(stable_s)
         except KeyboardInterrupt:
             if not session.has_ended:
                 screen.note(f"{session.name} goes on [end it with 'weftctl stop {session.id}']")
             raise
         return session.finish(until)
+
+
+def start_and_wait(screen: Screen, environ: Mapping[str, str], app_id: AppId) -> tuple[SessionInfo, int]:
+    """Start a session of `app_id` and wait until it is ready, or has ended; what became of it, and the exit status.
+
+    Raises WeftError where it does not start.
+    """
+    with DaemonClient(socket_path(environ), timeout=ANSWER_TIMEOUT_S) as stream:
+        session = _Launched(screen, stream, _start(stream, environ, app_id), app_id, with_events=False)
+        session.wait(Until.READY)
+        info = session.details()
+        if info.ready is None:
+            return info, words.exit_status(info) or NEVER_READY
+        return info, words.exit_status(info)
 
 
 class _Launched:
@@ -106,7 +132,7 @@ class _Launched:
         ask(self._stream, Subscribe(self.id), Subscribed)
         self._stream.send(QueryAppState(self.id))
         self._stream.wait_for(None)
-        while not (self.has_ended or (self.is_ready and until is Until.READY)):
+        while not (self.has_ended or (self.is_ready and until is not Until.ENDED)):
             if self.output is not None and not self._stream.has_message:
                 output, stream = self.output.fileno(), self._stream.fileno()
                 readable, _, _ = select.select([output, stream], [], [])
@@ -120,10 +146,17 @@ class _Launched:
             if select.select([self.output], [], [], left)[0]:
                 self._take_output()
 
+    def wait_for_end(self, seconds: float) -> None:
+        """Listen so long at most; `has_ended` says what came of it."""
+        deadline = time.monotonic() + seconds
+        while not self.has_ended and (left := deadline - time.monotonic()) > 0:
+            if self._stream.has_message or select.select([self._stream], [], [], left)[0]:
+                self._take(self._stream.receive())
+
     def finish(self, until: Until) -> int:
         """Say what has become of the session; returns the exit status."""
         try:
-            session = self._details()
+            session = self.details()
         except WeftError:
             if self.has_ended:
                 self._screen.note(f"{self.name} has ended, and weft-appd with it")
@@ -134,21 +167,34 @@ class _Launched:
             self._tell("stopped", **words.end_json(session))
         elif self._screen.as_json:
             self._screen.json(session._asdict())
+        # It may have said READY and ended before anybody listened.
+        is_ready = self.is_ready or session.ready is not None
+        ready_after = (
+            words.NOTHING if session.ready is None else words.duration(session.ready - session.launched)
+        )
         match until:
             case Until.LAUNCHED:
                 return 0
-            case Until.READY if self.is_ready:
-                if session.ready is not None:
-                    self._note(f"is ready after {words.duration(session.ready - session.launched)}")
-                return 0
-            case Until.READY:
+            case Until.READY | Until.STABLE if not is_ready:
                 self._note(f"ended before READY: {words.how_it_ended(session)}")
                 return words.exit_status(session) or NEVER_READY
+            case Until.STABLE if self.has_ended:
+                after = words.duration((session.stopped or 0) - (session.ready or 0))
+                self._note(f"ended {after} after READY: {words.how_it_ended(session)}")
+                return words.exit_status(session) or NEVER_READY
+            case Until.READY if session.state is State.STOPPED:
+                self._note(f"was ready after {ready_after} and has ended: {words.how_it_ended(session)}")
+                return words.exit_status(session)
+            case Until.READY | Until.STABLE:
+                goes_on = " and goes on" if until is Until.STABLE else ""
+                self._note(f"is ready after {ready_after}{goes_on}")
+                return 0
             case Until.ENDED:
                 self._note(f"has ended: {words.how_it_ended(session)}")
                 return words.exit_status(session)
 
-    def _details(self) -> SessionInfo:
+    def details(self) -> SessionInfo:
+        """What is known of it now. Raises WeftError."""
         self._stream.wait_for(ANSWER_TIMEOUT_S)
         self._stream.send(QuerySessions())
         deadline = time.monotonic() + ANSWER_TIMEOUT_S

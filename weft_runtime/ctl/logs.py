@@ -15,13 +15,14 @@ from typing import IO, NamedTuple, NoReturn, Self
 from weft_runtime.client import socket_path
 from weft_runtime.ctl import words
 from weft_runtime.ctl.daemon import connect, is_system, sessions
+from weft_runtime.ctl.entries import JOURNALCTL, text
 from weft_runtime.ctl.screen import Screen
+from weft_runtime.ctl.services import STATE_DIRECTORY, unit_of
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.ids import AppId, SessionId
 from weft_runtime.journal import Event
 from weft_runtime.protocol import SessionInfo, State
 
-JOURNALCTL = "journalctl"
 JOURNAL_DIRECTORIES = (Path("/var/log/journal"), Path("/run/log/journal"))
 JOURNAL_GROUP = "systemd-journal"
 
@@ -31,9 +32,6 @@ after the process has begun. Ids begin again with each run of the daemon, which 
 
 SERVICE_USER = "weft"
 """The user of weft-appd.service and its sessions."""
-
-SERVICE_STATE = Path("/var/lib/private/weft-apps")
-"""Where systemd keeps the state of the services of weft-app@ (DynamicUser=)."""
 
 DYNAMIC_USERS = range(61184, 65520)
 """The users that systemd makes for services, and nobody else has (systemd.exec(5), DynamicUser=)."""
@@ -98,15 +96,21 @@ def writers(socket: Path) -> list[str]:
 
 def service_matches(app_id: AppId) -> list[str]:
     """Arguments of journalctl, after others: or the entries of the app's service, and those of systemd about it."""
-    unit = f"weft-app@{app_id}.service"
-    matches = ["+", f"WEFT_APP_ID={app_id}", f"_SYSTEMD_UNIT={unit}", "+", "_PID=1", f"UNIT={unit}"]
+    groups = [*([f"WEFT_APP_ID={app_id}", *writer] for writer in service_writers(app_id))]
+    groups.insert(1, ["_PID=1", f"UNIT={unit_of(app_id)}"])
+    return [part for group in groups for part in ("+", *group)]
+
+
+def service_writers(app_id: AppId) -> list[list[str]]:
+    """Each a match of journalctl for who writes as the app's service."""
+    found = [[f"_SYSTEMD_UNIT={unit_of(app_id)}"]]
     with suppress(OSError):
         # systemd gives the service the user that owns its state again: for what journald knows no unit of. Only root
         # can look, and nobody can log in as such a user.
-        owner = (SERVICE_STATE / app_id).stat().st_uid
+        owner = (STATE_DIRECTORY / app_id).stat().st_uid
         if owner in DYNAMIC_USERS:
-            matches += ["+", f"WEFT_APP_ID={app_id}", f"_UID={owner}"]
-    return matches
+            found.append([f"_UID={owner}"])
+    return found
 
 
 def session_matches(session: SessionInfo) -> list[str]:
@@ -217,15 +221,4 @@ def _entries(directory: Path) -> list[Path]:
 def _parse(line: bytes) -> Entry:
     """An entry in the form of `journalctl --output=json`."""
     values = json.loads(line)
-    return Entry(
-        *(_text(values.get(name)) for name in ("WEFT_EVENT", "WEFT_STREAM", "MESSAGE")),
-    )
-
-
-def _text(value: object) -> str:
-    """A field's value: journalctl writes what is not printable UTF-8 as a list of bytes."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list) and all(isinstance(item, int) and 0 <= item <= 255 for item in value):
-        return bytes(value).decode(errors="backslashreplace")
-    return ""
+    return Entry(*(text(values, name) for name in ("WEFT_EVENT", "WEFT_STREAM", "MESSAGE")))

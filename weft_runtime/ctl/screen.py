@@ -23,6 +23,7 @@ LINE_MAX = 128 * 1024
 """Characters of one line of an app's output: weft-appd logs 16 KiB, of which escapes can make 64."""
 
 _COLUMN_GAP = "  "
+_ELLIPSIS = "..."
 
 
 class Colour(StrEnum):
@@ -39,6 +40,8 @@ class Colour(StrEnum):
 class Cell(NamedTuple):
     text: str
     colour: Colour = Colour.PLAIN
+    keeps_end: bool = False
+    """Where there is no room for all of it, the end says more than the beginning, as of an app id."""
 
 
 class Screen:
@@ -49,19 +52,58 @@ class Screen:
         # Without a standard output Python has none either, and print does nothing.
         on_terminal = sys.stdout is not None and sys.stdout.isatty()
         self._has_colour = on_terminal and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
-        self._width = shutil.get_terminal_size().columns if on_terminal else None
+        self.on_terminal = on_terminal
+        self.width: int | None = None
+        """Columns of the terminal, if there is one."""
+        self.height: int | None = None
+        self.measure()
+
+    def measure(self) -> None:
+        """Look how large the terminal is now."""
+        if self.on_terminal:
+            self.width, self.height = shutil.get_terminal_size()
 
     def table(
-        self, header: Sequence[str], rows: Iterable[Sequence[str | Cell]], *, cut: bool = False
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence[str | Cell]],
+        *,
+        cut: bool = False,
+        shrink: Sequence[tuple[int, int]] = (),
     ) -> None:
-        """Print rows below a header, if there is one; `cut` the last column where a terminal's line ends."""
-        lines = [[_cell(value) for value in row] for row in rows]
+        """Print rows below a header, if there is one; see `lines`."""
+        if lines := self.lines(header, rows, cut=cut, shrink=shrink):
+            write_result("\n".join(lines))
+
+    def lines(
+        self,
+        header: Sequence[str],
+        rows: Iterable[Sequence[str | Cell]],
+        *,
+        cut: bool = False,
+        shrink: Sequence[tuple[int, int]] = (),
+    ) -> list[str]:
+        """The lines of a table. On a terminal that is too narrow, with `cut`, the columns of `shrink` are made narrower.
+
+        Each pair there is a column and the width that it has at least then; they are taken in order, as far as it is
+        necessary, and in the end whatever is beyond the terminal's last column is left out.
+        """
+        cells = [[_cell(value) for value in row] for row in rows]
         if header:
-            lines.insert(0, [Cell(name, Colour.BOLD) for name in header])
-        if not lines:
-            return
-        widths = [max(_width(cell.text) for cell in column) for column in zip(*lines, strict=True)]
-        write_result("\n".join(self._line(line, widths, cut=cut) for line in lines))
+            cells.insert(0, [Cell(name, Colour.BOLD) for name in header])
+        if not cells:
+            return []
+        widths = [max(_width(cell.text) for cell in column) for column in zip(*cells, strict=True)]
+        room = self.width if cut else None
+        if room is not None:
+            for column, least in shrink:
+                surplus = sum(widths) + len(_COLUMN_GAP) * (len(widths) - 1) - room
+                widths[column] -= max(0, min(surplus, widths[column] - least))
+        return [self._line(line, widths, room) for line in cells]
+
+    def fitting(self, text: str, width: int) -> str:
+        """As much of a line as there is room for in `width` columns."""
+        return cut_to(visible(text), width)
 
     def row(self, cells: Sequence[str | Cell], widths: Sequence[int]) -> None:
         """Print one line of a table that has no end; `widths` are those that its columns have at least."""
@@ -87,13 +129,14 @@ class Screen:
         """Tell a person something that is no result."""
         write_note(f"{PROGRAM}: {printable(text, LINE_MAX)}")
 
-    def _line(self, cells: Sequence[Cell], widths: Sequence[int], *, cut: bool = False) -> str:
+    def _line(self, cells: Sequence[Cell], widths: Sequence[int], room: int | None = None) -> str:
+        """One line; with `room` no cell is wider than its column, and none leaves the terminal."""
         parts, used = [], 0
         for index, (cell, width) in enumerate(zip(cells, widths, strict=True)):
             is_last = index == len(cells) - 1
             text = cell.text
-            if is_last and cut and self._width is not None:
-                text = _cut(text, self._width - used)
+            if room is not None:
+                text = cut_to(text, max(0, min(width, room - used)), keeps_end=cell.keeps_end)
             padding = "" if is_last else " " * (width - _width(text)) + _COLUMN_GAP
             used += max(width, _width(text)) + len(_COLUMN_GAP)
             parts.append(self._coloured(text, cell.colour) + padding)
@@ -106,8 +149,18 @@ class Screen:
 
 
 def _cell(value: str | Cell) -> Cell:
-    text, colour = value if isinstance(value, Cell) else (value, Colour.PLAIN)
-    return Cell(printable(text), colour)
+    cell = value if isinstance(value, Cell) else Cell(value)
+    return cell._replace(text=visible(cell.text))
+
+
+def visible(text: str) -> str:
+    """`text` as standard output will have it: what does not print, or is not in the encoding, is made a backslash escape.
+
+    That is to be done before a width is measured.
+    """
+    text = printable(text)
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _width(text: str) -> int:
@@ -118,21 +171,21 @@ def _width(text: str) -> int:
 
 
 def _char_width(char: str) -> int:
-    if unicodedata.combining(char):
+    if unicodedata.category(char) in ("Mn", "Me"):
         return 0
     return 2 if unicodedata.east_asian_width(char) in "WF" else 1
 
 
-def _cut(text: str, width: int) -> str:
-    """The beginning of `text` in `width` columns; where there is no room for any, all of it."""
-    ellipsis = "..."
-    if width <= len(ellipsis) or _width(text) <= width:
+def cut_to(text: str, width: int, *, keeps_end: bool = False) -> str:
+    """As much of `text` as there is room for in `width` columns: its beginning, or its end."""
+    if _width(text) <= width:
         return text
+    ellipsis = _ELLIPSIS if width > 2 * len(_ELLIPSIS) else ""
     room = width - len(ellipsis)
-    kept = ""
-    for char in text:
+    kept: list[str] = []
+    for char in reversed(text) if keeps_end else text:
         room -= _char_width(char)
         if room < 0:
             break
-        kept += char
-    return kept + ellipsis
+        kept.append(char)
+    return ellipsis + "".join(reversed(kept)) if keeps_end else "".join(kept) + ellipsis

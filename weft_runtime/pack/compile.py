@@ -55,7 +55,7 @@ def compile_apps(screen: Screen, environ: Mapping[str, str], options: argparse.N
 
 def _log_too_costly(log: Log, app_id: AppId, problem: str) -> None:
     log.entry(
-        Level.ERR, f"{app_id}: {problem}", Event.TOO_COSTLY,
+        Level.ERR, problem, Event.TOO_COSTLY,
         WEFT_APP_ID=app_id, WEFT_PROBLEM=Problem.COMPILE_LIMIT, WEFT_REASON=problem,
     )  # fmt: skip
 

@@ -16,12 +16,11 @@ from weft_runtime import manifest, paths, policy, settings, signature, store, tr
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
-from weft_runtime.journal import JOURNAL_SOCKET, Event, Level, open_log
 from weft_runtime.manifest import Manifest
-from weft_runtime.pack import check, code, storage
+from weft_runtime.pack import check, code, storage, story
 from weft_runtime.pack.code import Cache
 from weft_runtime.pack.files import copy_tree
-from weft_runtime.pack.screen import PROGRAM, Screen
+from weft_runtime.pack.screen import Screen
 from weft_runtime.pack.storage import Store
 from weft_runtime.pack.versions import is_older, is_version
 from weft_runtime.policy import Policy
@@ -46,7 +45,7 @@ def install(
     rule = policy.read(places.config, owner=places.owner)
     cache = code.cache_for(environ, path)
     if options.rollback:
-        app_id = _roll_back(screen, path, options.source, rule, places)
+        app_id = _roll_back(screen, environ, path, options.source, rule, places)
         if cache is not None:
             _compile(screen, environ, app_id, path, cache)
         return 0
@@ -65,6 +64,7 @@ def install(
             later = _later(opened, found, rule)
             if later is not None and not options.force:
                 raise _older(found, *later)
+            before = _version_of(opened.live(app_id))
             opened.put(app_id, incomplete)
             if verified.key is not None:
                 _remember_version(opened, app_id, found.version)
@@ -72,6 +72,7 @@ def install(
             if cache is not None:
                 module = opened.live(app_id) / paths.local(found.module)
                 _keep_code(screen, code_fd, module, verified.digest_of(found.module), cache)
+    story.installed(environ, app_id, found.version, before, source, verified.key)
     if later is not None:
         _tell_forced(screen, found, *later)
     screen.line(f"installed {app_id} -> {path / app_id}")
@@ -98,12 +99,14 @@ def uninstall(
         if policy.read(places.config, owner=places.owner) is Policy.REQUIRE:
             with suppress(WeftError):  # a broken package has no version
                 _remember_version(opened, app_id, store.read_manifest(opened.live(app_id)).version)
+        before = _version_of(opened.live(app_id))
         opened.remove(app_id)
         trust.forget(path / app_id, places)
         for directory in data:
             _remove_data(directory)
         if cache is not None:
             _forget_code(screen, modules, path, cache)
+    story.removed(environ, app_id, before)
     screen.line(f"uninstalled {app_id}")
     return 0
 
@@ -228,15 +231,9 @@ def _remember_version(opened: Store, app_id: AppId, version: str) -> None:
 
 def _tell_forced(screen: Screen, new: Manifest, old: str, how: str) -> None:
     """Say that --force was used, here and in the journal: it undoes what the versions are for."""
-    text = (
-        f"version {new.version} of {new.id} in place of {printable(old, 64)}, which {how}: --force was used"
-    )
-    screen.note(text)
-    if JOURNAL_SOCKET.is_socket():  # else the screen has it
-        log = open_log(PROGRAM, settings.LogSettings(settings.LogTarget.JOURNAL, None, None))
-        fields = {"WEFT_APP_ID": new.id, "WEFT_VERSION": new.version, "WEFT_VERSION_BEFORE": old}
-        log.entry(Level.WARNING, text, Event.DOWNGRADED, **fields)
-        log.flush()
+    in_place_of = f"in place of {printable(old, 64)}, which {how}: --force was used"
+    screen.note(f"version {new.version} of {new.id} {in_place_of}")
+    story.forced(new.id, new.version, old, f"version {new.version} {in_place_of}")
 
 
 class _Verified(NamedTuple):
@@ -305,7 +302,19 @@ def _forget_code(screen: Screen, modules: set[code.Module], path: Path, cache: C
         screen.note(f"its compiled code is not removed: {error}")
 
 
-def _roll_back(screen: Screen, path: Path, text: str, rule: Policy, places: Places) -> AppId:
+def _version_of(directory: Path) -> str | None:
+    """The version of an installed package; None where there is none, or one that is broken and has none."""
+    if not os.path.lexists(directory):
+        return None
+    try:
+        return store.read_manifest(directory).version
+    except WeftError:
+        return story.UNKNOWN
+
+
+def _roll_back(
+    screen: Screen, environ: Mapping[str, str], path: Path, text: str, rule: Policy, places: Places
+) -> AppId:
     try:
         app_id = AppId.parse(text)
     except ValueError as error:
@@ -316,9 +325,11 @@ def _roll_back(screen: Screen, path: Path, text: str, rule: Policy, places: Plac
             message = f"there is no version of {app_id} before that in {quote(str(path))}"
             raise WeftError(Problem.PACKAGE_NOT_FOUND, message, "an upgrade keeps one")
         verified = _verified(screen, previous, app_id, rule, places)
+        before = _version_of(opened.live(app_id))
         opened.roll_back(app_id)
         _remember(opened.live(app_id), verified, places)
         version = store.read_manifest(opened.live(app_id)).version
+    story.rolled_back(environ, app_id, version, before, verified.key)
     screen.line(f"rolled back {app_id} to {printable(version, 64)}")
     return app_id
 

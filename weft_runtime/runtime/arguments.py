@@ -53,6 +53,20 @@ class CheckRequested(Exception):
         """The descriptor to write the sealed code to."""
 
 
+def subject(argv: Sequence[str]) -> dict[str, str]:
+    """The fields of the log that say which app, and which session, a command line is about, if it is a right one."""
+    fields: dict[str, str] = {}
+    for number, argument in enumerate(argv):
+        try:
+            fields["WEFT_APP_ID"] = AppId.parse(argument)
+            fields["WEFT_SESSION_ID"] = str(SessionId.parse(argv[number + 1]))
+        except (ValueError, IndexError):
+            pass
+        if fields:
+            break
+    return fields
+
+
 def parse(argv: Sequence[str], program: str) -> Arguments:
     """Parse the arguments after the program's name.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from signal import Signals
 from typing import NamedTuple, NoReturn
 
+from weft_runtime import statusline
 from weft_runtime.errors import ExitStatus, Problem, WeftError, stack_of
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log
@@ -49,16 +50,32 @@ def trapped(where: str, kind: str, cause: str, backtrace: str) -> Outcome:
 
 
 _EVENTS = {
-    ExitStatus.NO_INPUT: Event.PACKAGE_NOT_FOUND,
-    ExitStatus.DATA: Event.PACKAGE_INVALID,
-    ExitStatus.UNAVAILABLE: Event.ENGINE_MISSING,
-    ExitStatus.TRY_AGAIN: Event.COMPILE_LIMIT,
+    Problem.USAGE: Event.USAGE,
+    Problem.MANIFEST_INVALID: Event.PACKAGE_INVALID,
+    Problem.PACKAGE_INVALID: Event.PACKAGE_INVALID,
+    Problem.MODULE_INVALID: Event.PACKAGE_INVALID,
+    Problem.MODULE_NOT_FOUND: Event.PACKAGE_INVALID,
+    Problem.LIMIT_EXCEEDED: Event.LIMIT_EXCEEDED,
+    Problem.PACKAGE_NOT_FOUND: Event.PACKAGE_NOT_FOUND,
+    Problem.ENGINE_MISSING: Event.ENGINE_MISSING,
+    Problem.COMPILE_LIMIT: Event.COMPILE_LIMIT,
+    Problem.COMPILE_STARVED: Event.COMPILE_LIMIT,
+    Problem.NOT_TRUSTED: Event.NOT_TRUSTED,
+    Problem.CHANGED: Event.CHANGED,
+    Problem.CAPABILITY_REFUSED: Event.CAPABILITY_REFUSED,
+    Problem.OUT_OF_MEMORY: Event.OUT_OF_MEMORY,
+    Problem.CONFIG_INVALID: Event.SETTINGS_INVALID,
+    Problem.INTERNAL_ERROR: Event.INTERNAL_ERROR,
 }
+"""All others are of the device: Event.FAILED."""
+
+DETAIL_MAX = 16 * 1024
+"""Characters of a detail that a report has: a pipe takes 64 KiB, and a longer backtrace is of a recursion."""
 
 
 def failed(error: WeftError) -> Outcome:
     """A failure of ours, or of what we were given."""
-    event = _EVENTS.get(error.exit_status, Event.FAILED)
+    event = _EVENTS.get(error.problem, Event.FAILED)
     return Outcome(event, error.exit_status, str(error), Level.ERR, problem=error.problem)
 
 
@@ -66,8 +83,19 @@ def bug(error: BaseException) -> Outcome:
     """An exception that nobody expected: the only one that is logged with its traceback."""
     reason = f"internal error: {type(error).__name__}: {printable(str(error))}"
     return Outcome(
-        Event.FAILED, ExitStatus.SOFTWARE, reason, Level.CRIT, stack_of(error), Problem.INTERNAL_ERROR
+        Event.INTERNAL_ERROR,
+        ExitStatus.SOFTWARE,
+        reason,
+        Level.CRIT,
+        stack_of(error),
+        Problem.INTERNAL_ERROR,
     )
+
+
+def without_supervisor(outcome: Outcome) -> Outcome:
+    """An end that is no fault of the app: whatever it wrote met a broken pipe (EPIPE, write(2))."""
+    reason = f"weft-appd has gone and took no output any more; {outcome.reason}"
+    return outcome._replace(event=Event.SUPERVISOR_LOST, reason=reason, level=Level.NOTICE)
 
 
 class Ending:
@@ -77,11 +105,21 @@ class Ending:
         self.phase = "starting"
         self.log = log
         self.report_fd: int | None = None
+        self.is_supervised = False
+        """Whether a supervisor tells the course of the run, of what the report says: then there is one entry for one fact,
+        and it comes when what the app has written is in the log."""
+        self.awaits_ready: Callable[[], bool] = lambda: False
+        """Whether the service manager waits for READY."""
         self.last_words: Callable[[Outcome], None] = lambda outcome: None
         """Called before the log line: tells the service manager."""
         self.drain: Callable[[float | None], None] = lambda timeout: None
         """Called first: passes on what the guest has written, for that many seconds at most."""
         self._claim = _thread.allocate_lock()
+
+    @property
+    def course(self) -> Level:
+        """The level at which the course of the run is told."""
+        return Level.DEBUG if self.is_supervised else Level.INFO
 
     def watch_signals(self) -> None:
         """End the process when a stop signal arrives, in a thread: the guest has the main one.
@@ -115,7 +153,10 @@ class Ending:
     def _wait_for_signal(self) -> None:
         number = Signals(signal.sigwait(STOP_SIGNALS))
         reason = f"stopped by {number.name} while {self.phase}"
-        self.finish(Outcome(Event.STOPPED, 128 + number, reason, Level.NOTICE, stopped_by=number))
+        event, level = Event.STOPPED, Level.NOTICE
+        if self.awaits_ready():
+            event, level, reason = Event.NOT_READY, Level.WARNING, f"{reason}, before READY"
+        self.finish(Outcome(event, 128 + number, reason, level, stopped_by=number))
 
     def _tell_and_release(self, outcome: Outcome, told: _thread.LockType) -> None:
         try:
@@ -127,16 +168,28 @@ class Ending:
         self.drain(drain_timeout)
         self._claim.acquire()  # for good: whoever comes second waits here until the first has ended the process
         self.log.release()
+        if outcome.event in (Event.EXITED, Event.TRAPPED) and outcome.exit_status and self._is_orphan():
+            outcome = without_supervisor(outcome)
         self.last_words(outcome)
+        is_told = self.report_fd is not None and _report(self.report_fd, outcome, whole=self.is_supervised)
+        level = Level.DEBUG if is_told and self.is_supervised else outcome.level
         fields = {"WEFT_EXIT_STATUS": str(outcome.exit_status), "WEFT_REASON": outcome.reason}
         if outcome.problem is not None:
             fields["WEFT_PROBLEM"] = outcome.problem
         message = f"{outcome.reason}\n{outcome.detail}" if outcome.detail else outcome.reason
-        self.log.entry(outcome.level, message, outcome.event, **fields)
-        if self.report_fd is not None:
-            _report(self.report_fd, outcome)
+        self.log.entry(level, message, outcome.event, **fields)
         # Last, since it may have to wait.
         self.log.flush()
+
+    def _is_orphan(self) -> bool:
+        """Whether nobody is left who reads the report, nor what the app writes."""
+        if self.report_fd is None:
+            return False
+        waiting = select.poll()
+        for fd in (self.report_fd, 1):
+            waiting.register(fd, 0)
+        # Of a pipe without a reader (poll(2)).
+        return [events & select.POLLERR for _, events in waiting.poll(0)] == [select.POLLERR] * 2
 
 
 def _die_by(number: Signals) -> NoReturn:
@@ -147,7 +200,7 @@ def _die_by(number: Signals) -> NoReturn:
     os._exit(128 + number)
 
 
-def _report(fd: int, outcome: Outcome) -> None:
+def _report(fd: int, outcome: Outcome, *, whole: bool) -> bool:
     import json  # noqa: PLC0415 - for nothing but this
 
     report = {
@@ -157,20 +210,22 @@ def _report(fd: int, outcome: Outcome) -> None:
         "reason": outcome.reason,
         "problem": outcome.problem,
     }
+    if whole:
+        report["detail"] = outcome.detail[:DETAIL_MAX]
     # A supervisor that does not read gets no report, rather than a process that does not end.
-    _write_report(fd, json.dumps(report).encode() + b"\n", wait_ms=REPORT_WAIT_MS)
+    return _write_report(fd, json.dumps(report).encode() + b"\n", wait_ms=REPORT_WAIT_MS)
 
 
-def _write_report(fd: int, line: bytes, *, wait_ms: int) -> None:
+def _write_report(fd: int, line: bytes, *, wait_ms: int) -> bool:
+    """Whether it could be written."""
     waiting = select.poll()
     waiting.register(fd, select.POLLOUT)
     try:
-        if waiting.poll(wait_ms):
-            os.write(fd, line)
+        return bool(waiting.poll(wait_ms)) and os.write(fd, line) == len(line)
     except OSError:
-        pass  # whoever asked for the report is gone
+        return False  # whoever asked for the report is gone
 
 
-def status_line(outcome: Outcome) -> str:
-    """`outcome` as the assignment STATUS= of sd_notify(3)."""
-    return f"STATUS={outcome.reason[:STATUS_REASON_MAX]}"
+def status_line(outcome: Outcome, version: str | None = None) -> str:
+    """`outcome` as the assignment STATUS= of sd_notify(3); `version` is the app's, once it is known."""
+    return statusline.status_line(outcome.reason[:STATUS_REASON_MAX], version)

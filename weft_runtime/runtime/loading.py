@@ -11,7 +11,7 @@ from weft_runtime.code_cache import Caches, Key, Lookup, Vain
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
-from weft_runtime.journal import Event, Log
+from weft_runtime.journal import Event, Level, Log
 from weft_runtime.limits import CompileBounds
 from weft_runtime.runtime.app import CodeSettings
 from weft_runtime.runtime.engine import CodeRefused, Module, compatibility, machine
@@ -89,6 +89,7 @@ class Loading:
             self._module = self._mind_the_background(self._found, launch, module_fd)
         self.is_new = self._module is None
         """Whether it had to be compiled."""
+        self._tell_decision()
         if self._module is None:
             from weft_runtime.runtime.compiler import Bounds, Compilation  # noqa: PLC0415 - only where it must be
 
@@ -114,6 +115,25 @@ class Loading:
             finally:
                 os.close(code_fd)
         return self._module
+
+    def _tell_decision(self) -> None:
+        """Say where the code comes from, and why."""
+        if self._log.level < Level.DEBUG:
+            return
+        if self._found is None:
+            why = (
+                "there is no cache"
+                if self._settings.caches is None
+                else "no cache has what this engine makes"
+            )
+        elif self._found.entry is None:
+            why = "no cache has its code"
+        else:
+            why = f"its code is {printable(str(self._found.entry.path))}"
+            if self._module is None:
+                why += ", which cannot be used"
+        what = "loading" if self._module is not None else "compiling"
+        self._log.debug(f"{what} {self._source}: {why}")
 
     def _mind_the_background(self, found: Lookup, launch: Launch, module_fd: int) -> Module | None:
         """Do not compile in vain what is known to need more than a launch may use; None to compile all the same.
@@ -208,5 +228,6 @@ class Loading:
             why = error.message
         except OSError as error:
             why = printable(error.strerror or str(error))
-        self._log.notice(f"the compiled code of {self._source} is not kept: {why}")
+        problem = f"the compiled code of {self._source} is not kept: {why}"
+        self._log.entry(Level.NOTICE, problem, Event.CODE_NOT_KEPT, WEFT_REASON=problem)
         return None

@@ -3,13 +3,13 @@
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from weft_runtime import __version__, fork_protocol, manifest, policy, settings, store
 from weft_runtime.code_cache import Caches
 from weft_runtime.errors import Problem, WeftError, from_os_error
-from weft_runtime.escape import printable
+from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
 from weft_runtime.notify import open_notifier
 from weft_runtime.runtime import arguments
@@ -17,6 +17,7 @@ from weft_runtime.runtime.app import App, CodeSettings, Runner
 from weft_runtime.runtime.ending import Ending, Outcome, bug, failed, status_line
 from weft_runtime.runtime.readiness import Readiness
 from weft_runtime.settings import RuntimeSettings
+from weft_runtime.statusline import VERSION_MAX
 from weft_runtime.store import Package
 
 if TYPE_CHECKING:
@@ -38,8 +39,10 @@ def run(program: str, argv: Sequence[str], *, needs_engine: bool) -> NoReturn:
             from weft_runtime.runtime import forkserver  # noqa: PLC0415 - needs what no other run does
 
             forkserver.serve(program, needs_engine=needs_engine)
+        about = arguments.subject(argv)
+        ending.log.bind(**about)
         ending.watch_signals()
-        return go(program, argv, prepare(ending), needs_engine=needs_engine)
+        return go(program, argv, prepare(ending, about), needs_engine=needs_engine)
 
     conclude(course)
 
@@ -52,7 +55,7 @@ def conclude(course: Callable[[Ending], Outcome]) -> NoReturn:
     except WeftError as error:
         outcome = failed(error)
     except MemoryError:
-        outcome = failed(WeftError(Problem.OS_ERROR, f"out of memory while {ending.phase}"))
+        outcome = failed(WeftError(Problem.OUT_OF_MEMORY, f"out of memory while {ending.phase}"))
     except Exception as error:
         outcome = bug(error)
     ending.finish(outcome)
@@ -67,12 +70,13 @@ class Prepared(NamedTuple):
     stdout_is_open: bool
 
 
-def prepare(ending: Ending) -> Prepared:
-    """Do what a run does whatever its arguments are. Raises WeftError."""
+def prepare(ending: Ending, about: Mapping[str, str] = {}) -> Prepared:
+    """Do what a run does whatever its arguments are; the log has `about` with each entry. Raises WeftError."""
     stdout_is_open = _complete_standard_streams()
     # First where to tell what is wrong with all the rest.
     ending.report_fd = settings.report_descriptor()
     ending.log = open_log(IDENTIFIER, settings.log_settings())
+    ending.log.bind(**about)
     environment = settings.runtime_settings()
     caches = Caches(own=settings.cache_directory())
     code = CodeSettings(environment.engine, caches, environment.compiler_group)
@@ -90,6 +94,8 @@ def go(
     """Do what the arguments say; `lookout` may have looked at the app. Raises WeftError."""
     ending, environment, code, stdout_is_open = prepared
     log = ending.log
+    # Not before: of a process that still waits to become a session nobody reads the report.
+    ending.is_supervised = ending.report_fd is not None and settings.is_supervised()
     try:
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
@@ -109,6 +115,8 @@ def go(
     notifier = open_notifier(
         log, wanted=options.sd_notify or environment.sd_notify, notify_socket=environment.notify_socket
     )
+    readiness = Readiness(log, notifier, ending.course)
+    ending.awaits_ready = lambda: readiness.mirrored and not readiness.told
     ending.last_words = lambda outcome: notifier.send("STOPPING=1", status_line(outcome))
     if not stdout_is_open:
         raise WeftError(Problem.OS_ERROR, "standard output is closed: READY could not be told")
@@ -117,26 +125,35 @@ def go(
     ending.phase = "opening the package"
     ahead = lookout and lookout.take(options.app_id)
     package, groundwork = ahead or (store.open_package(options.app_id, environment.stores), None)
-    if policy.read() is policy.Policy.REQUIRE:
+    rule = policy.read()
+    if rule is policy.Policy.REQUIRE:
         _demand_trust(package)
+    if log.level >= Level.DEBUG:
+        searched = ", ".join(quote(str(path)) for path in environment.stores)
+        log.debug(f"the package is {quote(str(package.directory))}, of the stores {searched}")
+        log.debug(f"the policy in {policy.CONFIG_FILE} is '{rule}'")
     if package.manifest.id != options.app_id:
         where = f"{printable(str(package.directory))}/{manifest.FILE_NAME}"
         log.warning(f"{where}: package.id is '{package.manifest.id}', ignoring: the directory's name counts")
-    version = printable(package.manifest.version, 64)
+    version = printable(package.manifest.version, VERSION_MAX)
+    readiness.version = version
+    ending.last_words = lambda outcome: notifier.send("STOPPING=1", status_line(outcome, version))
     if options.session_id is not None:
         log.hold()  # clients wait for its READY, which comes first where it is near: session.py
     log.entry(
-        Level.INFO,
-        f"starting {options.app_id} {version} from {printable(str(package.directory))}",
+        ending.course,
+        f"starting {version} from {printable(str(package.directory))}",
         Event.STARTING,
+        WEFT_VERSION=version,
     )
     preopens = options.preopens
     if options.session_id is None:
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
 
         preopens += service.preopens(package, settings.service_settings(), log)
-    readiness, is_service = Readiness(log, notifier), options.session_id is None
-    return runner.run(App(package, preopens, code, readiness, ending, groundwork, is_service))
+    return runner.run(
+        App(package, preopens, code, readiness, ending, groundwork, options.session_id is None)
+    )
 
 
 def _demand_trust(package: Package) -> None:

@@ -8,6 +8,7 @@ from weft_runtime.errors import from_os_error
 from weft_runtime.journal import Event, Level, Log
 from weft_runtime.notify import Notifier
 from weft_runtime.ready import READY_LINE
+from weft_runtime.statusline import status_line
 
 EXTENSION_S = 30
 """Seconds that the service manager waits on after each word that something takes its time: six times the interval of
@@ -17,9 +18,13 @@ those words, and what it waits for READY at all."""
 class Readiness:
     """Announces at most once that the app is ready."""
 
-    def __init__(self, log: Log, notifier: Notifier) -> None:
+    def __init__(self, log: Log, notifier: Notifier, level: Level = Level.INFO) -> None:
+        """`level` is that at which it is logged."""
         self._log = log
+        self._level = level
         self._notifier = notifier
+        self.version: str | None = None
+        """The app's, once it is known: the service manager is told."""
         self._told = False
 
     @property
@@ -27,9 +32,16 @@ class Readiness:
         """Whether the service manager is told too."""
         return self._notifier.active
 
+    @property
+    def told(self) -> bool:
+        """Whether the app has been announced."""
+        return self._told
+
     def delayed(self, what: str) -> None:
         """Tell the service manager that `what` is under way: its time until READY begins anew."""
-        self._notifier.send(f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}", f"STATUS={what}")
+        self._notifier.send(
+            f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}", status_line(what, self.version)
+        )
 
     def announce(self) -> None:
         """Write the READY line, then tell everybody else. Raises WeftError where it cannot be written."""
@@ -50,8 +62,8 @@ class Readiness:
             return
         self._told = True
         self._log.release()
-        self._notifier.send("READY=1", "STATUS=the app is running")
-        self._log.entry(Level.INFO, "the app is ready", Event.READY)
+        self._notifier.send("READY=1", status_line("the app is running", self.version))
+        self._log.entry(self._level, "the app is ready", Event.READY)
 
 
 def _write_whole_line() -> None:

@@ -121,7 +121,8 @@ def _run(app: App) -> Outcome:
         guest, linked, mode = _load(loading, source, manifest.ready, ending)
     milliseconds = round((time.monotonic() - begun) * 1000)
     target = "" if app.code.engine is EngineKind.NATIVE else f" for {app.code.engine}"
-    ending.log.entry(Level.INFO, f"{done} {source}{target} in {milliseconds} ms", Event.LOADED)
+    level = Level.INFO if done == "compiled" else ending.course
+    ending.log.entry(level, f"{done} {source}{target} in {milliseconds} ms", Event.LOADED)
 
     if mode is ReadyMode.GUEST and app.readiness.mirrored:
         # The one case in which something stands between the guest and standard output.
