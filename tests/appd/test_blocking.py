@@ -100,10 +100,10 @@ def test_a_standard_error_that_nobody_reads_holds_nobody_up(make: Make, unread: 
         assert time.monotonic() - begun < WAIT_SECONDS * 2
         assert appd.control.ask(Reload()) == Reloaded(__version__)
         assert appd.control.ask(QueryRunning()) == RunningApps(())
-        lines = unread.lines(b"live on")
+        lines = unread.lines(b"reloaded, ")
         for part in ("launched by", "ready after", "ended by SIGTERM", "ending it", "x" * 2000):
             assert sum(part in line for line in lines) == LAUNCHES, part
-        assert sum("live on" in line for line in lines) == 1
+        assert sum(" on" in line and "reloaded, " in line for line in lines) == 1
         numbers = [int(match[1]) for line in lines if (match := re.search(r"/(\d+): info: launched", line))]
         assert numbers == list(range(1, LAUNCHES + 1))
         process.send_signal(signal.SIGTERM)

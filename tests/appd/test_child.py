@@ -85,7 +85,7 @@ def test_its_environment_is_what_is_meant_for_it_and_nothing_else(start: Make) -
         [
             *(f"{name}={value}" for name, value in FOR_APPS.items()),
             *(f"{name}={appd.environ[name]}" for name in ("PATH", "XDG_RUNTIME_DIR", "WEFT_APP_STORE")),
-            "WEFT_LOG=stderr", "WEFT_LOG_LEVEL=warning", "WEFT_REPORT_FD=3",
+            "WEFT_LOG=stderr", "WEFT_LOG_LEVEL=warning", "WEFT_REPORT_FD=3", "WEFT_SUPERVISED=1",
         ]
     )  # fmt: skip
 

@@ -215,6 +215,7 @@ def test_thousands_of_forks_lose_nothing_and_leave_no_trace(forking: Appd) -> No
         if before is None and done >= min(HISTORY_MAX, IN_A_ROW // 2):
             before = memory(forking.process.pid), memory(server)
     control.close()
+    eventually(lambda: forking.log_text.count("ended with status 7") == IN_A_ROW, "all is logged")
     assert forking.log_text.count("launched by") == IN_A_ROW
     assert forking.log_text.count("ended with status 7") == IN_A_ROW
     assert forking.log_text.count(": hello\n") == IN_A_ROW

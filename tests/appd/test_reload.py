@@ -135,7 +135,7 @@ def test_everything_that_is_known_is_known_afterwards(appd: Appd) -> None:
     reload(appd)
     assert appd.sessions == before
     assert appd.process.pid == pid
-    assert appd.find("live on") == "info: reloaded, 1 session lives on"
+    assert appd.find("lives on") == "info: reloaded, 1 session lives on"
     (appd.store / APP_ID / "go").touch()
     assert appd.until_stopped(session).reason == "tired"
     assert appd.launch() == 3
@@ -313,7 +313,7 @@ def test_the_list_of_sessions_stays_current(appd: Appd) -> None:
 def test_by_signal(appd: Appd) -> None:
     session = appd.run_app("ready(); wait()")
     appd.process.send_signal(1)
-    assert appd.find("live on") == "info: reloaded, 1 session lives on"
+    assert appd.find("lives on") == "info: reloaded, 1 session lives on"
     assert appd.sessions[session].state is State.RUNNING
 
 

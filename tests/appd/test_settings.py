@@ -223,7 +223,7 @@ def test_the_log_has_nothing_below_its_level(place: Appd, level: str) -> None:
         process.kill()
         process.wait()
     assert process.returncode == 0
-    found = [line.split(": ")[2] for line in stderr.splitlines()]
+    found = [line.split(": ")[1] for line in stderr.splitlines()]
     assert found == (["notice", "warning"] if level == "notice" else ["warning"])
 
 

@@ -158,7 +158,7 @@ def test_an_end_is_told_to_everybody_in_order_and_then_it_comes() -> None:
         ("WEFT_REASON", "the app exited with status 7"),
     ]  # fmt: skip
     assert end.lines[:2] == ["drain: None", "last words: the app exited with status 7"]
-    assert end.lines[2].startswith("WARNING the app exited with status 7 [('MESSAGE_ID', ")
+    assert end.lines[2].startswith("WARNING the app exited with status 7 [('WEFT_EVENT', ")
     assert all(repr(value) in end.lines[2] for _, value in fields)
     assert len(end.lines) == 3
 
