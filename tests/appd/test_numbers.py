@@ -48,7 +48,9 @@ def test_a_crash_gives_no_number_again(make: Make) -> None:
     assert len(set(given)) == 60
     assert given == sorted(given)
     assert max(given) <= 3 * (NUMBER_BLOCK + 20)
-    appd.expected_files = set()
+    list_of_apps = appd.runtime / "weft/last-session.json"
+    if not list_of_apps.exists():  # each was over before it was time to write one
+        appd.expected_files = set()
 
 
 def test_more_launches_than_a_block(make: Make) -> None:
