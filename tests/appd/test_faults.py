@@ -158,14 +158,15 @@ def test_the_websocket_is_opened_again_though_that_fails_once(faulty: Callable[.
 
 
 def test_a_restore(faulty: Callable[..., Appd]) -> None:
-    appd = faulty("daemon:Daemon", "_launch_again")
+    appd = faulty("restorer:Restorer", "_launch")
     appd.start()
     launch_both(appd)
     until_saved(appd, BOTH)
     appd.stop()
     arm(appd)
     appd.start()
-    until_apps(appd, "org.example.other")
+    # It is tried again.
+    until_apps(appd, "org.example.other", APP_ID)
     until_told(appd)
     appd.until_ready(appd.launch())
 
@@ -183,17 +184,16 @@ def test_reading_the_list(faulty: Callable[..., Appd]) -> None:
     appd.start()
     eventually(lambda: not flag(appd).exists(), "it has happened")
     appd.until_ready(appd.launch())
-    kept = saved(appd).with_name("last-session.unread.json")
-    # A wrong list counts as an empty one; what went wrong otherwise loses nothing.
-    if "ValueError" not in appd.program[-1] and "RecursionError" not in appd.program[-1]:
-        eventually(kept.exists, "the list that was not read is kept")
-        assert kept.read_bytes() == BOTH
-        appd.expected_files = {*appd.expected_files, "weft/last-session.unread.json"}
+    kept = saved(appd).with_name("last-session.refused.json")
+    eventually(kept.exists, "the list that was not read is kept")
+    assert kept.read_bytes() == BOTH
+    appd.expected_files = {*appd.expected_files, "weft/last-session.refused.json"}
+    appd.expected_errors += ["is no list of apps to start again", "cannot read the last session"]
     until_saved(appd, f'["{APP_ID}"]'.encode())
 
 
 @pytest.mark.parametrize(
-    ("owner", "name"), [("persistence:LastSession", "save"), ("files", "put"), ("keeper:Keeper", "_list")]
+    ("owner", "name"), [("persistence:LastSession", "save"), ("files", "put"), ("daemon:Daemon", "_listed")]
 )
 def test_a_save(faulty: Callable[..., Appd], owner: str, name: str) -> None:
     appd = faulty(owner, name)

@@ -48,7 +48,7 @@ def test_a_crash_gives_no_number_again(make: Make) -> None:
     assert len(set(given)) == 60
     assert given == sorted(given)
     assert max(given) <= 3 * (NUMBER_BLOCK + 20)
-    appd.expected_files = set()
+    appd.start()  # one that ends in good order leaves what it should
 
 
 def test_more_launches_than_a_block(make: Make) -> None:

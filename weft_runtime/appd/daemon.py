@@ -53,6 +53,9 @@ STRAYS_AT_ONCE = 256
 CHECK_TIMEOUT_S = 30.0
 """Seconds that the next program may take to say that it would start."""
 
+NUMBER_S = 0.5
+"""Seconds for the number of the next session, beyond those for the list: without it some are skipped."""
+
 STRAYS_TIMEOUT_S = 0.3
 """Seconds for what the last sessions have left to be gone once it is killed."""
 
@@ -267,12 +270,13 @@ class Daemon:
         self._log.entry(Level.INFO, f"stopping, {counted(count, 'session')} to end", Event.DAEMON_STOPPING)
         self._notifier.send("STOPPING=1")
         saving = self._tasks.start("the last list", self._keeper.save_last, self._keeper.stop())
-        self._numbers.write_last()
         self._control.stop()
         self._supervisor.close_fork_server()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._settings.stop_grace + 0.5):
                 await self._supervisor.stop_all("the daemon is stopping")
+        await asyncio.sleep(0)  # the list goes to the disk before the number
+        numbering = self._numbers.write_last()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(STRAYS_TIMEOUT_S):
                 while self._reap_strays():  # noqa: ASYNC110 - only the kernel knows
@@ -283,6 +287,8 @@ class Daemon:
                 (self._places.runtime / PORT_FILE).unlink()
         self._close_control()
         await saving
+        if numbering is not None:
+            await asyncio.wait([numbering], timeout=NUMBER_S)
 
     def _close_control(self) -> None:
         if self._own_socket is not None:

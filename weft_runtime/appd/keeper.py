@@ -228,9 +228,8 @@ class Keeper:
             return
         self._has_failed = True
         problem = f"cannot save the list of running apps in {self._where}: {printable(reason)}"
-        message = (
-            f"{problem}; the next start does not start the apps that run now, but those of an older list"
-        )
+        consequence = "the apps that run now will not be started again after the next start"
+        message = f"{problem}; {consequence}, but those of an older list"
         message = f"{message} [df {quote(str(self._last.file.parent))}]"
         self._log.entry(Level.WARNING, message, Event.SAVE_FAILED, WEFT_REASON=message)
 

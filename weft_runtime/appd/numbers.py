@@ -215,10 +215,12 @@ class Numbers:
     def _where(self) -> str:
         return quote(str(self._counter.file))
 
-    def write_last(self) -> None:
+    def write_last(self) -> "asyncio.Future[None] | None":
         """At the end of the daemon: write down which numbers were given, and none besides."""
         if self._timer is not None:
             self._timer.cancel()
-        if self._is_known:
-            # Where that fails some numbers are skipped.
-            self._worker.run(self._counter.write, self.next).add_done_callback(asyncio.Future.exception)
+        if not self._is_known:
+            return None
+        writing = self._worker.run(self._counter.write, self.next)
+        writing.add_done_callback(asyncio.Future.exception)  # where it fails some numbers are skipped
+        return writing
