@@ -72,9 +72,7 @@ def test_after_a_crash_the_sessions_are_started_again(appd: Appd) -> None:
     assert appd.find("that ran before") == "notice: starting the 2 apps that ran before"
     until_apps(appd, APP_ID, OTHER_ID)
     appd.until_ready(1, 2)
-    assert "info: launched by the last session, pid " in appd.log_text.replace(f"{APP_ID}/1: ", "").replace(
-        "  ", " "
-    )
+    appd.until_logged("info: launched by the last session, pid ", 1)
     until_saved(appd, BOTH)
     appd.expected_files.discard("weft/restore-attempts")  # a stop in good order forgets the attempt
 
