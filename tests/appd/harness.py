@@ -242,9 +242,17 @@ class Appd:
 
     def find(self, part: str, session: int | None = None) -> str:
         """The one log line about `session` that holds `part`, which may still have to come."""
-        eventually(lambda: self.has(part, session), lambda: f"the log has {part!r}: {self.log_text}")
+        self.until_logged(part, session)
         (found,) = (message for message in self.messages(session) if part in message)
         return found
+
+    def until_logged(self, part: str, session: int | None = None) -> None:
+        """Wait for such a line, and so for all lines before it.
+
+        The log goes to a file, which the daemon does not wait for: an answer or a push may come before the lines that
+        were logged before.
+        """
+        eventually(lambda: self.has(part, session), lambda: f"the log has {part!r}: {self.log_text}")
 
     def has(self, part: str, session: int | None = None) -> bool:
         return any(part in message for message in self.messages(session))

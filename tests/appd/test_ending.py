@@ -86,8 +86,8 @@ def test_a_session_is_asked_to_end(appd: Appd) -> None:
     ended = terminate(appd, session)
     assert ended.exit_status == 0
     assert ended.reason == f"terminated by {CALLER}: exited with status 0"
-    assert f"info: ending it: terminated by {CALLER}" in appd.messages(session)
     assert appd.find("ended with status 0", session).startswith("info: ")
+    assert f"info: ending it: terminated by {CALLER}" in appd.messages(session)
 
 
 def test_an_end_that_was_asked_for_is_no_warning_whatever_the_status(appd: Appd) -> None:
@@ -163,6 +163,7 @@ def test_ending_it_twice_is_ending_it_once(start: Make) -> None:
     stopped = AppState(session, State.STOPPED)
     assert [first.receive(), *(second.receive() for _ in range(3))] == [stopped] * 4
     assert first.ask(TerminateApp(session)) == stopped
+    appd.until_logged("ended by", session)
     assert len([line for line in appd.messages(session) if "ending it" in line]) == 1
 
 

@@ -41,6 +41,7 @@ def ended(appd: Appd, app_id: str = packages.APP_ID) -> list[str]:
     """What a session of the app has written, once it has ended."""
     session = appd.launch(app_id)
     appd.until_stopped(session)
+    appd.until_logged("ended ", session)
     return [line.removeprefix("info: ") for line in appd.messages(session) if line.startswith("info: ")]
 
 
@@ -76,7 +77,7 @@ def test_what_has_changed_since_it_looked_counts(ahead: Appd) -> None:
     (package / "wapp.toml").write_text(toml)
     session = ahead.launch()
     assert ahead.until_stopped(session).signal is None
-    assert ahead.has("exports no weft_ready, but its manifest has runtime.ready = 'export'", session)
+    ahead.until_logged("exports no weft_ready, but its manifest has runtime.ready = 'export'", session)
 
 
 def test_another_app_finds_nothing_of_it(ahead: Appd) -> None:

@@ -74,7 +74,8 @@ def test_after_a_crash_the_sessions_are_started_again(appd: Appd) -> None:
     assert appd.find("that ran before") == "notice: starting the 2 apps that ran before"
     until_apps(appd, APP_ID, OTHER_ID)
     appd.until_ready(*appd.sessions)
-    assert all(appd.has("info: launched by the last session, pid ", session) for session in appd.sessions)
+    for session in appd.sessions:
+        appd.until_logged("info: launched by the last session, pid ", session)
     until_saved(appd, BOTH)
     appd.expected_files.discard("weft/restore-attempts")  # a stop in good order forgets the attempt
 

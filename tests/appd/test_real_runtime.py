@@ -49,6 +49,7 @@ def test_an_app_runs_and_its_output_is_logged(real: Appd) -> None:
     end = ended(real, printing("hello\nworld\n"))
     assert (end.exit_status, end.reason) == (0, "the app exited with status 0")
     assert end.ready is not None
+    real.until_logged("ended ", 1)
     lines = real.messages(1)
     assert [line for line in lines if line in ("info: hello", "info: world")] == [
         "info: hello",
@@ -78,7 +79,7 @@ def test_compiled_code_is_kept_for_the_next_session(start: Make, tmp_path: Path)
 def test_the_exit_status_is_the_apps_own(real: Appd) -> None:
     end = ended(real, printing("no\n", fd=2, then="(call $exit (i32.const 3))"))
     assert (end.exit_status, end.reason) == (3, "the app exited with status 3")
-    assert "warning: no" in real.messages(1)
+    real.until_logged("warning: no", 1)
 
 
 def test_a_hundred_crashes_have_a_hundred_reasons(real: Appd) -> None:

@@ -113,6 +113,7 @@ def test_under_load_nothing_is_lost_and_nothing_said_twice(appd: Appd) -> None:
         assert state_of(pid) in "SR"
         assert len(appd.children) == STEADY + SLOW
         for number in range(1, count + 1):
+            appd.until_logged("ended with status 7" if number in short else "ready after", number)
             lines = appd.messages(number)
             assert sum("launched by" in line for line in lines) == 1
             assert sum("ready after" in line for line in lines) == 1
@@ -154,6 +155,7 @@ def test_a_line_that_is_half_written_is_put_together_and_a_half_ready_too(appd: 
     appd.until_ready(session)
     reload(appd)
     appd.control.ask(TerminateApp(session))
+    appd.until_logged("ended ", session)
     lines = appd.messages(session)
     assert lines.count("info: one line") == 1
     assert lines.count("warning: two ") == 1

@@ -69,7 +69,7 @@ def refused(appd: Appd, *parts: str) -> None:
     assert answer.message.startswith("reload refused, going on as before: ")
     for part in parts:
         assert part in answer.message
-    assert appd.has(f"err: {answer.message}")
+    appd.until_logged(f"err: {answer.message}")
     appd.expected_errors.append(answer.message)
     assert appd.sessions == before
     assert len(appd.children) == 1

@@ -6,15 +6,18 @@ import os
 import re
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.appd.client import Control
 from tests.command.device import OTHER_ID, STAYS, Device, Done
 from tests.command.guests import guest, leave, say
 from tests.command.harness import WAIT_SECONDS, eventually
 from tests.packages import APP_ID, install
 from tests.unit.needs import missing
+from weft_runtime.protocol import AppState, LaunchApp, QuerySessions, Sessions, Subscribe, Subscribed
 
 JOURNALD = "/lib/systemd/systemd-journald"
 START_JOURNALD = f"""
@@ -221,10 +224,17 @@ def test_nobody_else_can_make_up_what_is_shown(journaled: Device) -> None:
 
 def test_no_entry_of_a_runtime_that_ends_at_once_is_lost(journaled: Device) -> None:
     install(journaled.store, b"\0asm\1\0\0\0")  # no _start: the runtime says so, and ends
-    count = 200
-    for _ in range(count // 10):
-        begun = [journaled.begin("launch", "--wait", APP_ID) for _ in range(10)]
-        assert {launch.wait().status for launch in begun} == {165}
+    count, at_once = 200, 10
+    with closing(Control(journaled.socket, WAIT_SECONDS)) as control:
+        assert control.ask(Subscribe(None)) == Subscribed(None)
+        for _ in range(count // at_once):
+            control.send(*[LaunchApp(APP_ID, 0)] * at_once)
+            stopped = 0
+            while stopped < at_once:
+                stopped += isinstance(control.receive(), AppState)
+        sessions = control.ask(QuerySessions())
+    assert isinstance(sessions, Sessions)
+    assert [session.exit_status for session in sessions.sessions] == [165] * count
     entries = journal(journaled, APP_ID)
     # In the order in which things happened: the daemon tells both.
     told = {
