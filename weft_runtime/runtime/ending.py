@@ -81,6 +81,8 @@ class Ending:
         """Called before the log line: tells the service manager."""
         self.drain: Callable[[float | None], None] = lambda timeout: None
         """Called first: passes on what the guest has written, for that many seconds at most."""
+        self.awaits_ready: Callable[[], bool] = lambda: False
+        """Whether READY has not been said yet: a stop may have come for want of it."""
         self._claim = _thread.allocate_lock()
 
     def watch_signals(self) -> None:
@@ -115,6 +117,8 @@ class Ending:
     def _wait_for_signal(self) -> None:
         number = Signals(signal.sigwait(STOP_SIGNALS))
         reason = f"stopped by {number.name} while {self.phase}"
+        if self.phase.startswith("running ") and self.awaits_ready():
+            reason += ", before READY"
         self.finish(Outcome(Event.STOPPED, 128 + number, reason, Level.NOTICE, stopped_by=number))
 
     def _tell_and_release(self, outcome: Outcome, told: _thread.LockType) -> None:

@@ -136,6 +136,7 @@ def go(
 
         preopens += service.preopens(package, settings.service_settings(), log)
     readiness, is_service = Readiness(log, notifier), options.session_id is None
+    ending.awaits_ready = lambda: readiness.mirrored and not readiness.told
     return runner.run(App(package, preopens, code, readiness, ending, groundwork, is_service))
 
 

@@ -27,6 +27,11 @@ class Readiness:
         """Whether the service manager is told too."""
         return self._notifier.active
 
+    @property
+    def told(self) -> bool:
+        """Whether the app has been announced."""
+        return self._told
+
     def delayed(self, what: str) -> None:
         """Tell the service manager that `what` is under way: its time until READY begins anew."""
         self._notifier.send(f"EXTEND_TIMEOUT_USEC={EXTENSION_S * 1_000_000}", f"STATUS={what}")
