@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of weft_runtime.runtime.lookout: how long what was done ahead for an app is good."""
 
+import gc
 import os
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -85,6 +88,31 @@ def test_it_is_laid_again_where_something_has_changed(
         (package / "wapp.toml").write_text(manifest(runtime='ready = "guest"'))
     lookout.look(APP_ID)
     assert groundwork(lookout) == ground.laid == 2
+
+
+def test_code_that_has_changed_below_its_mapping_is_never_unloaded(tmp_path: Path) -> None:
+    install(tmp_path, MODULE)
+    code = tmp_path / "code"
+    code.write_bytes(b"code")
+    os.utime(code)
+
+    class Loaded:
+        pass
+
+    lookout = Lookout([tmp_path], lambda _: Groundwork(os.open(code, os.O_RDONLY), Loaded()))
+    laid: weakref.ref[object] | None = None
+    deadline = time.monotonic() + 10
+    while laid is None:  # until the files have not changed for long enough
+        assert time.monotonic() < deadline
+        lookout.look(APP_ID)
+        if lookout._laid is not None:
+            laid = weakref.ref(lookout._laid[1].loaded)
+    os.truncate(code, 1)
+    lookout.look("org.example.missing")
+    assert lookout.take(APP) is None
+    del lookout
+    gc.collect()
+    assert laid() is not None
 
 
 def test_a_module_that_has_just_changed_is_looked_at_again(

@@ -37,6 +37,10 @@ class _State(NamedTuple):
         return cls(module, package.manifest, code)
 
 
+_never_unloaded: list[Groundwork] = []
+"""Kept until the process exits, which unloads nothing: a session outlives its lookout."""
+
+
 class Lookout:
     """Looks at one app at a time; what is wrong with it is for the session to find and tell, and is no concern here."""
 
@@ -47,7 +51,6 @@ class Lookout:
         self._parse = Manifests().parse
         self._package: Package | None = None
         self._laid: tuple[_State, Groundwork] | None = None
-        self._spoiled: list[Groundwork] = []
 
     def look(self, app_id: str) -> None:
         """Open the package of `app_id`. The groundwork is laid again only where the package has changed."""
@@ -77,7 +80,7 @@ class Lookout:
         self._laid = None
         if Identity.of(os.fstat(groundwork.code_fd)) != state.code:
             # What is mapped may have lost its end, where even to unload it could be fatal.
-            self._spoiled.append(groundwork)
+            _never_unloaded.append(groundwork)
         os.close(groundwork.code_fd)
 
     def close(self) -> None:
