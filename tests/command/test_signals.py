@@ -205,7 +205,8 @@ def test_the_log_line_of_a_stop_survives_output_and_notifications_that_nobody_re
         return running
 
     done = stop(begin, signal.SIGTERM)
-    assert (done.status, done.end) == (-signal.SIGTERM, "notice: stopped by SIGTERM while running _start")
+    reason = "notice: stopped by SIGTERM while running _start, before READY"
+    assert (done.status, done.end) == (-signal.SIGTERM, reason)
 
 
 def test_two_signals_are_one_stop(store: Path, start: Start) -> None:

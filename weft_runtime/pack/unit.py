@@ -51,7 +51,7 @@ def _systemctl(*arguments: str) -> subprocess.CompletedProcess[str] | None:
             ["systemctl", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="backslashreplace",
             timeout=TIMEOUT_S,
             check=False,
