@@ -29,7 +29,7 @@ _weft_pack() {
         compile) options='--all --json' ;;
         new) options='--lang --id' ;;
         install) options='--user --force --rollback' ;;
-        uninstall) options='--user --force --purge' ;;
+        uninstall) options='--user --force --purge --json' ;;
         sign | verify) options='--key' ;;
         bundle | unbundle) options='--out' ;;
     esac

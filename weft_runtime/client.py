@@ -50,6 +50,8 @@ class DaemonClient:
         Raises WeftError: OS_ERROR where no daemon is there, NOT_PERMITTED where it may not be talked to; the
         hint says what to do.
         """
+        self._path = path
+        self._is_served = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._timeout = timeout
         self._socket.settimeout(timeout)
@@ -103,7 +105,8 @@ class DaemonClient:
                     self._socket.settimeout(None)
                 data = self._socket.recv(_READ_SIZE)
                 if not data:
-                    raise _lost("it closed the connection")
+                    raise self._cut_off("it closed the connection")
+                self._is_served = True
                 self._bodies.extend(self._reader.feed(data))
             body = self._bodies.popleft()
             _expect_bearable(body)
@@ -112,6 +115,8 @@ class DaemonClient:
             return answer
         except TimeoutError:
             raise no_answer(self._timeout or 0) from None
+        except ConnectionError as error:
+            raise self._cut_off(error.strerror or str(error)) from None
         except OSError as error:
             raise _lost(error.strerror or str(error)) from None
         except ProtocolError as error:
@@ -122,6 +127,20 @@ class DaemonClient:
         self.send(request)
         return self.receive()
 
+    def _cut_off(self, reason: str) -> WeftError:
+        """The daemon is gone; or nobody took the connection, and now nobody listens: it was stopped meanwhile."""
+        if self._is_served:
+            return _lost(reason)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as again:
+            again.settimeout(0)
+            try:
+                again.connect(os.fspath(self._path))
+            except (FileNotFoundError, ConnectionRefusedError):
+                return _not_running(self._path, f"is not running any more: {reason}")
+            except OSError:
+                pass
+        return _lost(reason)
+
 
 def _unreachable(path: Path, error: OSError) -> WeftError:
     match error:
@@ -129,12 +148,17 @@ def _unreachable(path: Path, error: OSError) -> WeftError:
             message = f"permission denied on {quote(str(path))}"
             return WeftError(Problem.NOT_PERMITTED, message, _how_to_get_in(path))
         case FileNotFoundError() | ConnectionRefusedError() | NotADirectoryError():
-            message = f"no weft-appd is listening on {quote(str(path))}"
-            hint = "start it: 'systemctl start weft-appd', or run weft-appd"
-            return WeftError(Problem.OS_ERROR, message, hint)
+            return _not_running(path, f"is not running: nobody listens on {quote(str(path))}")
         case _:
             message = f"cannot connect to {quote(str(path))}: {error.strerror or error}"
             return WeftError(Problem.OS_ERROR, message)
+
+
+def _not_running(path: Path, how: str) -> WeftError:
+    hint = "systemctl start weft-appd"
+    if path != SYSTEM_SOCKET:
+        hint = f"start it: '{hint}', or run weft-appd"
+    return WeftError(Problem.OS_ERROR, f"weft-appd {how}", hint)
 
 
 def no_answer(seconds: float) -> WeftError:

@@ -331,7 +331,7 @@ def test_a_command_without_a_daemon_says_so(make: Make) -> None:
     appd.environ["WEFT_APPD_SOCKET"] = str(appd.socket)
     done = appd.run("--reload")
     assert (done.status, done.stdout) == (171, "")
-    assert f"err: no weft-appd is listening on '{appd.socket}' [start it: " in done.stderr
+    assert f"err: weft-appd is not running: nobody listens on '{appd.socket}' [start it: " in done.stderr
 
 
 def test_all_who_ask_at_once_are_answered_once(appd: Appd) -> None:

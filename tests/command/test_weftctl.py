@@ -384,7 +384,7 @@ def test_no_daemon(device: Device, command: Sequence[str]) -> None:
     assert done == Done(
         171,
         "",
-        f"weftctl: no weft-appd is listening on '{device.socket}'"
+        f"weftctl: weft-appd is not running: nobody listens on '{device.socket}'"
         " [start it: 'systemctl start weft-appd', or run weft-appd]\n",
     )
 
@@ -505,7 +505,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(device: Device) -> None:
     assert done.status == 1
     wrong = {item["check"]: item for item in done.json if item["verdict"] == "wrong"}
     assert list(wrong) == ["socket", "settings", "engine", "packages"]
-    assert wrong["socket"]["text"] == f"no weft-appd is listening on '{device.socket}'"
+    assert wrong["socket"]["text"] == f"weft-appd is not running: nobody listens on '{device.socket}'"
     assert wrong["socket"]["advice"] == "start it: 'systemctl start weft-appd', or run weft-appd"
     assert "$WEFT_READY_TIMEOUT is 'soon'" in str(wrong["settings"]["text"])
     assert wrong["engine"]["text"] == "the runtime '/nonexistent' is no program"

@@ -23,7 +23,9 @@ def main() -> int:
     environ = {"WEFT_APP_STORE": store, "WEFT_APPD_SOCKET": "/nonexistent"}
     places = Places(Path("/nonexistent"), [], [], os.geteuid())
     if operation == "uninstall":
-        options = argparse.Namespace(app=AppId.parse(source), user=False, force=False, purge=False)
+        options = argparse.Namespace(
+            app=AppId.parse(source), user=False, force=False, purge=False, json=False
+        )
         return install.uninstall(Screen({}), environ, options, places)
     options = argparse.Namespace(source=source, user=False, force=False, rollback=operation == "rollback")
     return install.install(Screen({}), environ, options, places)

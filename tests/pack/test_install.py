@@ -56,7 +56,7 @@ class Device:
         assert install.install(SCREEN, self.environ, options, self.places) == 0
 
     def uninstall(self, *, force: bool = False, purge: bool = False, **environ: str) -> None:
-        options = argparse.Namespace(app=APP, user=False, force=force, purge=purge)
+        options = argparse.Namespace(app=APP, user=False, force=force, purge=purge, json=False)
         assert install.uninstall(SCREEN, {**self.environ, **environ}, options, self.places) == 0
 
     def refusal(self, problem: Problem, source: Path | str, *, rollback: bool = False) -> str:
@@ -547,7 +547,7 @@ def test_the_longest_id_can_be_used_everywhere(device: Device) -> None:
         device.install(path)
         path.unlink()
     device.install(longest, rollback=True)
-    options = argparse.Namespace(app=AppId.parse(longest), user=False, force=False, purge=False)
+    options = argparse.Namespace(app=AppId.parse(longest), user=False, force=False, purge=False, json=False)
     assert install.uninstall(SCREEN, device.environ, options, device.places) == 0
 
 

@@ -19,6 +19,10 @@ root:755" ]
 # In a home it would leave compiled code, which is no file of ours any more.
 env --unset=HOME weft-runtime-wasmtime org.weft.examples.hello 1
 dpkg --install /opt/weft-runtime.deb
+mkdir /var/lib/weft/apps/org.example.mine
+systemctl enable weft-app@org.example.mine.service
+weft-pack uninstall org.example.mine 2>&1 | grep 'disabled weft-app@org.example.mine.service'
+! systemctl is-enabled weft-app@org.example.mine.service
 # As dpkg --force-script-chrootless does it from outside of another root: that one's files are meant, not ours.
 mkdir -p /tmp/other/etc/weft
 DPKG_ROOT=/tmp/other sh -e /var/lib/dpkg/info/weft-runtime.postrm purge

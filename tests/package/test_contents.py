@@ -61,6 +61,7 @@ def test_it_holds_the_wheels_but_for_what_cannot_run(deb: Deb) -> None:
 def test_all_belongs_to_root_and_only_root_may_write(deb: Deb) -> None:
     programs = {f"/usr/bin/{command}" for command in COMMANDS}
     programs.add("/usr/share/python3/runtime.d/weft-runtime.rtupdate")
+    programs |= {f"{CODE}{path.name}" for path in (ROOT / "infra/libexec").iterdir()}
     for name, member in deb.members.items():
         assert (member.uid, member.gid, member.uname, member.gname) == (0, 0, "root", "root"), name
         if not member.issym():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deb import ROOT, built_deb
+from tests.deb import NATIVE, ROOT, built_deb
 from tests.package.conftest import INSIDE, Deb
 from tests.system.container import Container, Suite
 
@@ -16,6 +16,8 @@ NAMES = re.findall(r"[\w-]+", " ".join(re.findall(r"^Tests: (.*)$", (TESTS / "co
 COMMANDS = ("weft-appd", "weft-pack", "weft-runtime", "weft-runtime-wasmtime", "weftctl")
 LATER = "/opt/later.deb"
 TICKER = "org.weft.examples.ticker"
+APP = f"weft-app@{TICKER}.service"
+DAEMON = ("weft-appd.service", "weft-appd.socket")
 
 # All that we ever put on a system, but for the package file itself.
 FIND = ("find", "/", "-xdev", "-name", "*weft*", "-not", "-path", "/opt/*")
@@ -124,15 +126,75 @@ def test_an_upgrade_that_cannot_reload_says_so_and_leaves_the_daemon(machine: Co
     assert machine.run("systemctl", "is-active", "weft-appd.service").stdout == "active\n"
 
 
-def test_an_upgrade_starts_a_daemon_that_had_ended_and_none_that_is_disabled(machine: Container) -> None:
-    machine.run("systemctl", "stop", "weft-appd.service", "weft-appd.socket")
-    machine.run("dpkg", "--install", LATER)
-    assert machine.run("systemctl", "is-active", "weft-appd.service").stdout == "active\n"
+def test_an_upgrade_starts_nothing_that_was_stopped(machine: Container) -> None:
+    machine.run("systemctl", "enable", "--quiet", APP, "weft-appd-ws.socket")
+    machine.run("systemctl", "stop", "weft-appd.service", "weft-compile.path")
+    stopped = (*DAEMON, "weft-appd-ws.socket", "weft-compile.path", APP)
+    for _ in range(2):  # an upgrade, then the same version once more
+        machine.run("dpkg", "--install", LATER)
+        assert _states(machine, *stopped) == {"inactive"}
+    machine.run("systemctl", "disable", "--quiet", *stopped)
+    machine.run("dpkg", "--install", INSIDE)
+    assert _states(machine, *stopped) == {"inactive"}
+    assert machine.run("systemctl", "is-enabled", *stopped, check=False).stdout == "disabled\n" * len(
+        stopped
+    )
 
-    machine.run("systemctl", "disable", "--now", "weft-appd.service", "weft-appd.socket")
+
+def test_an_upgrade_stops_nothing_that_ran(machine: Container) -> None:
+    machine.run("systemctl", "enable", "--quiet", "weft-appd-ws.socket", APP)
+    machine.run("systemctl", "restart", "weft-appd.service", APP)
+    # As the version before had it.
+    links = "/etc/systemd/system/sockets.target.wants", "/etc/systemd/system/weft-appd.service.wants"
+    machine.run("sh", "-c", f"mkdir -p {links[0]} && mv {links[1]}/weft-appd-ws.socket {links[0]}")
+    units = (*DAEMON, "weft-appd-ws.socket", APP)
+    before = [_show(machine, "InvocationID", unit=unit) for unit in units]
+
+    assert machine.run("dpkg", "--install", LATER).stderr == ""
+
+    assert [_show(machine, "InvocationID", unit=unit) for unit in units] == before
+    assert _states(machine, *units, "weft-compile.path") == {"active"}
+    listed = machine.run("find", *links, "-name", "weft-appd-ws.socket").stdout
+    assert listed == f"{links[1]}/weft-appd-ws.socket\n"
+    # What the new version knows holds at once.
+    machine.run("systemctl", "stop", "weft-appd.service")
+    assert machine.run("weftctl", "list", check=False).returncode == 171
+    assert _states(machine, *DAEMON, "weft-appd-ws.socket") == {"inactive"}
+
+
+def test_sockets_of_a_version_before_are_closed_by_a_stop_as_well(machine: Container) -> None:
+    """It had no unit that is stopped with them; where the daemon runs, its own unit is enough."""
+    machine.run("systemctl", "mask", "--runtime", "--now", "weft-appd-sockets.service")
+    machine.run("systemctl", "start", "weft-appd.service")
+    machine.run("systemctl", "stop", "weft-appd.service")
+    assert _states(machine, *DAEMON) == {"inactive"}
+
+
+def test_remove_and_install_again_starts_what_is_enabled(machine: Container) -> None:
+    units = (*DAEMON, "weft-compile.path", APP)
+    machine.run("systemctl", "enable", "--now", "--quiet", APP)
+    machine.run("dpkg", "--remove", "weft-runtime")
+    assert _states(machine, *units) == {"inactive"}
     machine.run("dpkg", "--install", LATER)
-    assert machine.run("systemctl", "is-active", "weft-appd.service", check=False).stdout == "inactive\n"
-    assert machine.run("systemctl", "is-enabled", "weft-appd.service", check=False).stdout == "disabled\n"
+    assert _states(machine, *units) == {"active"}
+
+    machine.run("systemctl", "disable", "--quiet", *units)
+    machine.run("dpkg", "--remove", "weft-runtime")
+    machine.run("dpkg", "--install", LATER)
+    assert _states(machine, *units) == {"inactive"}
+    assert machine.run("find", "/run", "-maxdepth", "1", "-name", "weft-runtime*").stdout == ""
+
+
+def test_the_command_of_the_readme_installs_one_of_two_architectures(suite: Suite, deb: Deb) -> None:
+    command = re.search(r"apt install .*\.deb", (ROOT / "README.md").read_text())
+    assert command
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert command[0].replace("install", "install --yes") in page
+    other = built_deb({"amd64": "arm64", "arm64": "amd64"}[NATIVE])
+    binds = {path: Path("/opt/dist", path.name) for path in (deb.path, other)}
+    with Container(suite, binds=binds) as machine:
+        machine.run("sh", "-c", f"cd /opt/dist && {command[0]}", env={"DEBIAN_FRONTEND": "noninteractive"})
+        assert machine.run("systemctl", "is-active", "weft-appd.service").stdout == "active\n"
 
 
 def test_removal_ends_everything_and_keeps_state_and_purge_leaves_the_user_only(machine: Container) -> None:
@@ -172,6 +234,10 @@ def _show(machine: Container, *properties: str, unit: str = "weft-appd.service")
     shown = machine.run("systemctl", "show", f"--property={','.join(properties)}", unit).stdout
     assert "MainPID=0\n" not in shown
     return shown
+
+
+def _states(machine: Container, *units: str) -> set[str]:
+    return set(machine.run("systemctl", "is-active", *units, check=False).stdout.split())
 
 
 def _process(machine: Container, session: str) -> str:

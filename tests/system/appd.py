@@ -124,8 +124,8 @@ def until_state(container: Container, state: str, *numbers: int) -> dict[int, di
     return known
 
 
-def eventually(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + DEADLINE_S
+def eventually(condition: Callable[[], bool], seconds: float = DEADLINE_S) -> None:
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "still not so"
         time.sleep(POLL_S)

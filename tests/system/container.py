@@ -45,7 +45,8 @@ PRIVATE = (*MOUNTS, "--pid", "--mount-proc", "--kill-child=KILL", "sh", "-ec")
 
 # On the tmpfs is what nspawn would leave in /run/systemd (propagation directories, locks), and what the
 # system writes, above the cached root that all containers share. /sys/fs/cgroup becomes a cgroup2 mount,
-# whatever the machine's setup. Each has its own cgroup: with --keep-unit two would share one "payload".
+# whatever the machine's setup. Each has its own cgroup: with --keep-unit two would share one "payload". With that option
+# nspawn ends at a reboot, with 133, for its unit to start it again.
 BOOT = """
 mkdir -p /run/systemd
 mount -t tmpfs -o mode=0755 tmpfs /run/systemd
@@ -58,9 +59,14 @@ mkdir -p "/sys/fs/cgroup/$2"
 echo $$ >"/sys/fs/cgroup/$2/cgroup.procs"
 machine=$2
 shift 2
-exec systemd-nspawn --quiet --settings=no --directory=/run/systemd/root --machine="$machine" --boot \
-    --keep-unit --register=no --private-network --console=pipe \
-    --link-journal=no --resolv-conf=off --timezone=off "$@"
+status=133
+while [ $status -eq 133 ]; do
+    status=0
+    systemd-nspawn --quiet --settings=no --directory=/run/systemd/root --machine="$machine" --boot \
+        --keep-unit --register=no --private-network --console=pipe \
+        --link-journal=no --resolv-conf=off --timezone=off "$@" || status=$?
+done
+exit $status
 """
 
 # The parent of a command. nsenter as the parent stops itself when systemd stops all processes at power off,
@@ -199,6 +205,26 @@ class Container:
             process.kill()
             process.wait()
             subprocess.run([*MOUNTS, "sh", "-ec", SWEEP, "sh", self.name], check=True, timeout=STOP_SECONDS)
+
+    def reboot(self) -> None:
+        """Boot again; what is on disks stays. Commands that still run are killed."""
+        nspawn, before = self._nspawn, self._init
+        if nspawn is None:
+            raise ContainerError(f"container '{self.name}' is not running")
+        for command in self._commands:
+            command.kill()
+            command.wait()
+        self._commands.clear()
+        self._running = False
+        os.kill(before, signal.SIGRTMIN + 5)  # "reboot", says systemd(1)
+        deadline = time.monotonic() + BOOT_SECONDS
+        while (init := _init_of(nspawn.pid)) in (0, before):
+            if nspawn.poll() is not None or time.monotonic() > deadline:
+                raise ContainerError(f"'{self.suite}' does not come back from a reboot")
+            time.sleep(POLL_SECONDS)
+        self._init = init
+        with tempfile.TemporaryFile() as console:
+            self._wait_until_running(nspawn, console)
 
     @property
     def is_alive(self) -> bool:

@@ -180,6 +180,16 @@ def test_every_boot_is_a_fresh_one(suite: Suite, boot: Callable[[Suite], Contain
     assert state_of(root) == before
 
 
+def test_a_reboot_keeps_what_is_on_disks_alone(suite: Suite, boot: Callable[[Suite], Container]) -> None:
+    machine = boot(suite)
+    before = machine.run("cat", "/proc/sys/kernel/random/boot_id").stdout
+    machine.run("touch", "/var/kept", "/run/lost")
+    machine.reboot()
+    assert machine.run("cat", "/proc/sys/kernel/random/boot_id").stdout != before
+    assert machine.run("find", "/var/kept", "/run/lost", check=False).stdout == "/var/kept\n"
+    assert machine.run("systemctl", "is-system-running").stdout == "running\n"
+
+
 def test_two_at_once_do_not_disturb_each_other(suite: Suite, boot: Callable[[Suite], Container]) -> None:
     first, second = boot(suite), boot(suite)
     first.write("/run/mine", "")

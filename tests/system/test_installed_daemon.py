@@ -12,7 +12,7 @@ import pytest
 from tests.command.guests import FOREVER, guest
 from tests.system.appd import HELLO, SOCKET, TICKER, UNIT, eventually, show
 from tests.system.container import Container
-from tests.system.package import CODE, add_app, complaints, launch, processes, sessions, until_running
+from tests.system.package import CODE, add_app, complaints, launch, processes, until_running
 
 pytestmark = pytest.mark.sessions
 
@@ -109,14 +109,6 @@ def test_no_client_is_refused_while_the_daemon_restarts(device: Container) -> No
     assert not [outcome for outcome in outcomes if outcome.startswith("connect: ")]
     # One that was connected to the daemon that stops may hear so, once each time.
     assert outcomes.total() - outcomes["answered"] <= RESTARTS
-
-
-def test_a_stopped_daemon_is_started_by_the_next_client(device: Container) -> None:
-    device.run("systemctl", "stop", UNIT)
-    assert show(device, "ActiveState") == "inactive"
-    assert show(device, "ActiveState", "weft-appd.socket") == "active"
-    assert sessions(device) == []
-    assert show(device, "ActiveState") == "active"
 
 
 def test_after_a_kill_all_is_as_before(device: Container, pair: list[int]) -> None:

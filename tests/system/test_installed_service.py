@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The installed package: an app as a service of its own, from enable to a clean stop."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -8,7 +9,16 @@ import pytest
 from tests.command.guests import CREATE, FOREVER, OPENED, TEXT, guest, leave_on_error, path_open, put
 from tests.system.appd import CRASH, HELLO, TICKER, UNIT, eventually, show
 from tests.system.container import Container
-from tests.system.package import SERVICE_DATA, add_app, add_crash, complaints, processes, service
+from tests.system.package import (
+    OPERATOR_STORE,
+    SERVICE_DATA,
+    SYSTEM_STORE,
+    add_app,
+    add_crash,
+    complaints,
+    processes,
+    service,
+)
 
 WRITER = "org.example.writer"
 WANTS = "/etc/systemd/system/multi-user.target.wants"
@@ -160,6 +170,26 @@ def test_an_app_that_cannot_run_does_not_loop(
     assert show(device, "NRestarts", unit) == "0"
     assert reason in "".join(story(device, app_id))
     device.run("systemctl", "reset-failed", unit)
+
+
+def test_an_app_that_is_removed_leaves_no_enabled_service(device: Container) -> None:
+    mine, unit = "org.example.removed", service("org.example.removed")
+    add_app(device, mine, WRITES, "fs:rw:app-data")
+    device.run("systemctl", "enable", "--quiet", "--now", unit)
+    assert f"{mine} is running: {unit}" in device.run("weft-pack", "uninstall", mine, check=False).stderr
+    device.run("systemctl", "stop", unit)
+    done = device.run("weft-pack", "uninstall", "--json", mine)
+    assert json.loads(done.stdout) == {"id": mine, "disabled": unit}
+    assert f"disabled {unit}: without the app it would fail at each boot" in done.stderr
+    assert device.run("systemctl", "is-enabled", unit, check=False).stdout == "disabled\n"
+
+
+def test_an_app_that_another_store_has_keeps_its_enabled_service(device: Container, ticker: str) -> None:
+    device.run("cp", "-R", f"{SYSTEM_STORE}/{TICKER}", OPERATOR_STORE)
+    done = device.run("weft-pack", "uninstall", "--force", TICKER)
+    assert done.stdout == f"uninstalled {TICKER}\n"
+    assert "disabled" not in done.stderr
+    assert device.run("systemctl", "is-enabled", ticker).stdout == "enabled\n"
 
 
 def test_nothing_unexpected_was_logged(device: Container) -> None:

@@ -23,6 +23,7 @@ PACK = APPD.replace("weft_runtime.appd.main", "weft_runtime.pack.main")
 INSTALL = f"""
 cd {UNITS}
 install -m 644 -t /usr/lib/systemd/system ./*.service ./*.socket ./*.path ./*.slice
+install -D -m 755 -t /usr/lib/weft-runtime ../libexec/*
 install -m 644 -t /usr/lib/sysusers.d sysusers.d/*
 install -m 644 -t /usr/lib/tmpfiles.d tmpfiles.d/*
 install -D -m 644 ../appd.toml /etc/weft/appd.toml
@@ -91,7 +92,7 @@ def launch(container: Container, app_id: str) -> int:
 def test_systemd_has_no_complaint(container: Container) -> None:
     units = sorted(path for path in container.run("ls", UNITS).stdout.split() if path.startswith("weft-"))
     units = [unit for unit in units if not unit.endswith(".d")]
-    assert len(units) == 7
+    assert len(units) == 8
     paths = [f"/usr/lib/systemd/system/{unit}" for unit in units]
     # Without the manual pages: the container has no man(1) to look for them.
     done = container.run("systemd-analyze", "verify", "--man=no", *paths)

@@ -34,7 +34,7 @@ def test_a_run_time_directory_of_somebody_else_is_passed_over(tmp_path: Path) ->
 
 def test_a_connection_that_fails_leaves_no_descriptor(tmp_path: Path) -> None:
     before = len(list(Path("/proc/self/fd").iterdir()))
-    with pytest.raises(WeftError, match="no weft-appd is listening on ") as caught:
+    with pytest.raises(WeftError, match="weft-appd is not running: nobody listens on ") as caught:
         DaemonClient(tmp_path / "none", timeout=1)
     # The traceback still holds the client.
     assert caught.value.problem is Problem.OS_ERROR

@@ -22,9 +22,9 @@ from weft_runtime.settings import SYSTEM_STORES, EngineKind, runtime_settings
 
 INFRA = ROOT / "infra"
 UNITS = INFRA / "systemd"
-DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, REQUESTS = (
-    "weft-appd.service", "weft-appd.socket", "weft-appd-ws.socket", "weft-app@.service", "weft-apps.slice",
-    "weft-compile.service", "weft-compile.path",
+DAEMON, SOCKET, WEBSOCKET, DOORS, APP, SLICE, COMPILE, REQUESTS = (
+    "weft-appd.service", "weft-appd.socket", "weft-appd-ws.socket", "weft-appd-sockets.service",
+    "weft-app@.service", "weft-apps.slice", "weft-compile.service", "weft-compile.path",
 )  # fmt: skip
 PULLEY = "weft-app@.service.d/pulley.conf.example"
 TOML = INFRA / "appd.toml"
@@ -78,7 +78,7 @@ def test_a_file_has_its_licence_and_no_long_lines(path: Path) -> None:
     assert [line for line in lines if len(line) > 118] == []
 
 
-@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, REQUESTS])
+@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, DOORS, APP, SLICE, COMPILE, REQUESTS])
 def test_a_unit_says_where_it_is_described(unit: str) -> None:
     pages = {f"{path.name[:-2]}({path.suffix[1:]})" for path in (ROOT / "docs/man").iterdir()}
     named = [page.removeprefix("man:") for page in value(unit, "Documentation").split()]
@@ -86,7 +86,7 @@ def test_a_unit_says_where_it_is_described(unit: str) -> None:
     assert set(named) <= pages
 
 
-@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, REQUESTS, PULLEY])
+@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, DOORS, APP, SLICE, COMPILE, REQUESTS, PULLEY])
 def test_keys_are_sorted_where_there_are_many(unit: str) -> None:
     keys = [
         key for section, key, _ in assignments(unit) if section in ("Service", "Socket", "Slice", "Path")
@@ -94,7 +94,7 @@ def test_keys_are_sorted_where_there_are_many(unit: str) -> None:
     assert keys == sorted(keys, key=str.casefold)
 
 
-@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, APP, SLICE, COMPILE, REQUESTS, PULLEY])
+@pytest.mark.parametrize("unit", [DAEMON, SOCKET, WEBSOCKET, DOORS, APP, SLICE, COMPILE, REQUESTS, PULLEY])
 def test_no_unit_needs_a_newer_systemd_than_debian_12_has(unit: str) -> None:
     assert TOO_NEW.search((UNITS / unit).read_text()) is None
 
@@ -172,9 +172,24 @@ def test_a_request_for_the_compiler_is_where_the_daemon_writes_it() -> None:
 
 
 def test_a_service_that_ran_into_a_limit_has_the_compiler_started() -> None:
-    command = value(APP, "ExecStopPost")
-    assert f"|*{int(ExitStatus.TRY_AGAIN)}) " in command
-    assert f" start {COMPILE.removesuffix('.service')};" in command
+    assert value(APP, "ExecStopPost").endswith("/service-ended %i")
+    script = (INFRA / "libexec/service-ended").read_text()
+    assert f"| *{int(ExitStatus.TRY_AGAIN)}) systemctl --no-block start {COMPILE} " in script
+    assert f"*{int(ExitStatus.USAGE)} | *{int(ExitStatus.NO_INPUT)})" in script
+
+
+def test_five_rounds_without_ready_fit_into_the_start_limit() -> None:
+    """With a third more, for each round takes longer on a busy device."""
+    one = sum(int(value(APP, key)) for key in ("TimeoutStartSec", "TimeoutStopSec", "RestartSec"))
+    assert int(value(APP, "StartLimitIntervalSec")) >= int(value(APP, "StartLimitBurst")) * one * 4 / 3
+
+
+def test_what_units_run_is_in_the_tree() -> None:
+    lines = [*values(DAEMON, "ExecStopPost"), *values(DOORS, "ExecStop"), *values(APP, "ExecStopPost")]
+    programs = {line.lstrip("-+").split()[0] for line in lines}
+    here = {f"/usr/lib/weft-runtime/{path.name}" for path in (INFRA / "libexec").iterdir()}
+    assert programs == here
+    assert all(os.access(path, os.X_OK) for path in (INFRA / "libexec").iterdir())
 
 
 def test_the_example_of_a_drop_in_chooses_the_interpreter() -> None:

@@ -17,7 +17,7 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
 from weft_runtime.manifest import Manifest
-from weft_runtime.pack import check, code, storage, story
+from weft_runtime.pack import check, code, storage, story, unit
 from weft_runtime.pack.code import Cache
 from weft_runtime.pack.files import copy_tree
 from weft_runtime.pack.screen import Screen
@@ -107,7 +107,11 @@ def uninstall(
         if cache is not None:
             _forget_code(screen, modules, path, cache)
     story.removed(environ, app_id, before)
-    screen.line(f"uninstalled {app_id}")
+    disabled = unit.disable(screen, app_id) if path == SYSTEM_STORE else None
+    if options.json:
+        screen.json({"id": app_id, "disabled": disabled})
+    else:
+        screen.line(f"uninstalled {app_id}")
     return 0
 
 
@@ -342,15 +346,15 @@ def _refuse_running(screen: Screen, environ: Mapping[str, str], app_id: AppId, p
         numbers = ", ".join(map(str, sessions))
         what = "session" if len(sessions) == 1 else "sessions"
         raise WeftError(Problem.NOT_PERMITTED, f"{app_id} is running: {what} {numbers}", hint)
-    unit = f"weft-app@{app_id}.service"
+    service = unit.name(app_id)
     if path == SYSTEM_STORE and Path("/run/systemd/system").is_dir():
-        command = ["systemctl", "is-active", "--quiet", unit]
+        command = ["systemctl", "is-active", "--quiet", service]
         try:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
         except OSError:
             return
         if done.returncode == 0:
-            raise WeftError(Problem.NOT_PERMITTED, f"{app_id} is running: {unit}", hint)
+            raise WeftError(Problem.NOT_PERMITTED, f"{app_id} is running: {service}", hint)
 
 
 def _sessions_of(screen: Screen, environ: Mapping[str, str], app_id: AppId) -> list[int]:

@@ -88,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("--user", action="store_true", help="from your own store")
     sub.add_argument("--force", action="store_true", help="even while it runs")
     sub.add_argument("--purge", action="store_true", help="remove its data too")
+    sub.add_argument("--json", action="store_true", help="print an object")
     sub = command("compile", "compile installed apps, so that their first launch need not")
     sub.add_argument(
         "apps", metavar="APP", nargs="*", type=checked(AppId.parse), help="app id, as 'list' shows it"
