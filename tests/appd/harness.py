@@ -211,7 +211,11 @@ class Appd:
             children = DESCRIPTORS_A_SESSION * len(self.children) + DESCRIPTORS_A_HELPER * len(self.helpers)
             return len(descriptors(pid)) == idle + children
 
-        eventually(as_expected, lambda: f"descriptors are closed: {idle} when idle, now {descriptors(pid)}")
+        # What clients have sent may be much work for it before it sees that they have gone.
+        eventually(
+            as_expected, lambda: f"descriptors are closed: {idle} when idle, now {descriptors(pid)}",
+            4 * WAIT_SECONDS,
+        )  # fmt: skip
 
     def _check_log(self) -> None:
         for line in self.log_text.splitlines():

@@ -103,14 +103,14 @@ def test_where_a_launch_has_hit_a_limit_the_background_compiler_is_asked(make: M
     appd.expected_files.add(f"weft/{FILE_NAME}")
     packages.install(appd.store, slow_to_compile())
     # The daemon's own CPU time counts as well.
-    appd.start(wrapper=["prlimit", "--cpu=8:8"])
+    appd.start(wrapper=["prlimit", "--cpu=4:4"])
     session = appd.launch()
-    eventually(lambda: appd.sessions[session].state is State.STOPPED, "it has hit its limit", 120)
+    eventually(lambda: appd.sessions[session].state is State.STOPPED, "it has hit its limit", 240)
     found = appd.sessions[session]
     assert found.exit_status == 175
     assert found.reason is not None
     assert found.reason.endswith(
-        "; the limit for CPU time of compiling at a launch is 8 seconds"
+        "; the limit for CPU time of compiling at a launch is 4 seconds"
         f" [try again, or compile it ahead, with higher limits: 'weft-pack compile {packages.APP_ID}']"
     )
     eventually(request.exists, "somebody is asked")

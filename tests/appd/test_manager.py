@@ -118,16 +118,23 @@ def test_the_watchdog_is_pinged_twice_as_often_as_asked_and_after_a_reload_too(
     make: Make, tmp_path: Path, manager: socket.socket
 ) -> None:
     appd = make(NOTIFY_SOCKET=str(tmp_path / "notify"), WATCHDOG_USEC="1000000")
-    appd.start()
-    for _ in range(2):
-        hear_until(manager, "READY=1")
-        hear_until(manager, "WATCHDOG=1")
+
+    def pings(count: int) -> float:
+        """How many seconds it takes until so many more have come."""
         begun = time.monotonic()
-        for _ in range(4):
+        for _ in range(count):
             hear_until(manager, "WATCHDOG=1")
-        assert 1.5 < time.monotonic() - begun < 8  # 4 times within 2 s on an idle machine
-        if "reloaded" not in appd.log_text:
-            assert appd.control.ask(Reload()) == Reloaded(__version__)
+        return time.monotonic() - begun
+
+    for begin in (appd.start, lambda: appd.control.ask(Reload())):
+        begun = time.monotonic()
+        begin()
+        hear_until(manager, "READY=1")
+        pings(5)
+        # Not more often, from a moment on that was before the first of them.
+        assert time.monotonic() - begun > 1.9
+        # Nor more seldom: 4 times within 2 s, whenever the machine lets it.
+        eventually(lambda: pings(4) < 3, "it is pinged that often")
 
 
 def test_somebody_elses_watchdog_is_not_pinged(make: Make, tmp_path: Path, manager: socket.socket) -> None:

@@ -182,8 +182,9 @@ def test_a_message_in_ever_more_pieces_is_bounded_like_one_in_one(appd: Appd) ->
         assert memory(appd.process.pid) - before < MIB
         with contextlib.suppress(OSError):  # it may be closed before all is sent
             client.sendall(raw_websocket.frame(TEXT, b"x", final=False))
-            client.sendall(raw_websocket.frame(CONTINUATION, b"xx", final=False) * 50_000)
-        answer = client.recv(4096)
+            client.sendall(raw_websocket.frame(CONTINUATION, b"x" * 10, final=False) * 10_000)
+        while (answer := client.recv(4096)) == b"\x89\0":
+            pass  # a ping: the machine is that busy
         assert int.from_bytes(answer[2:4], "big") == 1009
         assert memory(appd.process.pid) - before < MIB
 
@@ -327,7 +328,7 @@ def test_all_that_waits_for_clients_that_do_not_read_is_bounded_too(start: Make)
         for _ in range(256):
             stack.enter_context(page(appd))
         gesture = frame(encode_msgpack(PanelGesture(2**31, 2**31, 0.5, 0.5)))
-        deadline = time.monotonic() + 2 * WAIT_SECONDS
+        deadline = time.monotonic() + 8 * WAIT_SECONDS
         while not appd.has("it does not read"):
             assert time.monotonic() < deadline
             appd.control.send_bytes(gesture * 200)
