@@ -20,7 +20,7 @@ class ErrorCode(IntEnum):
     BAD_REQUEST = 2, "the request cannot be decoded"
     FRAME_TOO_LARGE = 3, "the frame is longer than the limit"
     INVALID_APP_ID = 4, "the app id does not follow the rule"
-    PACKAGE_NOT_FOUND = 5, "no store has a package of this name"
+    PACKAGE_NOT_FOUND = 5, "no store has a package of this name, or its module is not there"
     PACKAGE_INVALID = 6, "the package is there but cannot run"
     CAPABILITY_REFUSED = 7, "the package asks for a capability that it does not get"
     NO_RUNTIME = 8, "there is no runtime to start apps with"
@@ -113,9 +113,13 @@ class QueryStatus(NamedTuple):
     """Ours: what the daemon says of itself."""
 
 
+class QuerySettings(NamedTuple):
+    """Ours: the settings that the daemon goes by."""
+
+
 Request = (
     LaunchApp | TerminateApp | QueryRunning | QueryAppState | QueryInstalledApps | IpcForward | PanelGesture
-    | Subscribe | QuerySessions | Reload | QueryStatus
+    | Subscribe | QuerySessions | Reload | QueryStatus | QuerySettings
 )  # fmt: skip
 
 
@@ -225,9 +229,15 @@ class DaemonStatus(NamedTuple):
     spares: U64
 
 
+class DaemonSettings(NamedTuple):
+    """All of them, each as text that it would take."""
+
+    settings: tuple[LimitInfo, ...]
+
+
 Response = (
     LaunchAck | AppReady | RunningApps | AppState | InstalledApps | IpcMessage | NavigationGesture | Error
-    | Subscribed | Sessions | Reloaded | DaemonStatus
+    | Subscribed | Sessions | Reloaded | DaemonStatus | DaemonSettings
 )  # fmt: skip
 
 

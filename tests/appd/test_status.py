@@ -7,7 +7,16 @@ import time
 from tests.appd.conftest import Make
 from tests.appd.harness import FAKE_RUNTIME, WAIT_SECONDS, Appd
 from weft_runtime import __version__
-from weft_runtime.protocol import DaemonStatus, LimitInfo, QueryStatus, Reload, Reloaded
+from weft_runtime.appd.settings import variables
+from weft_runtime.protocol import (
+    DaemonSettings,
+    DaemonStatus,
+    LimitInfo,
+    QuerySettings,
+    QueryStatus,
+    Reload,
+    Reloaded,
+)
 
 
 def status(appd: Appd) -> DaemonStatus:
@@ -71,3 +80,21 @@ def test_a_page_gets_the_same_in_json(start: Make) -> None:
         "limits": [limit._asdict() for limit in found.limits],
         "controllers": list(found.controllers),
     }
+
+
+def test_the_settings_that_it_goes_by_are_those_of_the_last_reload(appd: Appd) -> None:
+    appd.config.write_text(
+        'log_lines = 7\nws_origins = "http://a http://b"\nrestore = false\ncpu_quota = "infinity"\n'
+    )
+    assert settings(appd)["log_lines"] == "1000"
+    assert appd.control.ask(Reload()) == Reloaded(__version__)
+    found = settings(appd)
+    assert list(found) == list(variables())
+    assert (found["log_lines"], found["ws_origins"], found["restore"]) == ("7", "http://a http://b", "false")
+    assert (found["cpu_quota"], found["app_shell_bin"], found["log_level"]) == ("infinity", "", "info")
+
+
+def settings(appd: Appd) -> dict[str, str]:
+    answer = appd.control.ask(QuerySettings())
+    assert isinstance(answer, DaemonSettings)
+    return dict(answer.settings)

@@ -21,6 +21,7 @@ from weft_runtime.framing import FRAME_MAX, EmptyFrame, FrameReader, FrameTooLar
 from weft_runtime.protocol import (
     AppReady,
     AppState,
+    DaemonSettings,
     DaemonStatus,
     Error,
     ErrorCode,
@@ -38,6 +39,7 @@ from weft_runtime.protocol import (
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
+    QuerySettings,
     QueryStatus,
     Reload,
     Reloaded,
@@ -92,6 +94,7 @@ REQUESTS: dict[str, tuple[type, str]] = {
     "QUERY_SESSIONS": (QuerySessions, ""),
     "RELOAD": (Reload, ""),
     "QUERY_STATUS": (QueryStatus, ""),
+    "QUERY_SETTINGS": (QuerySettings, ""),
 }
 RESPONSES: dict[str, tuple[type, str]] = {
     "LAUNCH_ACK": (LaunchAck, "session_id u64, app_id str"),
@@ -109,6 +112,7 @@ RESPONSES: dict[str, tuple[type, str]] = {
         DaemonStatus,
         f"{STATUS}, limits list of {LIMIT}, controllers list of str, fork_server u64 or nil, spares u64",
     ),
+    "DAEMON_SETTINGS": (DaemonSettings, f"settings list of {LIMIT}"),
 }
 
 

@@ -20,6 +20,7 @@ from weft_runtime.manifests import NotRemembered, Reading, name_and_version
 from weft_runtime.protocol import (
     AppReady,
     AppState,
+    DaemonSettings,
     DaemonStatus,
     Error,
     ErrorCode,
@@ -34,6 +35,7 @@ from weft_runtime.protocol import (
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
+    QuerySettings,
     QueryStatus,
     Reload,
     Request,
@@ -130,6 +132,7 @@ class Dispatcher:
         self.supervisor: Supervisor
         self.reload: Callable[[Client], None]
         self.status: Callable[[], DaemonStatus]
+        self.settings: Callable[[], DaemonSettings]
         self.failed: Callable[[Client, BaseException], None]
 
     def _failed(self, client: turns.Client, error: BaseException) -> None:
@@ -173,6 +176,8 @@ class Dispatcher:
                 self._reload(client)
             case QueryStatus():
                 client.send(self.status())
+            case QuerySettings():
+                client.send(self.settings())
             case _:
                 assert_never(request)
 

@@ -49,7 +49,7 @@ everybody else, the daemon's and the app's."""
 
 _REFUSALS = {
     Problem.PACKAGE_NOT_FOUND: ErrorCode.PACKAGE_NOT_FOUND,
-    Problem.MODULE_NOT_FOUND: ErrorCode.PACKAGE_INVALID,
+    Problem.MODULE_NOT_FOUND: ErrorCode.PACKAGE_NOT_FOUND,
     Problem.MANIFEST_INVALID: ErrorCode.PACKAGE_INVALID,
     Problem.MODULE_INVALID: ErrorCode.PACKAGE_INVALID,
     Problem.LIMIT_EXCEEDED: ErrorCode.PACKAGE_INVALID,
