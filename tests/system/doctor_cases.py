@@ -119,6 +119,14 @@ FILES = Case(
             "packages", "problem", r"org\.example\.e asks for the unknown capability 'rocket'",
         ),
         Fault(
+            _hello("org.example.j") + f"echo text >{STORE}/org.example.j/app.wasm",
+            "packages", "problem", r"org\.example\.j/app\.wasm is text, not a WebAssembly module",
+        ),
+        Fault(
+            "chmod 666 /etc/weft/appd.toml", "settings", "problem",
+            r"/etc/weft/appd\.toml can be written by others: its mode is 666",
+        ),
+        Fault(
             _hello(HELLO, "0.9.0"), "packages", "note",
             rf"{HELLO} 0\.9\.0 in {STORE} hides the newer 1\.0\.0 in /usr/share/weft/apps",
         ),
@@ -267,6 +275,16 @@ SETTINGS = (
         (Fault("chmod 700 /etc/weft", "settings", "problem", r"the user weft cannot read .*the mode of /etc/weft is 700"),),
     ),
     Case(
+        "settings that are no file",
+        (
+            Fault(
+                "rm /etc/weft/appd.toml; mkfifo /etc/weft/appd.toml", "settings", "problem",
+                r"cannot read '/etc/weft/appd\.toml': it is not a regular file",
+            ),
+        ),
+        after="cp /opt/appd.toml /etc/weft",
+    ),
+    Case(
         "settings that are not taken over",
         (
             Fault(
@@ -341,6 +359,53 @@ UNITS = (
     Case(
         "a WebSocket that is not enabled",
         (Fault("systemctl disable weft-appd-ws.socket", "websocket", "note", r"open at 127\.0\.0\.1:7410, but .*not enabled"),),
+    ),
+    Case(
+        "what the services of apps cannot read",
+        (
+            Fault(
+                _hello("org.example.k") + f"chmod 640 {STORE}/org.example.k/app.wasm; chgrp weft {STORE}/org.example.k/app.wasm",
+                "packages", "problem",
+                r"for services of apps: the user of a service cannot read .*/org\.example\.k/app\.wasm",
+            ),
+            Fault(
+                "chmod 640 /etc/weft/pack.toml; chgrp weft /etc/weft/pack.toml", "trust", "problem",
+                r"for services of apps: cannot read '/etc/weft/pack\.toml': Permission denied",
+            ),
+        ),
+        before=f"systemctl start weft-app@{TICKER}",
+        after=f"systemctl stop weft-app@{TICKER}; rm -r {STORE}/*",
+    ),
+    Case(
+        "a socket that is none",
+        (
+            Fault(
+                "rm /run/weft/appd.sock; touch /run/weft/appd.sock", "socket", "problem", r"/run/weft/appd\.sock is no socket",
+            ),
+        ),
+    ),
+    Case(
+        "a socket that is gone",
+        (Fault("rm /run/weft/appd.sock", "socket", "problem", r"no weft-appd is listening on '/run/weft/appd\.sock'"),),
+    ),
+    Case(
+        "a daemon that hangs",
+        (
+            Fault(
+                "kill -STOP $(systemctl show --value --property=MainPID weft-appd)", "socket", "problem",
+                r"no answer within 5 s",
+            ),
+        ),
+    ),
+    Case(
+        "a unit that systemd does not take",
+        (
+            Fault(
+                f"systemctl stop weft-appd; mkdir -p {DROP_IN}; printf '[Service]\\nExecStart=nonsense\\n' >{DROP_IN}/x.conf; "
+                "systemctl daemon-reload",
+                "service", "problem", r"systemd cannot load weft-appd\.service: bad-setting",
+            ),
+        ),
     ),
     Case(
         "the operator has stopped it",

@@ -158,6 +158,16 @@ def test_who_is_not_root_gets_what_can_be_known(device: Container) -> None:
     assert any("the user weft cannot read /etc/weft/appd.toml" in text for text in texts)
 
 
+def test_what_the_asker_alone_cannot_read_is_no_problem(device: Container) -> None:
+    private = "/etc/weft/appd.toml /etc/weft/pack.toml"
+    device.run("sh", "-ec", f"useradd bob; chgrp weft {private}; chmod 640 {private}")
+    status, found = doctor(device, user="bob")
+    device.run("sh", "-ec", f"chgrp root {private}; chmod 644 {private}; userdel bob")
+    assert status == 1
+    problems = [(finding["check"], finding["mend"]) for finding in found if finding["status"] == "problem"]
+    assert problems == [("group", "usermod -aG weft bob"), ("journal", "usermod -aG systemd-journal bob")]
+
+
 def check(device: Container, *options: str, user: str | None = None) -> tuple[int, str]:
     done = device.run("weft-appd", "--check", *options, user=user, check=False, env={"WEFT_LOG": "stderr"})
     return done.returncode, done.stdout + done.stderr
@@ -182,7 +192,8 @@ def test_check_judges_as_the_daemon_would(device: Container) -> None:
     assert check(device, user="alice")[0] == 169  # a daemon of hers has none
     for line, said in (
         ('app_store = "/nope"', "app_store is '/nope': there is no such directory"),
-        ('app_store = "/root"', "app_store is '/root': (it cannot be read|there is no such directory)"),
+        ('app_store = "/root"', "app_store is '/root': it cannot be read"),
+        ('app_store = "/root/keys"', "app_store is '/root/keys': there is no such directory"),
         ('data_root = "/usr"', "data_root is '/usr': it cannot be written"),
         ('app_shell_bin = "/nope"', "app_shell_bin is '/nope': it is no executable program"),
         ('ws_token_file = "/root/token"', "cannot read the token file '/root/token': Permission denied"),

@@ -93,7 +93,7 @@ def test_where_sessions_come_from() -> None:
 @pytest.mark.parametrize(
     ("unit", "finding"),
     [
-        ({}, note("systemd does not run this machine", "so nobody looks after weft-appd")),
+        ({}, ok("systemd does not run this machine, so nobody looks after weft-appd")),
         (
             {"LoadState": "not-found"},
             problem("there is no weft-appd.service", None, "apt-get install --reinstall ./weft-runtime_*.deb"),
@@ -405,7 +405,8 @@ def test_the_lines_of_a_file_that_are_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, lines: set[int]
 ) -> None:
     file = tmp_path / "appd.toml"
-    monkeypatch.setattr(settings, "CONFIG_FILE", file)
+    for module in (settings, scene):
+        monkeypatch.setattr(module, "CONFIG_FILE", file)
     file.write_text(f"stop_grace = 3\n{wrong}\n# the end\n")
     command = settings._correction(system(), "it is wrong")
     numbers = ";".join(f"{number}s/^/#/" for number in sorted(lines))

@@ -226,19 +226,27 @@ def unfit(settings: Settings, *, store_may_be_made: bool = False) -> list[str]:
     """What the settings name and this process does not find, or may not use: a sentence each."""
     found = []
     if (store := settings.app_store) is not None:
-        if not store.is_dir():
-            if not store_may_be_made or store.exists():
+        if not _is_directory(store):
+            if not store_may_be_made or os.path.exists(store):
+                # Nobody who cannot get there sees whether it is there.
                 found.append(f"app_store is {quote(str(store))}: there is no such directory")
         elif not os.access(store, os.R_OK | os.X_OK):
             found.append(f"app_store is {quote(str(store))}: it cannot be read")
-    if (data := settings.data_root) is not None and data.exists():
-        if not data.is_dir():
+    if (data := settings.data_root) is not None and os.path.exists(data):
+        if not _is_directory(data):
             found.append(f"data_root is {quote(str(data))}: it is no directory")
         elif not os.access(data, os.W_OK | os.X_OK):
             found.append(f"data_root is {quote(str(data))}: it cannot be written")
     if settings.app_shell_bin is not None and shutil.which(settings.app_shell_bin) is None:
         found.append(f"app_shell_bin is {quote(str(settings.app_shell_bin))}: it is no executable program")
     return found
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # behind a directory that this process may not pass
+        return False
 
 
 def variables() -> dict[str, str]:

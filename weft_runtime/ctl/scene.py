@@ -12,9 +12,11 @@ from typing import NamedTuple, Self
 
 from weft_runtime import paths, programs
 from weft_runtime.account import Account
+from weft_runtime.appd import files
 from weft_runtime.client import DaemonClient, socket_path
 from weft_runtime.ctl.daemon import ask, is_system
 from weft_runtime.ctl.finding import Finding, Status, note
+from weft_runtime.ctl.logs import DYNAMIC_USERS
 from weft_runtime.errors import WeftError
 from weft_runtime.programs import UNIT
 from weft_runtime.protocol import DaemonSettings, DaemonStatus, QuerySettings, QueryStatus
@@ -30,6 +32,9 @@ STATE, DATA = Path("/var/lib/weft/appd"), Path("/var/lib/weft/data")
 CACHE, SYSTEM_CACHE = Path("/var/cache/weft/appd"), Path("/var/cache/weft/system")
 RUNTIME = Path("/run/weft-appd")
 """The directories of weft-appd.service, and root's cache."""
+
+SERVICE = Account("of a service", DYNAMIC_USERS[-1], DYNAMIC_USERS[-1])
+"""Who runs an app as a service: systemd makes the user, who has nothing."""
 
 ANSWER_TIMEOUT_S = 5.0
 """Seconds for the daemon's answer: whoever calls for a doctor may have one that hangs."""
@@ -129,7 +134,7 @@ class Scene(NamedTuple):
         if variable in self.environ:
             return self.environ[variable]
         try:
-            value = tomllib.loads(CONFIG_FILE.read_text(encoding="utf-8")).get(key)
+            value = tomllib.loads(config_text()).get(key)
         except (OSError, ValueError, RecursionError):
             return None  # the check of the settings says what is wrong with it
         return paths.local(value) if isinstance(value, str) else value
@@ -153,6 +158,21 @@ class Scene(NamedTuple):
         path = os.pathsep.join((str(beside), programs.default_path(self.environ), "/usr/sbin"))
         return shutil.which(name, path=path)
 
+    def as_services(self, look: "Callable[[Scene], list[Finding]]", known: list[Finding]) -> list[Finding]:
+        """What `look` finds besides `known` as a user that is in no group, as the services of apps are."""
+        if (
+            not self.is_system
+            or os.geteuid() != 0
+            or not any(name.startswith("weft-app@") for name in self.units)
+        ):
+            return []
+        scene = self._replace(account=SERVICE)
+        mends = {finding.mend for finding in known}
+        found = [
+            item for item in scene.as_daemon(lambda: look(scene)) if item.mend not in mends and item.mend
+        ]
+        return [item._replace(what=f"for services of apps: {item.what}") for item in found]
+
     def as_daemon(self, look: Callable[[], list[Finding]]) -> list[Finding]:
         """What `look` finds as the daemon's user, if root asks; as whoever asks else."""
         if self.account is None or not self.is_system:
@@ -161,6 +181,11 @@ class Scene(NamedTuple):
             return [Finding(Status(status), *rest) for status, *rest in self.account.call(look)]
         except WeftError as error:
             return [note("not all can be known", error.message)]
+
+
+def config_text() -> str:
+    """The settings of the system as they are written. Never waits, whatever has the name. Raises OSError or ValueError."""
+    return files.read(CONFIG_FILE, is_ours=False).decode()
 
 
 def _ask(socket: Path) -> tuple[DaemonStatus | WeftError, Mapping[str, str] | None]:

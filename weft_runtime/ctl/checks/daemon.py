@@ -84,6 +84,9 @@ def _doors(scene: Scene) -> list[Finding]:
         why = f"its mode is {stat.S_IMODE(directory.st_mode):o}"
         what = f"nobody but its owner gets into {scene.socket.parent}"
         found.append(problem(what, why, f"chmod 755 {scene.socket.parent}"))
+    if not stat.S_ISSOCK(status.st_mode):
+        again = f"rm -r {scene.socket} && {RESET}; systemctl restart {SERVICES}"
+        return [problem(f"{scene.socket} is no socket", "nobody can talk to weft-appd", again)]
     if unit.get("ActiveState") != "active":
         if scene.status is None and unit.get("LoadState") == "loaded":
             why = f"{SOCKET_UNIT} is {unit.get('ActiveState')}"
@@ -173,7 +176,7 @@ def controllers(scene: Scene) -> list[Finding]:
     try:
         there = (directory / "cgroup.controllers").read_text(encoding="utf-8").split()
     except OSError:
-        if (CGROUPS / "cgroup.controllers").exists():
+        if os.path.exists(CGROUPS / "cgroup.controllers"):
             return [ok("not known: weft-appd has no control group now")]
         what = "there is no unified cgroup hierarchy: apps run without limits"
         return [

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from weft_runtime import capabilities, code_cache, store
+from weft_runtime.binary import HEADER_SIZE, Kind, kind_of
 from weft_runtime.code_cache import Key
 from weft_runtime.ctl.daemon import own_store
 from weft_runtime.ctl.finding import Finding, count, note, ok, problem
@@ -27,6 +28,7 @@ _ENTRIES_MAX = 20_000
 def packages(scene: Scene) -> list[Finding]:
     """The stores that the daemon reads, and what is in them."""
     found = scene.as_daemon(lambda: _stores(scene))
+    found += scene.as_services(_stores, found)
     if found:
         return found
     there = [directory for directory in scene.stores if _is_directory(directory)]
@@ -115,7 +117,13 @@ def _apps(directory: Path) -> Iterator[AppId]:
 def _check(app_id: AppId, directory: Path) -> str:
     """The version of a package that can be launched. Raises WeftError for one that cannot."""
     package = store.open_package(app_id, [directory])
-    os.close(package.module_fd)
+    try:
+        kind = kind_of(os.pread(package.module_fd, HEADER_SIZE, 0))
+    finally:
+        os.close(package.module_fd)
+    if kind is not Kind.CORE_MODULE:
+        module = printable(str(package.module))
+        raise WeftError(Problem.MODULE_INVALID, f"{module} is {kind}, not {Kind.CORE_MODULE}")
     for name in package.manifest.capabilities:
         if not capabilities.is_known(name):
             source = printable(str(package.directory))

@@ -10,9 +10,10 @@ from pathlib import Path
 from weft_runtime import programs
 from weft_runtime.appd import settings as appd
 from weft_runtime.ctl.finding import INSTALL, RESET, SERVICES, Finding, note, ok, problem
-from weft_runtime.ctl.scene import CONFIG_FILE, Scene
+from weft_runtime.ctl.scene import CONFIG_FILE, Scene, config_text
 from weft_runtime.errors import ExitStatus, WeftError
 from weft_runtime.escape import quote
+from weft_runtime.integrity import unsafe
 
 _LINE = re.compile(r"\(at line (\d+), column \d+\)")
 _APPLY = f"{{ {RESET}; systemctl reload-or-restart weft-appd; }}"
@@ -26,6 +27,7 @@ def settings(scene: Scene) -> list[Finding]:
         return [problem("weft-appd is not installed", None, INSTALL)]
     if (refused := _unreadable(scene)) is not None:
         return [refused]
+    writable = _writable(scene)
     if scene.is_system and (not scene.sees_all or scene.account is None):
         complaint = _only_settings(scene)
     else:
@@ -36,11 +38,27 @@ def settings(scene: Scene) -> list[Finding]:
         # Where nothing but the runtime is wrong, the check of the engine says so.
         complaint = None if done.status == ExitStatus.UNAVAILABLE else done.complaint
     if complaint is not None:
-        return [
-            problem(complaint, "weft-appd does not start with these settings", _correction(scene, complaint))
-        ]
-    source = str(CONFIG_FILE) if CONFIG_FILE.exists() else f"there is no {CONFIG_FILE}, the defaults"
-    return [_unapplied(scene) or ok(f"{source}: valid")]
+        why = "weft-appd does not start with these settings"
+        return [*writable, problem(complaint, why, _correction(scene, complaint))]
+    source = str(CONFIG_FILE) if os.path.exists(CONFIG_FILE) else f"there is no {CONFIG_FILE}, the defaults"
+    unapplied = _unapplied(scene)
+    return [*writable, *([unapplied] if unapplied else ())] or [ok(f"{source}: valid")]
+
+
+def _writable(scene: Scene) -> list[Finding]:
+    """Whether others than root say what runs as the daemon's user."""
+    found = []
+    for path, mode in ((CONFIG_FILE.parent, "755"), (CONFIG_FILE, "644")) if scene.is_system else ():
+        try:
+            complaint = unsafe(path.stat(), 0, is_directory=path != CONFIG_FILE)
+        except OSError:
+            continue
+        if complaint is not None and "is not a" not in complaint:
+            why = "whoever writes there decides what weft-appd runs"
+            found.append(
+                problem(f"{path} {complaint}", why, f"chown root:root {path} && chmod {mode} {path}")
+            )
+    return found
 
 
 def without_variable(scene: Scene, variable: str) -> str | None:
@@ -89,6 +107,8 @@ def _unreadable(scene: Scene) -> Finding | None:
 
 def _only_settings(scene: Scene) -> str | None:
     """What is wrong with the settings themselves; what they name only the daemon's user can judge."""
+    if os.path.exists(CONFIG_FILE) and not os.access(CONFIG_FILE, os.R_OK):
+        return None  # the daemon's user can read it, or it was told already
     try:
         appd.load(None, scene.environ)
     except WeftError as error:
@@ -130,7 +150,7 @@ def _correction(scene: Scene, complaint: str) -> str:
         return "weft-appd --check"
     text: str | None
     try:
-        text = CONFIG_FILE.read_text(encoding="utf-8")
+        text = config_text()
         lines = _wrong_lines(text, complaint)
     except (OSError, ValueError):
         text, lines = None, None

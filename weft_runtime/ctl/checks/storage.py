@@ -12,17 +12,24 @@ from weft_runtime.ctl.finding import RESTART, Finding, count, note, ok, problem
 from weft_runtime.ctl.scene import CACHE, DATA, RUNTIME, STATE, SYSTEM_CACHE, Scene
 from weft_runtime.escape import printable
 from weft_runtime.integrity import unsafe
-from weft_runtime.limits import MIB
+from weft_runtime.limits import KIB, MIB
 
 FULL_BYTES, LOW_BYTES = 4 * MIB, 64 * MIB
-"""Bytes left: with less than the first a list or a module may not fit any more; less than the second and a twentieth of the
-disk is told in time."""
+"""Bytes left: with less than the first, and a fiftieth of the disk, a list or a module may not fit any more; less than the
+second and a twentieth is told in time."""
+
+LEAST_BYTES = 64 * KIB
+"""Less than that is too little on the smallest of disks."""
 
 FULL_FILES = 16
 """Files that can still be made: the daemon needs a few for each of its own."""
 
 _FILES_MAX = 20_000
 """Files of one app's data that are looked at: more would take seconds."""
+
+_APPS = "apps"
+_SERVICES = (Path("/var/lib/private/weft-apps"), Path("/var/cache/private/weft-apps"))
+"""What the services of apps keep (DynamicUser=)."""
 
 _JOURNAL, _APT = Path("/var/log/journal"), Path("/var/cache/apt/archives")
 
@@ -36,7 +43,7 @@ def directories(scene: Scene) -> list[Finding]:
         return [ok("not looked at: their owner is not there")]
     is_active = scene.status is not None
     found = []
-    if RUNTIME.exists() and scene.unit.get("ActiveState") in ("inactive", "failed"):
+    if os.path.exists(RUNTIME) and scene.unit.get("ActiveState") in ("inactive", "failed"):
         found.append(note(f"{RUNTIME} is left of a weft-appd that has ended", None, f"rm -r {RUNTIME}"))
     for directory in (STATE, CACHE, *([RUNTIME] if is_active else ())):
         found += _own(account, directory, is_active=is_active)
@@ -154,8 +161,9 @@ def disks(scene: Scene) -> list[Finding]:
         return [ok("not looked at")]
     kept: dict[str, list[str]] = {}
     places = {
-        "the state": STATE, "the data of apps": scene.data_root, "compiled code": CACHE, "root's compiled code": SYSTEM_CACHE,
-        "apps": scene.stores[0], "what lasts until the next boot": RUNTIME, "temporary files": Path("/tmp"),
+        "the state": STATE, "the data of apps": scene.data_root, "the data of services": _SERVICES[0],
+        "compiled code": CACHE, "root's compiled code": SYSTEM_CACHE, "compiled code of services": _SERVICES[1],
+        _APPS: scene.stores[0], "what lasts until the next boot": RUNTIME, "temporary files": Path("/tmp"), "the log": _JOURNAL,
     }  # fmt: skip
     for what, path in places.items():
         if (existing := _existing(path)) is not None:
@@ -178,11 +186,12 @@ def _space(mount: str, what: str) -> list[Finding]:
             )
         ]
     at, name = printable(mount), shlex.quote(mount)
-    if left.f_flag & os.ST_RDONLY:
+    # A store may be part of an image that nobody writes.
+    if left.f_flag & os.ST_RDONLY and what != _APPS:
         return [problem(f"the disk at {at} is read-only", f"there is {what}", f"mount -o remount,rw {name}")]
     room, size = left.f_bavail * left.f_frsize, left.f_blocks * left.f_frsize
-    if room < FULL_BYTES:
-        why = f"{room // 1024} KiB of {size // 1024} KiB are left for {what}"
+    if room < max(LEAST_BYTES, min(FULL_BYTES, size // 50)):
+        why = f"{room // KIB} KiB of {size // KIB} KiB are left for {what}"
         return [problem(f"the disk at {at} is full", why, _free(mount))]
     if left.f_files and left.f_favail < FULL_FILES:
         why = f"{left.f_favail} more files can be made there, of {left.f_files}: there is {what}"

@@ -25,15 +25,18 @@ _ALL_REVOKED = f"no key is trusted: {_NOTHING} where a signature is required"
 
 def trust(scene: Scene) -> list[Finding]:
     places = Places()
-    return scene.as_daemon(lambda: _look(scene, places))
+    found = scene.as_daemon(lambda: _look(scene, places))
+    return found + scene.as_services(lambda view: _look(view, places), found)
 
 
 def _look(scene: Scene, places: Places) -> list[Finding]:
-    found = [*_config(scene, places), *_revoked(places), *_trusted(places)]
+    found = [*_config(scene, places), *_revoked(scene, places), *_trusted(scene, places)]
     try:
         rule = policy.read(places.config, owner=places.owner)
         trusted = keys.trusted_keys(places)
     except WeftError as error:
+        if not found and not scene.sees_all:
+            return [ok(f"not known: {error.message}")]
         return found or [problem(error.message, _NOTHING, f"ls -ld {shlex.quote(str(places.config))}")]
     text = f"policy '{rule}', {count(len(trusted.by_value), 'trusted key')}, {len(trusted.revoked)} revoked"
     if rule is Policy.REQUIRE:
@@ -49,6 +52,8 @@ def _config(scene: Scene, places: Places) -> list[Finding]:
         return []
     except WeftError as error:
         what = error.message
+    if _is_hidden(scene, places.config):
+        return []
     try:
         status = places.config.stat()
     except OSError:
@@ -71,30 +76,31 @@ def _config(scene: Scene, places: Places) -> list[Finding]:
     return [problem(what, _NOTHING, f"echo 'policy = \"{rule}\"' >{path}")]
 
 
-def _revoked(places: Places) -> list[Finding]:
+def _revoked(scene: Scene, places: Places) -> list[Finding]:
     """Files that keep all keys from being trusted: whoever cannot know which are revoked trusts none."""
     directory = places.revoked
-    if os.path.lexists(directory) and not directory.exists():
+    if os.path.lexists(directory) and not os.path.exists(directory):
         return [
             problem(f"{directory} is a link to nothing", _ALL_REVOKED, f"rm {shlex.quote(str(directory))}")
         ]
-    found = _directory(directory, places, _ALL_REVOKED)
+    found = _directory(scene, directory, places, _ALL_REVOKED)
     for path in _files(directory):
         try:
             keys.read_key(path, places.owner, may_be_empty=False)
         except WeftError as error:
-            found.append(problem(error.message, _ALL_REVOKED, _mend(path, places)))
+            if not _is_hidden(scene, path):
+                found.append(problem(error.message, _ALL_REVOKED, _mend(path, places)))
     return found
 
 
-def _trusted(places: Places) -> list[Finding]:
+def _trusted(scene: Scene, places: Places) -> list[Finding]:
     found = []
     try:
         revoked = keys.revoked_keys(places)
     except WeftError:
         revoked = {}
     for directory in places.keys:
-        found += _directory(directory, places, "none of the keys in it is trusted")
+        found += _directory(scene, directory, places, "none of the keys in it is trusted")
         for path in _files(directory):
             name = shlex.quote(str(path))
             if path.suffix != KEY_SUFFIX:
@@ -106,6 +112,8 @@ def _trusted(places: Places) -> list[Finding]:
             try:
                 key = keys.read_key(path, places.owner)
             except WeftError as error:
+                if _is_hidden(scene, path):
+                    continue
                 why = "it is passed over, and what it was to trust is not trusted"
                 found.append(problem(error.message, why, _mend(path, places)))
                 continue
@@ -115,7 +123,7 @@ def _trusted(places: Places) -> list[Finding]:
     return found
 
 
-def _directory(directory: Path, places: Places, why: str) -> list[Finding]:
+def _directory(scene: Scene, directory: Path, places: Places, why: str) -> list[Finding]:
     name = shlex.quote(str(directory))
     mend = f"chown root:root {name} && chmod 755 {name}"
     try:
@@ -127,10 +135,22 @@ def _directory(directory: Path, places: Places, why: str) -> list[Finding]:
     except FileNotFoundError:
         return []
     except OSError as error:
+        if _is_hidden(scene, directory, os.R_OK | os.X_OK):
+            return []
         barrier = _closed(directory)
         mend = mend if barrier == directory else f"chmod 755 {shlex.quote(str(barrier))}"
         return [problem(f"{directory} cannot be read", f"{error.strerror}; {why}", mend)]
     return []
+
+
+def _is_hidden(scene: Scene, path: Path, mode: int = os.R_OK) -> bool:
+    """Whether whoever asks cannot read what the daemon's user can, and so knows nothing of it."""
+    if scene.sees_all or os.access(path, mode):
+        return False
+    try:
+        return scene.account is None or scene.account.barrier(path, mode) is None
+    except OSError:
+        return True
 
 
 def _closed(path: Path) -> Path:

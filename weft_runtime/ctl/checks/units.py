@@ -39,11 +39,15 @@ _RESULTS = {
 def service(scene: Scene) -> list[Finding]:
     if not scene.is_system:
         return [ok("none needed: this weft-appd is one that a user runs")]
+    if not scene.unit and programs.is_booted():
+        return [
+            note("systemd does not answer", "nothing is known of units", "systemctl status dbus.service")
+        ]
     if not scene.unit:
-        return [note("systemd does not run this machine", "so nobody looks after weft-appd")]
+        return [ok("systemd does not run this machine, so nobody looks after weft-appd")]
     if scene.unit.get("LoadState") == "not-found":
         return [problem(f"there is no {UNIT}", None, INSTALL)]
-    found = _masked(scene)
+    found = _masked(scene) or _unloaded(scene)
     if not found:
         found = [_state_of_service(scene), *_failed(scene, SOCKET_UNIT, *COMPILE_UNITS)]
     stale = [
@@ -68,6 +72,20 @@ def _masked(scene: Scene) -> list[Finding]:
             f"systemctl unmask {' '.join(masked)} && systemctl start {SERVICES}",
         )
     ]
+
+
+def _unloaded(scene: Scene) -> list[Finding]:
+    """Units whose files systemd does not take, as those of an operator's mistake."""
+    found = []
+    for name in (UNIT, SOCKET_UNIT, WEBSOCKET_UNIT):
+        state = scene.units.get(name, {}).get("LoadState", "loaded")
+        if state in ("bad-setting", "error"):
+            what = f"systemd cannot load {name}: {state}"
+            mend = f"systemctl revert {name}; systemctl daemon-reload; {RESET}; systemctl restart {SERVICES}"
+            found.append(
+                problem(what, f"'systemd-analyze verify {name}' says where; files in /etc are removed", mend)
+            )
+    return found
 
 
 def _state_of_service(scene: Scene) -> Finding:
