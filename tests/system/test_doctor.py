@@ -62,6 +62,7 @@ def device(suite: Suite) -> Iterator[Container]:
         container.run("weft-pack", "generate-key", "/root/keys")
         container.run("systemctl", "start", "weft-compile.service")
         eventually(lambda: show(container, "ActiveState", "weft-compile.service") == "inactive")
+        assert list(map(text_of, not_ok(doctor(container)[1]))) == []
         yield container
 
 
@@ -98,8 +99,6 @@ def test_what_is_wrong_is_named_and_mended(device: Container, case: Case) -> Non
 
 def break_and_mend(device: Container, case: Case) -> None:
     device.run("sh", "-ec", case.before)
-    _, found = doctor(device)
-    assert list(map(text_of, not_ok(found))) == []
     for fault in case.faults:
         device.run("sh", "-ec", fault.how, timeout=120)
     status, found = doctor(device)

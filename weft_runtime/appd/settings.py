@@ -254,6 +254,15 @@ def variables() -> dict[str, str]:
     return {setting.name: setting.metadata["variable"] for setting in fields(Settings)}
 
 
+SETTING_MAX = 4096
+"""Characters of one setting in an answer: as long as a path can be."""
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """The same as `texts`, as a message can hold it."""
+    return {name: printable(paths.shown(text), SETTING_MAX) for name, text in texts(settings).items()}
+
+
 def texts(settings: Settings) -> dict[str, str]:
     """Each setting by its name, as text that it would take."""
     return {

@@ -4,7 +4,7 @@
 import os
 
 from weft_runtime import __version__, paths
-from weft_runtime.appd.settings import Settings, find_runtime, texts
+from weft_runtime.appd.settings import Settings, find_runtime, shown, texts
 from weft_runtime.appd.supervisor import Supervisor
 from weft_runtime.errors import WeftError
 from weft_runtime.escape import printable
@@ -17,10 +17,6 @@ LIMITS = frozenset(
     }
 )  # fmt: skip
 """The settings that bound something."""
-
-
-SETTING_MAX = 4096
-"""Characters of one setting in an answer: as long as a path can be."""
 
 
 def describe(
@@ -53,8 +49,7 @@ def describe(
 
 def all_settings(settings: Settings) -> DaemonSettings:
     """The settings that the daemon goes by, whatever their file says by now."""
-    shown = ((name, printable(paths.shown(text), SETTING_MAX)) for name, text in texts(settings).items())
-    return DaemonSettings(tuple(LimitInfo(name, text) for name, text in shown))
+    return DaemonSettings(tuple(LimitInfo(name, text) for name, text in shown(settings).items()))
 
 
 def _limits(settings: Settings) -> list[LimitInfo]:

@@ -121,7 +121,7 @@ def _unapplied(scene: Scene) -> Finding | None:
     if scene.running is None:
         return None
     try:
-        wanted = appd.texts(appd.load(None, scene.environ))
+        wanted = appd.shown(appd.load(None, scene.environ))
     except WeftError:
         return None
     differs = [
