@@ -29,6 +29,7 @@ _weftctl() {
         list) options='--json -a --all' ;;
         launch) options='--json -w --wait -f --follow --no-wait' ;;
         logs) options='--json -f --follow -n --lines' ;;
+        restore) options='--json --forget' ;;
         *) options='--json' ;;
     esac
 
@@ -38,12 +39,13 @@ _weftctl() {
     elif [[ $current == -* ]]; then
         words="-h --help $options"
     elif [[ -z $command ]]; then
-        words='list launch stop status apps logs watch doctor'
+        words='list launch stop status apps logs watch restore doctor'
     elif [[ -z $has_target ]]; then
         case $command in
             launch) words=$(_weftctl_values app_id apps) ;;
             stop) words=$(_weftctl_values session_id list && _weftctl_values app_id list) ;;
             status) words=$(_weftctl_values session_id list --all) ;;
+            restore) words=$(_weftctl_values app_id list) ;;
             logs) words=$(_weftctl_values session_id list --all && _weftctl_values app_id apps) ;;
         esac
     fi

@@ -73,6 +73,7 @@ class Event(StrEnum):
     COMPILE_LIMIT = "compile-limit"
     TOO_COSTLY = "too-costly"
     DOWNGRADED = "downgraded"
+    SUPERVISOR_LOST = "supervisor-lost"
 
     DAEMON_READY = "daemon-ready"
     DAEMON_STOPPING = "daemon-stopping"
@@ -86,6 +87,9 @@ class Event(StrEnum):
     OUTPUT = "output"
     OUTPUT_DROPPED = "output-dropped"
     SAVE_FAILED = "save-failed"
+    RESTORE_WAITS = "restore-waits"
+    NUMBERS_FAILED = "numbers-failed"
+    NUMBERS_UNKNOWN = "numbers-unknown"
 
     LOG_LOST = "log-lost"
     FORK_SERVER_LOST = "fork-server-lost"
@@ -101,6 +105,7 @@ MESSAGE_IDS = {
     Event.PACKAGE_INVALID: "e00b460b302040f688c9cc1b2377a5b2",
     Event.ENGINE_MISSING: "a6fa6109c69747acb6a9ebfdbf2ee32d",
     Event.FAILED: "2bca5bf579c3437d82763c2ef15a643e",
+    Event.SUPERVISOR_LOST: "405871bfd644419aa39759b5185d4313",
     Event.STUB: "24e087d9a44b4290b08891f185a22ed0",
     Event.CODE_REJECTED: "3af54e34692049a49b2c931641720614",
     Event.COMPILE_LIMIT: "5a83ed5ce00848bb8bda91742599ba48",
@@ -112,6 +117,9 @@ MESSAGE_IDS = {
     Event.SESSION_ENDED: "d99f249ab2034dc991d418321bc4222b",
     Event.OUTPUT_DROPPED: "acc4ef3275724efc897232217fb681dc",
     Event.SAVE_FAILED: "687d1014cd654b1a97b3fd8f8e2adb55",
+    Event.RESTORE_WAITS: "a87977e9923a4274af66338de1f709e2",
+    Event.NUMBERS_FAILED: "d0b508d9204041d8ba173abed67b54c7",
+    Event.NUMBERS_UNKNOWN: "7a70c1608cea40ae97aa3260282bcc22",
     Event.LOG_LOST: "89c24adededc4fe9ad0ebebb1a6bac46",
     Event.FORK_SERVER_LOST: "1d3741c7c92a45c99989608bae113b86",
 }

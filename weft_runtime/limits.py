@@ -9,6 +9,27 @@ KIB = 1024
 MIB = 1024 * KIB
 GIB = 1024 * MIB
 
+NUMBER_MAX = 2**53 - 1
+"""The largest number of a session: JSON's numbers, and those of a web page, are exact up to there."""
+
+NUMBER_BLOCK = 128
+"""Numbers of sessions that are written down at a time. Half of them are left when the next ones are written: a fast
+device launches so many while a slow card writes. As many at most are skipped after a crash."""
+
+RESTORE_DELAY_MIN_S, RESTORE_DELAY_MAX_S = 2.0, 300.0
+"""Seconds until an app that the device could not start is tried again, doubled each time: a device that is just starting
+has calmed down after some; and whoever has mended a device need not wait for long, though an attempt costs seconds of CPU."""
+
+RESTORE_ROUNDS = 5
+"""Starts after which an app that was not ready in time, or was killed, is not tried again by itself: as many as systemd
+grants a service. It may be the app and not the device."""
+
+RESTORE_APPS_MAX = 10_000
+"""Apps that may wait to be started again: ten times the sessions that a device may have."""
+
+REFUSED_LISTS_MAX = 9
+"""Lists that are kept aside, each refused at another start: nobody looks through more of them."""
+
 
 class Limit(NamedTuple):
     """One bound, as its error message and weft-runtime(1) show it, and why it is what it is."""

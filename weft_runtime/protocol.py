@@ -117,9 +117,25 @@ class QuerySettings(NamedTuple):
     """Ours: the settings that the daemon goes by."""
 
 
+class QueryWaiting(NamedTuple):
+    """Ours: which apps wait to be started again, and why."""
+
+
+class Restore(NamedTuple):
+    """Ours: start what waits of an app now; or all, and what the lists have that were refused."""
+
+    app_id: str | None
+
+
+class Forget(NamedTuple):
+    """Ours: do not start again what waits of an app; or nothing, and remove the lists that were refused."""
+
+    app_id: str | None
+
+
 Request = (
     LaunchApp | TerminateApp | QueryRunning | QueryAppState | QueryInstalledApps | IpcForward | PanelGesture
-    | Subscribe | QuerySessions | Reload | QueryStatus | QuerySettings
+    | Subscribe | QuerySessions | Reload | QueryStatus | QuerySettings | QueryWaiting | Restore | Forget
 )  # fmt: skip
 
 
@@ -235,9 +251,51 @@ class DaemonSettings(NamedTuple):
     settings: tuple[LimitInfo, ...]
 
 
+class WaitingApp(NamedTuple):
+    """`reason` is nil before the first attempt, `due` where only RESTORE tries it; times are Unix seconds."""
+
+    app_id: str
+    reason: str | None
+    since: float
+    attempts: U64
+    due: float | None
+
+
+class RefusedList(NamedTuple):
+    """A file with apps that are not started again, and why."""
+
+    path: str
+    reason: str
+
+
+class Waiting(NamedTuple):
+    """`problem` says why the list on the disk is not as it should be."""
+
+    apps: tuple[WaitingApp, ...]
+    refused: tuple[RefusedList, ...]
+    problem: str | None
+
+
+class Restoring(NamedTuple):
+    """The apps that are tried now, and the lists that cannot be used."""
+
+    apps: tuple[str, ...]
+    refused: tuple[RefusedList, ...]
+    problem: str | None
+
+
+class Forgotten(NamedTuple):
+    """The apps that are not started again, the lists that were removed, and those that could not be."""
+
+    apps: tuple[str, ...]
+    lists: tuple[str, ...]
+    refused: tuple[RefusedList, ...]
+    problem: str | None
+
+
 Response = (
     LaunchAck | AppReady | RunningApps | AppState | InstalledApps | IpcMessage | NavigationGesture | Error
-    | Subscribed | Sessions | Reloaded | DaemonStatus | DaemonSettings
+    | Subscribed | Sessions | Reloaded | DaemonStatus | DaemonSettings | Waiting | Restoring | Forgotten
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from tests.appd.conftest import Make
 from tests.appd.harness import Appd, eventually
 from tests.packages import APP_ID
 from weft_runtime import __version__
+from weft_runtime.appd.persistence import HELP
 from weft_runtime.protocol import AppState, Reload, Reloaded, State, TerminateApp
 
 OTHER_ID = "org.example.other"
@@ -57,7 +58,8 @@ def test_the_list_of_live_sessions_is_kept_current(appd: Appd) -> None:
     until_saved(appd, f'["{APP_ID}","{OTHER_ID}","{APP_ID}"]'.encode())
     assert appd.control.ask(TerminateApp(third)) == AppState(third, State.STOPPED)
     until_saved(appd, BOTH)
-    assert [path.name for path in saved(appd).parent.iterdir() if path.is_file()] == ["last-session.json"]
+    names = sorted(path.name for path in saved(appd).parent.iterdir() if path.is_file())
+    assert names == ["last-session.json", "next-session"]
     for session in (1, 2):
         appd.control.ask(TerminateApp(session))
     until_saved(appd, b"[]")
@@ -71,10 +73,8 @@ def test_after_a_crash_the_sessions_are_started_again(appd: Appd) -> None:
     appd.start()
     assert appd.find("that ran before") == "notice: starting the 2 apps that ran before"
     until_apps(appd, APP_ID, OTHER_ID)
-    appd.until_ready(1, 2)
-    assert "info: launched by the last session, pid " in appd.log_text.replace(f"{APP_ID}/1: ", "").replace(
-        "  ", " "
-    )
+    appd.until_ready(*appd.sessions)
+    assert all(appd.has("info: launched by the last session, pid ", session) for session in appd.sessions)
     until_saved(appd, BOTH)
     appd.expected_files.discard("weft/restore-attempts")  # a stop in good order forgets the attempt
 
@@ -86,7 +86,7 @@ def test_after_a_stop_the_sessions_are_started_again_however_often(appd: Appd) -
         assert saved(appd).read_bytes() == BOTH
         appd.start()
         until_apps(appd, APP_ID, OTHER_ID)
-    for session in (1, 2):
+    for session in appd.sessions:
         appd.control.ask(TerminateApp(session))
     appd.stop()
     assert saved(appd).read_bytes() == b"[]"
@@ -139,7 +139,7 @@ def test_three_short_lives_are_enough(appd: Appd) -> None:
         until_saved(appd, BOTH)
     appd.kill()
     refused = saved(appd).with_name("last-session.refused.json")
-    message = f"the last 3 starts of these apps did not last 60 s; their list is in {refused}"
+    message = f"the last 3 starts of these apps did not last 60 s; their list is in {refused} [{HELP}]"
     appd.expected_errors = [message]
     appd.expected_files = {"weft/last-session.json", "weft/last-session.refused.json"}
     appd.start()
@@ -180,10 +180,8 @@ def test_an_app_that_cannot_be_started_keeps_no_other_from_it(appd: Appd) -> Non
     (appd.store / APP_ID / "wapp.toml").unlink()
     appd.start()
     until_apps(appd, OTHER_ID)
-    assert appd.find("refused").startswith(
-        f"warning: launch of {APP_ID} for the last session refused: package"
-    )
-    until_saved(appd, f'["{OTHER_ID}"]'.encode())
+    eventually(lambda: "warning: cannot be started again: package" in appd.log_text, "that is told")
+    until_saved(appd, f'["{OTHER_ID}","{APP_ID}"]'.encode())
 
 
 @pytest.mark.parametrize(
@@ -192,15 +190,29 @@ def test_an_app_that_cannot_be_started_keeps_no_other_from_it(appd: Appd) -> Non
      b"[" * 100_000, b'["org.example.app"' + b',"org.example.app"' * 100_000 + b"]"],
     ids=range(8),
 )  # fmt: skip
-def test_a_list_that_cannot_be_read_is_an_empty_one(make: Make, content: bytes) -> None:
+def test_a_list_that_cannot_be_read_is_kept_aside(make: Make, content: bytes) -> None:
     appd = make()
     appd.install(RUNNING)
     appd.start()
     appd.stop()
     saved(appd).write_bytes(content)
+    appd.expected_errors.append("is no list of apps to start again")
     appd.start()
     assert apps(appd) == []
-    assert all(line.level == "info" for line in appd.log)
+    refused = saved(appd).with_name("last-session.refused.json")
+    told = appd.find("is no list of apps to start again")
+    assert told.startswith(f"err: '{saved(appd)}' is no list")
+    assert told.endswith(f"; it is kept as {refused} [{HELP}]")
+    assert refused.read_bytes() == content
+    # The next one of its kind takes the place of none.
+    appd.until_ready(appd.launch())
+    appd.stop()
+    saved(appd).write_bytes(content)
+    appd.start()
+    assert refused.with_name("last-session.refused-2.json").read_bytes() == content
+    assert refused.read_bytes() == content
+    appd.expected_files = {f"weft/last-session.refused{number}.json" for number in ("", "-2")}
+    appd.expected_files.add("weft/last-session.json")
 
 
 @pytest.mark.parametrize("values", [[1, None, {}], ["../evil", "org.example", ""]])
@@ -222,18 +234,18 @@ def test_an_entry_that_is_no_app_id_keeps_no_app_from_being_started(appd: Appd) 
     appd.find(f"ignoring 3 of the 4 entries of '{saved(appd)}': they are no app ids")
 
 
-def test_a_list_that_is_no_file_is_a_warning(make: Make) -> None:
+def test_a_list_that_is_no_file_is_kept_aside(make: Make) -> None:
     appd = make()
     appd.install(RUNNING)
     appd.start()
     appd.stop()
     saved(appd).unlink()
     saved(appd).mkdir()
+    appd.expected_errors.append("is no list of apps to start again: it is not a regular file")
     appd.start()
-    assert appd.find("cannot read the last session").startswith("warning: ")
     appd.until_ready(appd.launch())
-    assert appd.find("cannot save the list of running apps").startswith("warning: ")
-    appd.expected_files = set()
+    until_saved(appd, f'["{APP_ID}"]'.encode())
+    assert saved(appd).with_name("last-session.refused.json").is_dir()
 
 
 def test_the_directories_of_systemd_win(make: Make) -> None:
@@ -245,6 +257,7 @@ def test_the_directories_of_systemd_win(make: Make) -> None:
     appd.launch()
     eventually((state / "last-session.json").exists, "it is saved there")
     assert (runtime / "appd.wsport").exists()
+    assert (state / "next-session").read_bytes() == (runtime / "next-session").read_bytes()
     assert sorted(path.name for path in (appd.runtime / "weft").iterdir()) == ["appd.sock"]
     assert [path.stat().st_mode & 0o777 for path in (state, runtime)] == [0o700, 0o700]
     appd.expected_files = set()
@@ -255,6 +268,8 @@ def test_restored_sessions_are_told_of_as_any_other(appd: Appd) -> None:
     until_saved(appd, BOTH)
     appd.kill()
     appd.start()
-    eventually(lambda: list(appd.sessions) == [1, 2], "both are restored")
-    assert appd.launch() == 3
+    until_apps(appd, APP_ID, OTHER_ID)
+    first, second = appd.sessions
+    assert second == first + 1
+    assert appd.launch() == second + 1
     assert json.loads(saved(appd).read_bytes())

@@ -296,7 +296,7 @@ SETTINGS = (
                 r"the files of weft-appd\.service were changed",
             ),
         ),
-        after="cp /opt/appd.toml /etc/weft; systemctl restart weft-appd",
+        after="cp /opt/appd.toml /etc/weft; systemctl reset-failed weft-appd; systemctl restart weft-appd",
     ),
     Case(
         "a wrong variable of the unit",
@@ -307,7 +307,7 @@ SETTINGS = (
                 "settings", "problem", r"\$WEFT_READY_TIMEOUT is 'soon'",
             ),
         ),
-        after=f"rm -r {DROP_IN}; systemctl daemon-reload; systemctl restart weft-appd",
+        after=f"rm -r {DROP_IN}; systemctl daemon-reload; systemctl reset-failed weft-appd; systemctl restart weft-appd",
     ),
     Case(
         "a start that was tried too often",
@@ -345,12 +345,12 @@ UNITS = (
             Fault(
                 "systemd-run --quiet --unit=hog python3 -m http.server --bind 127.0.0.1 7410; "
                 "until grep -q :1CF2 /proc/net/tcp; do sleep 0.1; done; "
-                "systemctl enable weft-appd-ws.socket; systemctl restart weft-appd",
+                "systemctl enable weft-appd-ws.socket; systemctl reset-failed weft-appd; systemctl restart weft-appd",
                 "websocket", "problem",
                 r"weft-appd-ws\.socket is enabled and failed: nobody listens at 127\.0\.0\.1:7410: port 7410 is in use by python3",
             ),
         ),
-        after=f"systemctl disable --now weft-appd-ws.socket; systemctl restart weft-appd; rm -rf {STORE}/*",
+        after=f"systemctl disable --now weft-appd-ws.socket; systemctl reset-failed weft-appd; systemctl restart weft-appd; rm -rf {STORE}/*",
     ),
     Case(
         "a WebSocket that is not open",
@@ -454,7 +454,18 @@ UNITS = (
 ENGINES = (
     Case(
         "no runtime",
-        (Fault("rm /usr/bin/weft-runtime-wasmtime", "engine", "problem", r"weft-runtime-wasmtime.*no app runs"),),
+        (
+            Fault(
+                "rm /usr/bin/weft-runtime-wasmtime; systemctl reset-failed weft-appd; systemctl restart weft-appd", "engine", "problem",
+                r"weft-runtime-wasmtime.*no app runs",
+            ),
+            Fault(
+                "until weftctl list --json | grep -q runtime; do sleep 0.1; done", "restore", "problem",
+                rf"{TICKER} waits to be started again, tried \d+ times?: .*runtime",
+            ),
+        ),
+        before=f"weftctl launch {TICKER}",
+        after=f"weftctl stop {TICKER}",
     ),
     Case(
         "a runtime that the daemon may not execute",
@@ -478,7 +489,7 @@ ENGINES = (
         (
             Fault(
                 f"mkdir -p {DROP_IN}; printf '[Service]\\nEnvironment=WEFT_RUNTIME_BIN=/nope\\n' >{DROP_IN}/x.conf; "
-                "systemctl daemon-reload; systemctl restart weft-appd",
+                "systemctl daemon-reload; systemctl reset-failed weft-appd; systemctl restart weft-appd",
                 "engine", "problem", r"the runtime '/nope' is no executable program.*: no app runs",
             ),
         ),
@@ -492,7 +503,7 @@ ENGINES = (
                 "versions", "note", r"weftctl 99\.0\.0, .*but weft-appd \S+ is running",
             ),
         ),
-        after="cd /tmp; apt-get install --yes --reinstall ./weft-runtime_*.deb; systemctl restart weft-appd",
+        after="cd /tmp; apt-get install --yes --reinstall ./weft-runtime_*.deb; systemctl reset-failed weft-appd; systemctl restart weft-appd",
     ),
 )  # fmt: skip
 
@@ -526,15 +537,18 @@ DISKS = (
         "what waits",
         (
             Fault(
-                "echo '[\"org.example.x\"]' >/var/lib/weft/appd/last-session.refused.json; "
-                "chown weft:weft /var/lib/weft/appd/last-session.refused.json",
-                "restore", "problem", r"the list of apps to start again was refused",
+                "systemctl stop weft-appd.service weft-appd.socket; cd /var/lib/weft/appd; "
+                f"echo '[\"{TICKER}\"]' >last-session.refused.json; chown weft: last-session.refused.json; "
+                "systemctl start weft-appd",
+                "restore", "problem",
+                r"the apps in /var/lib/weft/appd/last-session\.refused\.json were not started again: an earlier start",
             ),
             Fault(
                 "rm -f /var/cache/weft/system/code/*; python3 -IS /opt/vain.py", "code", "problem",
                 rf"{TICKER} was compiled in vain: it took too long",
             ),
         ),
+        after=f"weftctl stop {TICKER}",
     ),
 )  # fmt: skip
 

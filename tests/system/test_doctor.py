@@ -137,8 +137,9 @@ def mend(device: Container, found: Findings) -> None:
         command = finding["mend"]
         assert command is not None
         done = device.run("sh", "-c", f"cd /tmp && {command}", check=False, timeout=300)
-        # The daemon may need what is mended after it only.
-        assert done.returncode == 0 or "systemctl" in command or "KEY.pub" in command, (finding, done.stderr)
+        # The daemon may need what is mended after it only, and what waited may run by then.
+        may_fail = any(part in command for part in ("systemctl", "weftctl restore", "KEY.pub"))
+        assert done.returncode == 0 or may_fail, (finding, done.stderr)
 
 
 def test_who_is_not_root_gets_what_can_be_known(device: Container) -> None:

@@ -17,7 +17,7 @@ from weft_runtime.ctl.finding import RESET, SERVICES, Finding, Status, note, ok,
 from weft_runtime.ctl.scene import SOCKET_UNIT, WEBSOCKET_UNIT, Scene
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.programs import UNIT, environment
-from weft_runtime.protocol import DaemonStatus, SessionInfo, State
+from weft_runtime.protocol import DaemonStatus, RefusedList, SessionInfo, State, Waiting, WaitingApp
 from weft_runtime.trust import Places
 
 NO_MODULE = b"\0asm\1\0\0\0"
@@ -540,3 +540,28 @@ def test_a_policy_that_is_put_right_is_never_less_than_what_was_meant(
     monkeypatch.setattr(trust, "Places", lambda: places)
     (finding,) = trust.trust(system())
     assert finding.mend == f"echo 'policy = \"{rule}\"' >{config}"
+
+
+def test_what_waits_to_be_started_again(tmp_path: Path) -> None:
+    usable, other = tmp_path / "usable.json", tmp_path / "other.json"
+    usable.write_text('["org.example.a"]')
+    other.write_text("{")
+    view = system()._replace(waiting=Waiting((), (), None))
+    assert daemon.restore(system()) == [ok("not known: weft-appd does not say")]
+    assert daemon.restore(view) == [ok("0 apps to be started again, none in vain")]
+    begun = WaitingApp("org.example.b", None, 1.0, 0, 2.0)
+    tried = WaitingApp("org.example.a", "no engine", 1.0, 2, 2.0)
+    assert daemon.restore(view._replace(waiting=Waiting((begun,), (), None)))[0].status is Status.OK
+    refused = (RefusedList(str(usable), "too often"), RefusedList(str(other), "it is no list"))
+    assert daemon.restore(view._replace(waiting=Waiting((begun, tried, tried), refused, "disk full"))) == [
+        problem(
+            "org.example.a waits to be started again, tried 2 times",
+            "no engine",
+            "weftctl restore org.example.a",
+        ),
+        problem(f"the apps in {usable} were not started again", "too often", "weftctl restore"),
+        problem(f"the apps in {other} were not started again", "it is no list", "weftctl restore --forget"),
+        problem(
+            "the list of the apps to start again is not saved", "disk full", "systemctl reload weft-appd"
+        ),
+    ]

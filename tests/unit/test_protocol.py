@@ -25,6 +25,8 @@ from weft_runtime.protocol import (
     DaemonStatus,
     Error,
     ErrorCode,
+    Forget,
+    Forgotten,
     InstalledApp,
     InstalledApps,
     IpcForward,
@@ -41,10 +43,14 @@ from weft_runtime.protocol import (
     QuerySessions,
     QuerySettings,
     QueryStatus,
+    QueryWaiting,
+    RefusedList,
     Reload,
     Reloaded,
     Request,
     Response,
+    Restore,
+    Restoring,
     RunningApp,
     RunningApps,
     SessionInfo,
@@ -53,6 +59,8 @@ from weft_runtime.protocol import (
     Subscribe,
     Subscribed,
     TerminateApp,
+    Waiting,
+    WaitingApp,
     unknown_session,
 )
 from weft_runtime.wire import (
@@ -74,6 +82,8 @@ U32_MAX, U64_MAX = 2**32 - 1, 2**64 - 1
 RUNNING_APP = "{session_id u64, app_id str}"
 INSTALLED_APP = "{app_id str, name str, version str}"
 LIMIT = "{name str, value str}"
+WAITING_APP = "{app_id str, reason str or nil, since f64, attempts u64, due f64 or nil}"
+REFUSED = "{path str, reason str}"
 STATUS = (
     "version str, pid u64, since f64, runtime str or nil, runtime_problem str or nil, "
     "live u64, starting u64, clients u64, log str"
@@ -95,6 +105,9 @@ REQUESTS: dict[str, tuple[type, str]] = {
     "RELOAD": (Reload, ""),
     "QUERY_STATUS": (QueryStatus, ""),
     "QUERY_SETTINGS": (QuerySettings, ""),
+    "QUERY_WAITING": (QueryWaiting, ""),
+    "RESTORE": (Restore, "app_id str or nil"),
+    "FORGET": (Forget, "app_id str or nil"),
 }
 RESPONSES: dict[str, tuple[type, str]] = {
     "LAUNCH_ACK": (LaunchAck, "session_id u64, app_id str"),
@@ -113,6 +126,12 @@ RESPONSES: dict[str, tuple[type, str]] = {
         f"{STATUS}, limits list of {LIMIT}, controllers list of str, fork_server u64 or nil, spares u64",
     ),
     "DAEMON_SETTINGS": (DaemonSettings, f"settings list of {LIMIT}"),
+    "WAITING": (Waiting, f"apps list of {WAITING_APP}, refused list of {REFUSED}, problem str or nil"),
+    "RESTORING": (Restoring, f"apps list of str, refused list of {REFUSED}, problem str or nil"),
+    "FORGOTTEN": (
+        Forgotten,
+        f"apps list of str, lists list of str, refused list of {REFUSED}, problem str or nil",
+    ),
 }
 
 
@@ -128,6 +147,8 @@ records: Mapping[str, st.SearchStrategy[object]] = {
     RUNNING_APP: st.builds(RunningApp, u64, text),
     INSTALLED_APP: st.builds(InstalledApp, text, text, text),
     LIMIT: st.builds(LimitInfo, text, text),
+    WAITING_APP: st.builds(WaitingApp, text, st.none() | text, f64, u64, st.none() | f64),
+    REFUSED: st.builds(RefusedList, text, text),
     "str": text,
     SESSION: st.builds(
         SessionInfo, u64, text, st.sampled_from(State), st.none() | u64, f64, st.none() | f64,

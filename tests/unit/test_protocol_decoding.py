@@ -75,7 +75,8 @@ def test_messagepack_has_many_ways_to_say_the_same(body: bytes) -> None:
 
 TAGS = (
     "LAUNCH_APP, TERMINATE_APP, QUERY_RUNNING, QUERY_APP_STATE, QUERY_INSTALLED_APPS, IPC_FORWARD, "
-    "PANEL_GESTURE, SUBSCRIBE, QUERY_SESSIONS, RELOAD, QUERY_STATUS, QUERY_SETTINGS"
+    "PANEL_GESTURE, SUBSCRIBE, QUERY_SESSIONS, RELOAD, QUERY_STATUS, QUERY_SETTINGS, QUERY_WAITING, RESTORE, "
+    "FORGET"
 )
 COMPOUND = "an array, a map or an extension"
 NOT_UTF8 = "LAUNCH_APP: app_id is text that is not UTF-8: expected a string"

@@ -19,19 +19,20 @@ from weft_runtime.appd import cgroups, clock, control, handover, status, websock
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroups
 from weft_runtime.appd.control import ControlServer
-from weft_runtime.appd.dispatch import READINGS_MAX, Client, Dispatcher
+from weft_runtime.appd.dispatch import Client, Dispatcher
 from weft_runtime.appd.keeper import Keeper
 from weft_runtime.appd.listener import listen
 from weft_runtime.appd.loopwatch import open_watch
+from weft_runtime.appd.numbers import Counter, Numbers
 from weft_runtime.appd.persistence import LastSession, write_port
+from weft_runtime.appd.restorer import Restorer
 from weft_runtime.appd.settings import WS_PORT_OFF, Places, Settings, find_runtime, load, places
-from weft_runtime.appd.supervisor import Refused, Supervisor
+from weft_runtime.appd.supervisor import Supervisor
 from weft_runtime.appd.tasks import Tasks, Worker
 from weft_runtime.appd.websocket import WebSocketServer
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log
-from weft_runtime.manifests import NotRemembered
 from weft_runtime.notify import Notifier, open_notifier
 from weft_runtime.protocol import DaemonStatus, Error, ErrorCode, Reloaded
 
@@ -53,12 +54,6 @@ CHECK_TIMEOUT_S = 30.0
 
 STRAYS_TIMEOUT_S = 0.3
 """Seconds for what the last sessions have left to be gone once it is killed."""
-
-RESTORED_A_CPU = 2
-"""Apps of the last session that may be starting at a time, for each CPU: with all at once none would be ready in
-time on a device with many of them."""
-
-RESTORE_POLL_S = 0.05
 
 TAKE_S = 0.5
 """Seconds by which a slow disk may delay the start, which does not depend on it."""
@@ -84,7 +79,13 @@ class Daemon:
         self._log = log
         self._places: Places = places(settings, environ)
         self._dispatcher = Dispatcher()
-        self._supervisor = Supervisor(settings, self._places, environ, log, self._dispatcher.announce)
+        self._tasks = Tasks(log)
+        # What is in the state directory is read and written in the order in which that is asked for.
+        state = Worker("weft-state")
+        self._numbers = Numbers(Counter(self._places.state, self._places.runtime), state, self._tasks, log)
+        self._supervisor = Supervisor(
+            settings, self._places, environ, log, self._dispatcher.announce, self._numbers
+        )
         self._dispatcher.supervisor = self._supervisor
         self._dispatcher.reload = self._request_reload
         self._dispatcher.status = self._describe
@@ -94,12 +95,16 @@ class Daemon:
         self._notifier: Notifier = open_notifier(
             log, wanted=True, notify_socket=environ.get("NOTIFY_SOCKET"), later=self._notify_later
         )
-        self._tasks = Tasks(log)
+        self._restorer = Restorer(
+            self._supervisor, self._dispatcher.acknowledge, self._changed, self._tasks, log
+        )
+        self._supervisor.on_end = self._restorer.ended
+        self._dispatcher.restorer = self._restorer
         self._keeper = Keeper(
             LastSession(self._places.state, self._places.runtime),
-            lambda: [session.app_id for session in self._supervisor.live],
-            self._tasks, log,
+            self._listed, self._restorer.add, state, self._tasks, log,
         )  # fmt: skip
+        self._dispatcher.keeper = self._keeper
         self._files = Worker("weft-settings")
         self._watch = open_watch(environ, self._log_callback)
         self._since = clock.now()
@@ -147,7 +152,8 @@ class Daemon:
         taking = self._tasks.start(
             "the list of the last session", self._keeper.take, wanted=self._settings.restore
         )
-        await asyncio.wait([taking], timeout=TAKE_S)
+        numbering = self._tasks.start("the numbers of sessions", self._numbers.begin)
+        await asyncio.wait([taking, numbering], timeout=TAKE_S)
         # What was imported stays: the garbage collector need not look at it again and again, for 10 ms each time.
         gc.collect()
         gc.freeze()
@@ -158,7 +164,7 @@ class Daemon:
             self._finish_reload()
         if self._watch is not None:
             self._watch.begin()
-        self._restoring = self._tasks.start("starting the apps of the last session", self._restore, taking)
+        self._restoring = self._tasks.start("starting the apps of the last session", self._restorer.run)
         await self._stopping.wait()
         await self._shut_down()
 
@@ -255,6 +261,7 @@ class Daemon:
         self._log.entry(Level.INFO, f"stopping, {count} sessions to end", Event.DAEMON_STOPPING)
         self._notifier.send("STOPPING=1")
         saving = self._tasks.start("the last list", self._keeper.save_last, self._keeper.stop())
+        self._numbers.write_last()
         self._control.stop()
         self._supervisor.close_fork_server()
         with contextlib.suppress(TimeoutError):
@@ -277,46 +284,12 @@ class Daemon:
             self._own_socket.unlink(missing_ok=True)
         self._control.close()
 
-    # Sessions of the run before
-
-    async def _restore(self, taking: "asyncio.Task[None]") -> None:
-        """Start the apps one by one: on a busy device all take longer than a client or the watchdog waits."""
-        await taking
-        at_once = RESTORED_A_CPU * (os.cpu_count() or 1)
-        while to_restore := self._keeper.to_restore:
-            if self._supervisor.starting >= at_once:
-                await asyncio.sleep(RESTORE_POLL_S)
-                continue
-            try:
-                await self._launch_again(to_restore[0])
-            except Refused:
-                pass  # it has been logged
-            except (Exception, asyncio.CancelledError) as error:
-                if self._stopping.is_set():
-                    raise
-                self._tasks.report(f"starting {to_restore[0]} again", error)
-            del to_restore[0]
-            await asyncio.sleep(0)
-
-    async def _launch_again(self, app_id: str) -> None:
-        """Raises Refused."""
-        reading = None
-        for _ in range(READINGS_MAX):
-            try:
-                session = self._supervisor.launch(app_id, "the last session", reading)
-            except NotRemembered as absent:
-                with contextlib.suppress(WeftError):  # the launch finds it again
-                    reading = await self._supervisor.read(absent.directory)
-            else:
-                self._dispatcher.acknowledge(session)
-                return
-        reason = "its manifest changes all the time"
-        self._log.entry(
-            Level.WARNING, f"cannot start {app_id} again: {reason}", Event.LAUNCH_REFUSED,
-            WEFT_APP_ID=app_id, WEFT_REASON=reason,
-        )  # fmt: skip
-
     # What changes while it runs
+
+    def _listed(self) -> list[str]:
+        """The apps that the next daemon is to start: those whose end somebody has asked for are over."""
+        running = [session.app_id for session in self._supervisor.live if not session.stop_expected]
+        return [*running, *self._restorer.app_ids]
 
     def _changed(self) -> None:
         if self._change_timer is None:
@@ -511,6 +484,8 @@ class Daemon:
             "own_socket": None if self._own_socket is None else str(self._own_socket),
             "since": clock.to_unix(self._since),
             **self._keeper.to_json(),
+            **self._restorer.to_json(),
+            **self._numbers.to_json(),
         }
         descriptors = [*doors, *ws_doors, *(client["fd"] for client in clients)]
         try:
@@ -537,6 +512,8 @@ class Daemon:
         # First the clients, so that they hear what the sessions have to tell. One that is lost takes no other with it.
         for values in state["clients"]:
             self._tasks.call("taking over a connection", self._control.adopt, values)
+        self._restorer.restore(state)
+        self._numbers.restore(state, state["supervisor"]["next_id"])
         self._supervisor.restore(state["supervisor"])
         # A RELOAD that is looked at from here on is another one.
         self._owed = [client for client in self._dispatcher.clients if client.waiting_for_reload]
@@ -548,6 +525,7 @@ class Daemon:
         self._reap_strays()
         self._changed()
         self._keeper.survive_later()
+        self._dispatcher.answer_ends()
         count = len(self._supervisor.live)
         self._log.entry(Level.INFO, f"reloaded, {count} sessions live on", Event.RELOADED)
         self._answer_reload(Reloaded(__version__), self._owed)

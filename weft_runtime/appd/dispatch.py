@@ -2,19 +2,22 @@
 """What each request does, and who hears of it: the same for both sockets."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Generator, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Protocol, assert_never, cast
+from typing import TYPE_CHECKING, Protocol, assert_never, cast
 
 from weft_runtime import store
 from weft_runtime.appd import turns
 from weft_runtime.appd.answers import Places, Steps
+from weft_runtime.appd.keeper import Keeper
+from weft_runtime.appd.numbers import NotNumbered
 from weft_runtime.appd.session import Session
 from weft_runtime.appd.supervisor import Refused, Supervisor
 from weft_runtime.appd.turns import Turns
 from weft_runtime.errors import WeftError
-from weft_runtime.escape import quote
+from weft_runtime.escape import printable, quote
 from weft_runtime.framing import frame
 from weft_runtime.manifests import NotRemembered, Reading, name_and_version
 from weft_runtime.protocol import (
@@ -24,6 +27,8 @@ from weft_runtime.protocol import (
     DaemonStatus,
     Error,
     ErrorCode,
+    Forget,
+    Forgotten,
     InstalledApp,
     InstalledApps,
     IpcForward,
@@ -37,9 +42,13 @@ from weft_runtime.protocol import (
     QuerySessions,
     QuerySettings,
     QueryStatus,
+    QueryWaiting,
+    RefusedList,
     Reload,
     Request,
     Response,
+    Restore,
+    Restoring,
     RunningApp,
     RunningApps,
     Sessions,
@@ -47,9 +56,13 @@ from weft_runtime.protocol import (
     Subscribe,
     Subscribed,
     TerminateApp,
+    Waiting,
     unknown_session,
 )
 from weft_runtime.wire import encode_json, encode_msgpack
+
+if TYPE_CHECKING:
+    from weft_runtime.appd.restorer import Restorer
 
 READINGS_MAX = 3
 """Times that a launch reads a manifest that changes before it is used."""
@@ -130,6 +143,8 @@ class Dispatcher:
         """Those that something was put for: in order, and each once."""
         self._flush_is_planned = False
         self.supervisor: Supervisor
+        self.restorer: Restorer
+        self.keeper: Keeper
         self.reload: Callable[[Client], None]
         self.status: Callable[[], DaemonStatus]
         self.settings: Callable[[], DaemonSettings]
@@ -144,8 +159,8 @@ class Dispatcher:
             case LaunchApp():
                 try:
                     self._launch(request, client)
-                except NotRemembered as absent:
-                    client.begin(self._launch_when_read(request, client, absent.directory))
+                except (NotRemembered, NotNumbered) as missing:
+                    client.begin(self._launch_when_known(request, client, missing))
             case TerminateApp():
                 self._terminate(request, client)
             case QueryRunning():
@@ -178,18 +193,44 @@ class Dispatcher:
                 client.send(self.status())
             case QuerySettings():
                 client.send(self.settings())
+            case QueryWaiting():
+                self._begin(client, self._waiting())
+            case Restore():
+                client.begin(self._restore(request.app_id))
+            case Forget():
+                client.begin(self._forget(request.app_id))
             case _:
                 assert_never(request)
 
     def announce(self, message: AppReady | AppState) -> None:
         """Tell that a session is ready, or has ended: first to whoever asked for that."""
+        waiting: list[Client] = []
         if isinstance(message, AppState):
             waiting = [client for client in self.clients if client.waiting_for == message.session_id]
-            for client in waiting:
-                client.waiting_for = None
-                client.resume()
-            self._send(Push(message), waiting)
-        self.push(message)
+        push, number = Push(message), message.session_id
+        if waiting:
+            # To each of them the answer comes first, and is true once the list is saved.
+            self.keeper.when_saved(lambda: self._answer_end(push, number, waiting))
+        hearing = [client for client in self.clients if client.hears(number)]
+        self._send(push, [client for client in hearing if client not in waiting])
+
+    def _answer_end(self, push: Push, number: int, clients: Iterable[Client]) -> None:
+        """Tell those who have asked for the end of session `number` that it has ended, and is not started again."""
+        there = [client for client in clients if client in self.clients and client.waiting_for == number]
+        for client in there:
+            client.waiting_for = None
+            client.resume()
+        self._send(push, there)
+        self._send(push, [client for client in there if client.hears(number)])
+
+    def answer_ends(self) -> None:
+        """After a reload: answer who waits for the end of a session that ended just before it."""
+        for client in list(self.clients):
+            if client.waiting_for is None:
+                continue
+            session = self.supervisor.find(client.waiting_for)
+            if session is None or not session.is_live:
+                self.announce(AppState(client.waiting_for, State.STOPPED))
 
     def acknowledge(self, session: Session) -> None:
         """Tell that a session was launched."""
@@ -278,17 +319,24 @@ class Dispatcher:
         yield reading
         return reading.result()
 
-    def _launch_when_read(self, request: LaunchApp, client: Client, directory: Path) -> Steps:
-        for _ in range(READINGS_MAX):
-            try:
-                reading = yield from self._read(directory)
-            except WeftError:
-                reading = None  # a launch says what is wrong
+    def _launch_when_known(
+        self, request: LaunchApp, client: Client, missing: NotRemembered | NotNumbered
+    ) -> Steps:
+        reading, readings = None, 0
+        while readings < READINGS_MAX:
+            if isinstance(missing, NotNumbered):
+                yield self.supervisor.numbers.more()
+            else:
+                readings += 1
+                try:
+                    reading = yield from self._read(missing.directory)
+                except WeftError:
+                    reading = None  # a launch says what is wrong
             try:
                 self._launch(request, client, reading)
                 return None
-            except NotRemembered as other:
-                directory = other.directory
+            except (NotRemembered, NotNumbered) as other:
+                missing = other
         message = f"the manifest of {quote(request.app_id)} changes all the time"
         return Error(ErrorCode.PACKAGE_INVALID, message)
 
@@ -298,6 +346,7 @@ class Dispatcher:
         except Refused as refusal:
             client.send(Error(refusal.code, refusal.message))
             return
+        self.restorer.replaced_by(session)
         # Before anything else can happen to the session: its events come from the event loop.
         client.send(LaunchAck(session.id, session.app_id))
         self.acknowledge(session)
@@ -310,7 +359,51 @@ class Dispatcher:
             client.send(AppState(session.id, State.STOPPED))
         else:
             client.waiting_for = session.id
+            self.restorer.forget_session(session.id)
             self.supervisor.stop(session, f"terminated by {client.caller}", expected=True)
+            # From now on it is on the list no more, whatever becomes of the daemon.
+            self.keeper.save(at_once=True)
+
+    # What waits to be started again
+
+    def _waiting(self) -> Steps:
+        apps = yield from self.restorer.describe()
+        return Waiting(apps, self._refused(), self.keeper.problem)
+
+    def _restore(self, app_id: str | None) -> Steps:
+        chosen = self.restorer.hurry(app_id)
+        if app_id is None:
+            reading = self.keeper.read_refused()
+            yield reading
+            wanted, lists = reading.result()
+            chosen += self.restorer.add_missing(wanted)
+            yield self.keeper.saved()
+            if self.keeper.problem is None:
+                yield from self._drop(lists)
+        return Restoring(tuple(chosen), self._refused(), self.keeper.problem)
+
+    def _forget(self, app_id: str | None) -> Steps:
+        chosen = self.restorer.forget(app_id)
+        lists: list[str] = []
+        if app_id is None:
+            reading = self.keeper.read_refused()
+            yield reading
+            lists = [*self.keeper.refused]
+            yield from self._drop(lists)
+        yield self.keeper.saved()
+        left = self.keeper.refused
+        removed = tuple(path for path in lists if path not in left)
+        return Forgotten(tuple(chosen), removed, self._refused(), self.keeper.problem)
+
+    def _drop(self, lists: list[str]) -> Steps:
+        dropping = self.keeper.drop_refused(lists)
+        yield dropping
+        with contextlib.suppress(OSError):  # what is left is told
+            dropping.result()
+        return None
+
+    def _refused(self) -> tuple[RefusedList, ...]:
+        return tuple(RefusedList(printable(path), why) for path, why in self.keeper.refused.items())
 
     def _reload(self, client: Client) -> None:
         if not client.may_reload:

@@ -79,8 +79,9 @@ class Session:
         return []
 
     def stop(self, why: str, *, kill_deadline: float, expected: bool = False) -> list[Action]:
-        """The end is asked for. Asking again changes nothing."""
+        """The end is asked for. Asking again changes nothing, but that an end may be expected then."""
         if self.state not in (State.STARTING, State.RUNNING):
+            self.stop_expected |= expected and self.is_live
             return []
         self.state, self.deadline = State.STOPPING, kill_deadline
         self.stop_reason, self.stop_expected = why, expected

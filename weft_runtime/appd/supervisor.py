@@ -17,6 +17,7 @@ from weft_runtime.appd.background import Background
 from weft_runtime.appd.cgroups import Limits, Removal, SessionGroup, SessionGroups, Usage, in_units
 from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import Spares
+from weft_runtime.appd.numbers import NotNumbered, Numbers
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.report import Report
 from weft_runtime.appd.session import Action, Session
@@ -117,12 +118,14 @@ class Supervisor:
         environ: Mapping[str, str],
         log: Log,
         announce: Callable[[AppReady | AppState], None],
+        numbers: Numbers,
     ) -> None:
         self._settings = settings
         self._places = places
         self._log = log
         self._tasks = Tasks(log)
         self._announce = announce
+        self.numbers = numbers
         store_override = {} if settings.app_store is None else {"WEFT_APP_STORE": str(settings.app_store)}
         self._environ = {**environ, **store_override}
         self.stores = stores(self._environ)
@@ -131,16 +134,17 @@ class Supervisor:
         self._reader = Worker("weft-manifests")
         self._live: dict[int, _Live] = {}
         self._stopped: OrderedDict[int, Session] = OrderedDict()
-        self._next_id = 1
         self._all_ended = asyncio.Event()
         self.groups: SessionGroups | None = None
         """Where sessions get control groups of their own; None is "nowhere"."""
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever a session has begun, is ready or has ended."""
+        self.on_end: Callable[[Session], None] = lambda session: None
+        """Called when a session has ended, before anybody else hears of it."""
         self.closing = False
         self._background = Background(places.runtime, log, self._tasks)
         self.spares = Spares(
-            self._session_environment, log, lambda: self._next_id, self._make_group, self._remove_group
+            self._session_environment, log, lambda: numbers.next, self._make_group, self._remove_group
         )  # fmt: skip
 
     @property
@@ -160,15 +164,20 @@ class Supervisor:
         live = self._live.get(session_id)
         return live.session if live else self._stopped.get(session_id)
 
-    def launch(self, app_id_text: str, caller: str, reading: Reading | None = None) -> Session:
-        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it.
+    def launch(
+        self, app_id_text: str, caller: str, reading: Reading | None = None, *, is_again: bool = False
+    ) -> Session:
+        """Start a session of an app for `caller`. Raises Refused with what to answer, and logs it unless it `is_again`.
 
-        Raises NotRemembered where its manifest has to be read first; `reading` is that then, once it is done.
+        Raises NotRemembered where its manifest has to be read first; `reading` is that then, once it is done. Raises
+        NotNumbered where its number has to be written down first.
         """
         self.manifests.use(reading)
         try:
             return self._launch(app_id_text, caller)
         except Refused as refusal:
+            if is_again:
+                raise
             message = f"launch of {printable(app_id_text, 256)} for {caller} refused: {refusal.message}"
             self._log.entry(
                 Level.WARNING, message, Event.LAUNCH_REFUSED,
@@ -207,14 +216,16 @@ class Supervisor:
                 f"there are {len(self._live)} sessions already, the setting max_sessions allows no more"
             )
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
+        if not self.numbers.is_ready:
+            raise NotNumbered
         self.spares.hint(app_id)
-        argv, notice = self._command(app_id, self._next_id)
+        argv, notice = self._command(app_id, self.numbers.next)
         child, group = self._fork(app_id, argv) or self._execute(argv)
         session = Session.launched(
-            self._next_id, app_id, child.pid,
+            self.numbers.next, app_id, child.pid,
             now=clock.now(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
         )  # fmt: skip
-        self._next_id += 1
+        self.numbers.skip()
         try:
             live = self._adopt(session, child, group)
         except BaseException:
@@ -278,7 +289,7 @@ class Supervisor:
     def to_json(self) -> dict[str, Any]:
         """All sessions, for the next process image; the descriptors in it must be inherited."""
         return {
-            "next_id": self._next_id,
+            "next_id": self.numbers.next,
             "live": [
                 {
                     "session": live.session.to_json(),
@@ -296,7 +307,6 @@ class Supervisor:
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Take over what `to_json` of the process image before this one said."""
-        self._next_id = values["next_id"]
         for stopped in values["stopped"]:
             session = Session.from_json(stopped)
             self._stopped[session.id] = session
@@ -349,7 +359,7 @@ class Supervisor:
     def _fork(self, app_id: AppId, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
         """The next session's process by the fork server, if there is one."""
         try:
-            spare = self.spares.take(Path(argv[0]), app_id, self._next_id)
+            spare = self.spares.take(Path(argv[0]), app_id, self.numbers.next)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
@@ -375,14 +385,14 @@ class Supervisor:
         try:
             while True:
                 try:
-                    group = self._make_group(self._next_id)
+                    group = self._make_group(self.numbers.next)
                     break
                 except FileExistsError:  # that of a process which is still on its way out
-                    self._next_id += 1
+                    self.numbers.skip()
         except OSError as error:
             message = f"cannot make the session's control group: {error.strerror}"
             raise Refused(ErrorCode.SPAWN_FAILED, message) from None
-        argv = [argv[0], argv[1], str(self._next_id), *argv[3:]]
+        argv = [argv[0], argv[1], str(self.numbers.next), *argv[3:]]
         environment = self._session_environment()
         try:
             return processes.spawn(argv, environment, group), group
@@ -391,7 +401,7 @@ class Supervisor:
                 # The process may have been there for a moment.
                 group.kill()
                 self._remove_group(group)
-                self._next_id += 1  # the group may still be there
+                self.numbers.skip()  # the group may still be there
             message = f"cannot start {printable(argv[0])}: {error.strerror}"
             raise Refused(ErrorCode.SPAWN_FAILED, message) from None
 
@@ -598,6 +608,7 @@ class Supervisor:
                 exit_status=None, signal=None, reason="a fault of the daemon", now=clock.now()
             )
         self._stopped[live.session.id] = live.session
+        self._tasks.call("restoring sessions", self.on_end, live.session)
         self._announce(AppState(live.session.id, State.STOPPED))
         self.on_change()
 
@@ -657,6 +668,7 @@ class Supervisor:
         if live.group is not None:
             self._remove_group(live.group)
         self._log_end(live, result, usage)
+        self._tasks.call("restoring sessions", self.on_end, session)
         if result.status == ExitStatus.TRY_AGAIN:
             self._background.request()
         self._act(live, actions)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 from weft_runtime import paths
 from weft_runtime.client import socket_path
-from weft_runtime.ctl import words
+from weft_runtime.ctl import restore, words
 from weft_runtime.ctl.daemon import ANSWER_TIMEOUT_S, NOT_FOUND, ask, connect, expect, sessions, unknown
 from weft_runtime.ctl.screen import Cell, Colour, Screen
 from weft_runtime.errors import WeftError
@@ -36,14 +36,17 @@ def list_sessions(screen: Screen, environ: Mapping[str, str], *, all_sessions: b
         found = sessions(daemon)
     if not all_sessions:
         found = [session for session in found if session.state is not State.STOPPED]
+    waiting = restore.waiting(environ)
     if screen.as_json:
-        screen.json([session._asdict() for session in found])
+        screen.json([*(session._asdict() for session in found), *restore.rows(waiting)])
     elif found:
         now = time.time()
         columns = _ALL_COLUMNS if all_sessions else _LIVE_COLUMNS
         screen.table(columns, (_row(session, now)[: len(columns)] for session in found), cut=True)
     else:
         screen.note("no session " + ("is remembered" if all_sessions else "is running"))
+    if not screen.as_json:
+        restore.tell(screen, waiting)
     return 0
 
 
@@ -123,11 +126,13 @@ def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) 
     """End a session, or all of an app, and wait until they have ended."""
     with connect(environ) as daemon:
         known = sessions(daemon)
+    forgotten = 0
     if isinstance(target, SessionId):
         chosen = [_find(known, target)]
     else:
         chosen = [item for item in known if item.app_id == target and item.state is not State.STOPPED]
-        if not chosen:
+        forgotten = restore.forget_app(environ, target)
+        if not (chosen or forgotten):
             raise WeftError(NOT_FOUND, f"no session of {target} is running", "see 'weftctl list'")
     live = [session.session_id for session in chosen if session.state is not State.STOPPED]
     for start in range(0, len(live), STOPS_AT_ONCE):
@@ -135,12 +140,15 @@ def stop(screen: Screen, environ: Mapping[str, str], target: SessionId | AppId) 
     with connect(environ) as daemon:
         after = {session.session_id: session for session in sessions(daemon)}
     ended = [after.get(session.session_id, session) for session in chosen]
+    restore.tell_unsaved(screen, environ)
     if screen.as_json:
         screen.json([session._asdict() for session in ended])
         return 0
     for session in ended:
         what = "stopped" if session.session_id in live else "had ended already"
         screen.line(f"{words.who(session.session_id, session.app_id)} {what}: {words.how_it_ended(session)}")
+    if forgotten:
+        screen.line(f"{target} waited to be started again, and does so no more")
     return 0
 
 

@@ -8,8 +8,10 @@ SERVICES = "weft-appd.socket weft-appd.service"
 INSTALL = "apt-get install --reinstall ./weft-runtime_*.deb"
 """In the directory of the package's file."""
 
-RESTART = "systemctl restart weft-appd"
 RESET = f"systemctl reset-failed {SERVICES}"
+RESTART = f"{RESET}; systemctl restart weft-appd"
+"""The commands of several findings may be more restarts than systemd allows in a minute: it has to forget those before."""
+
 USERS = f"systemd-sysusers && {RESET}; systemctl restart {SERVICES}"
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from weft_runtime import __version__
 from weft_runtime.commandline import ArgumentParser, checked, prepare_streams, write_note
-from weft_runtime.ctl import commands, logs
+from weft_runtime.ctl import commands, logs, restore
 from weft_runtime.ctl.doctor import doctor
 from weft_runtime.ctl.launch import Until, launch
 from weft_runtime.ctl.screen import PROGRAM, Screen
@@ -79,6 +79,13 @@ def build_parser() -> argparse.ArgumentParser:
     sub.add_argument("-f", "--follow", action="store_true", help="go on showing what comes")
     sub.add_argument("-n", "--lines", metavar="N", type=checked(_count), help="show the last N entries only")
     command("watch", "tell of launches, READY and ends as they come", json="print an object a line")
+    sub = command(
+        "restore", "start now what waits to be started again, or forget it", json="print an object"
+    )
+    sub.add_argument(
+        "app", metavar="APP", nargs="?", type=checked(AppId.parse), help="only sessions of this app"
+    )
+    sub.add_argument("--forget", action="store_true", help="do not start them again")
     command("doctor", "find out what is wrong, and what to do", json="print an array of objects")
     return parser
 
@@ -109,6 +116,9 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             return logs.show(screen, environ, options.target, follow=options.follow, lines=options.lines)
         case "watch":
             return watch(screen, environ)
+        case "restore":
+            act = restore.forget if options.forget else restore.restore
+            return act(screen, environ, options.app)
         case _:
             return doctor(screen, environ)
 

@@ -19,7 +19,14 @@ from weft_runtime.ctl.finding import Finding, Status, note
 from weft_runtime.ctl.logs import DYNAMIC_USERS
 from weft_runtime.errors import WeftError
 from weft_runtime.programs import UNIT
-from weft_runtime.protocol import DaemonSettings, DaemonStatus, QuerySettings, QueryStatus
+from weft_runtime.protocol import (
+    DaemonSettings,
+    DaemonStatus,
+    QuerySettings,
+    QueryStatus,
+    QueryWaiting,
+    Waiting,
+)
 from weft_runtime.settings import SYSTEM_STORES, stores
 
 SOCKET_UNIT, WEBSOCKET_UNIT = "weft-appd.socket", "weft-appd-ws.socket"
@@ -66,6 +73,8 @@ class Scene(NamedTuple):
     answer_seconds: float
     running: Mapping[str, str] | None = None
     """The settings that the daemon goes by; None where it does not say."""
+    waiting: Waiting | None = None
+    """What it has to start again; None where it does not say."""
     account: Account | None = None
     """The user of the system's daemon, from whose point of view all is judged; None where there is none."""
 
@@ -74,16 +83,16 @@ class Scene(NamedTuple):
         socket = socket_path(environ)
         # First of all: where systemd listens on the socket, asking there starts the service.
         began = time.monotonic()
-        answer, running = _ask(socket)
+        answer, running, waiting = _ask(socket)
         took = time.monotonic() - began
         if not is_system(socket):
-            return cls(socket, False, {}, environ, environ, answer, took, running)
+            return cls(socket, False, {}, environ, environ, answer, took, running, waiting)
         names = (UNIT, SOCKET_UNIT, WEBSOCKET_UNIT, *COMPILE_UNITS, APP_UNITS, JOURNAL_UNIT)
         units = programs.show(names, _PROPERTIES, environ)
         unit = units.get(UNIT, {})
         own = {"PATH": programs.default_path(environ), **programs.environment(unit)}
         account = Account.find(unit.get("User") or "weft", unit.get("Group", ""))
-        return cls(socket, True, units, own, environ, answer, took, running, account)
+        return cls(socket, True, units, own, environ, answer, took, running, waiting, account)
 
     @property
     def unit(self) -> Mapping[str, str]:
@@ -101,7 +110,7 @@ class Scene(NamedTuple):
         status = self.status
         while status is not None and status.fork_server is None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
-            answer, _ = _ask(self.socket)
+            answer, *_ = _ask(self.socket)
             status = answer if isinstance(answer, DaemonStatus) else None
         return status
 
@@ -188,12 +197,17 @@ def config_text() -> str:
     return files.read(CONFIG_FILE, is_ours=False).decode()
 
 
-def _ask(socket: Path) -> tuple[DaemonStatus | WeftError, Mapping[str, str] | None]:
+def _ask(
+    socket: Path,
+) -> tuple[DaemonStatus | WeftError, Mapping[str, str] | None, Waiting | None]:
     status: DaemonStatus | None = None
+    running, waiting = None, None
     try:
         with DaemonClient(socket, timeout=ANSWER_TIMEOUT_S) as daemon:
             status = ask(daemon, QueryStatus(), DaemonStatus)
-            settings = ask(daemon, QuerySettings(), DaemonSettings).settings
-    except WeftError as error:  # an older daemon knows the first question only
-        return (error if status is None else status), None
-    return status, {setting.name: setting.value for setting in settings}
+            # An older daemon knows the first question only.
+            running = dict(ask(daemon, QuerySettings(), DaemonSettings).settings)
+            waiting = ask(daemon, QueryWaiting(), Waiting)
+    except WeftError as error:
+        return (error if status is None else status), running, None
+    return status, running, waiting

@@ -70,6 +70,12 @@ def bug(error: BaseException) -> Outcome:
     )
 
 
+def without_supervisor(outcome: Outcome) -> Outcome:
+    """An end that is no fault of the app: whatever it wrote met a broken pipe (EPIPE, write(2))."""
+    reason = f"weft-appd has gone and took no output any more; {outcome.reason}"
+    return outcome._replace(event=Event.SUPERVISOR_LOST, reason=reason, level=Level.NOTICE)
+
+
 class Ending:
     """Ends the process. `phase` says what it is doing, for the log line of a stop."""
 
@@ -127,6 +133,8 @@ class Ending:
         self.drain(drain_timeout)
         self._claim.acquire()  # for good: whoever comes second waits here until the first has ended the process
         self.log.release()
+        if outcome.event in (Event.EXITED, Event.TRAPPED) and outcome.exit_status and self._is_orphan():
+            outcome = without_supervisor(outcome)
         self.last_words(outcome)
         fields = {"WEFT_EXIT_STATUS": str(outcome.exit_status), "WEFT_REASON": outcome.reason}
         if outcome.problem is not None:
@@ -137,6 +145,16 @@ class Ending:
             _report(self.report_fd, outcome)
         # Last, since it may have to wait.
         self.log.flush()
+
+    def _is_orphan(self) -> bool:
+        """Whether nobody is left who reads the report, nor what the app writes."""
+        if self.report_fd is None:
+            return False
+        waiting = select.poll()
+        for fd in (self.report_fd, 1):
+            waiting.register(fd, 0)
+        # Of a pipe without a reader (poll(2)).
+        return [events & select.POLLERR for _, events in waiting.poll(0)] == [select.POLLERR] * 2
 
 
 def _die_by(number: Signals) -> NoReturn:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The daemon: what it says of itself, its socket, what it starts apps with, what it has to start again."""
 
+import json
 import os
 import platform
+import shlex
 import stat
 from pathlib import Path
 
 from weft_runtime import __version__, programs
 from weft_runtime.account import Account
+from weft_runtime.appd import files
 from weft_runtime.client import SEE_LOG
 from weft_runtime.ctl.checks.settings import without_variable
 from weft_runtime.ctl.finding import (
@@ -22,7 +25,7 @@ from weft_runtime.ctl.finding import (
     ok,
     problem,
 )
-from weft_runtime.ctl.scene import SOCKET_UNIT, STATE, Scene
+from weft_runtime.ctl.scene import SOCKET_UNIT, Scene
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
 
@@ -30,9 +33,6 @@ CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "memory", "pids")
 _KERNEL = "cat /proc/cmdline /sys/fs/cgroup/cgroup.controllers"
 """What the kernel was told, and has: how to tell it depends on what boots the device."""
-
-REFUSED = "last-session.refused.json"
-"""In the state directory: the apps that were not started again, for they took the daemon down."""
 
 _RUNTIME = "weft-runtime-wasmtime"
 
@@ -144,15 +144,34 @@ def _no_engine(scene: Scene, what: str) -> Finding:
 
 def restore(scene: Scene) -> list[Finding]:
     """Apps of the last session that were not started again."""
-    state = STATE if scene.is_system else None
-    if state is None or not scene.sees_all:
-        return [ok("not looked at")]
-    refused = state / REFUSED
-    if not os.path.lexists(refused):
-        return [ok("no app waits to be started again")]
-    what = f"the list of apps to start again was refused, and is in {refused}"
-    why = "weft-appd ended three times in a row shortly after it had started them"
-    return [problem(what, why, f"rm {refused}")]
+    waiting = scene.waiting
+    if waiting is None:
+        return [ok("not known: weft-appd does not say")]
+    found = []
+    for app_id in sorted({app.app_id for app in waiting.apps if app.attempts}):
+        app = next(app for app in waiting.apps if app.app_id == app_id and app.attempts)
+        what = f"{app_id} waits to be started again, tried {count(app.attempts, 'time')}"
+        found.append(problem(what, app.reason, f"weftctl restore {shlex.quote(app_id)}"))
+    for item in waiting.refused:
+        what = f"the apps in {item.path} were not started again"
+        found.append(
+            problem(what, item.reason, f"weftctl restore{'' if _is_list(item.path) else ' --forget'}")
+        )
+    if waiting.problem is not None:
+        what, reload = "the list of the apps to start again is not saved", "systemctl reload weft-appd"
+        found.append(problem(what, waiting.problem, reload if scene.is_system else "weft-appd --reload"))
+    begun = sum(not app.attempts for app in waiting.apps)
+    return found or [ok(f"{count(begun, 'app')} to be started again, none in vain")]
+
+
+def _is_list(path: str) -> bool:
+    """Whether a list that was refused can be used; who cannot read it does not know better."""
+    try:
+        return isinstance(json.loads(files.read(Path(path))), list)
+    except PermissionError:
+        return True
+    except (OSError, ValueError, RecursionError):
+        return False
 
 
 def launches(scene: Scene) -> list[Finding]:
