@@ -149,7 +149,7 @@ def test_who_is_not_root_gets_what_can_be_known(device: Container) -> None:
     assert (wrong["check"], wrong["mend"]) == ("journal", "usermod -aG systemd-journal alice")
     (view,) = (finding for finding in found if finding["check"] == "view")
     assert (view["status"], view["mend"]) == ("note", "sudo weftctl doctor")
-    assert "unknown are apps that wait" in text_of(view)
+    assert "unknown are the data of apps" in text_of(view)
     device.run("sh", "-ec", f"chmod 700 {STORE}; chmod 000 /etc/weft/appd.toml")
     _, found = doctor(device, user="alice")
     device.run("sh", "-ec", f"chmod 755 {STORE}; chmod 644 /etc/weft/appd.toml")

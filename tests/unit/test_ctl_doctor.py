@@ -437,7 +437,7 @@ def test_the_data_of_apps_belongs_to_the_daemons_user(tmp_path: Path) -> None:
     assert finding.what == f"{root}/org.example.a cannot be written: its mode is 500"
     other = view._replace(account=Account("other", os.geteuid(), os.getegid())._replace(uid=os.geteuid()))
     assert storage.data(other)[0].mend == (
-        f"chown -R {os.geteuid()}:{os.getegid()} {root}/org.example.a && chmod -R u+rwX {root}/org.example.a"
+        f"chown -hR {os.geteuid()}:{os.getegid()} {root}/org.example.a && chmod -R u+rwX {root}/org.example.a"
     )
 
 

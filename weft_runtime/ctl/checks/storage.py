@@ -54,7 +54,7 @@ def directories(scene: Scene) -> list[Finding]:
 
 def _own(account: Account, directory: Path, *, is_active: bool) -> list[Finding]:
     """A directory that the daemon writes."""
-    again = f"chown -R {account.uid}:{account.gid} {directory} && chmod -R u+rwX,go-w {directory}"
+    again = f"chown -hR {account.uid}:{account.gid} {directory} && chmod -R u+rwX,go-w {directory}"
     try:
         status = directory.stat()
     except FileNotFoundError:
@@ -123,8 +123,11 @@ def data(scene: Scene) -> list[Finding]:
 
 def _wrong(account: Account, directory: Path, why: str, depth: int = _FILES_MAX) -> list[Finding]:
     name = shlex.quote(str(directory))
-    option = "-R " if depth else ""
-    mend = f"chown {option}{account.uid}:{account.gid} {name} && chmod {option}u+rwX {name}"
+    # Links are changed themselves: what one leads to is not the app's.
+    option = "R" if depth else ""
+    mend = (
+        f"chown -h{option} {account.uid}:{account.gid} {name} && chmod {'-R ' if depth else ''}u+rwX {name}"
+    )
     shown = printable(str(directory))
     try:
         status = directory.lstat()

@@ -75,7 +75,7 @@ def view(scene: Scene) -> list[Finding]:
     if scene.sees_all:
         return [ok(f"that of the user {scene.account.name}")]
     why = (
-        "unknown are apps that wait to be started again, their data, compiled code, and what else only root "
+        "unknown are the data of apps, the daemon's own compiled code, and what else only root "
         f"and {scene.account.name} can read"
     )
     return [note("yours: you are neither root nor the daemon's user", why, "sudo weftctl doctor")]
