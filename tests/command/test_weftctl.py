@@ -491,7 +491,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(device: Device) -> None:
     assert [item["check"] for item in wrong] == ["settings", "engine", "socket", "packages", "packages"]
     assert "$WEFT_READY_TIMEOUT is 'soon'" in str(wrong[0]["what"])
     assert wrong[1]["what"] == "the runtime '/nonexistent' is no program"
-    assert wrong[2]["what"] == f"no weft-appd is listening on '{device.socket}'"
+    assert str(wrong[2]["what"]).endswith(f"on '{device.socket}'")
     assert wrong[2]["mend"] == "weft-appd"
     assert all("runtime is missing" in str(item["what"]) for item in wrong[3:])
     assert all(item["mend"] for item in wrong)
