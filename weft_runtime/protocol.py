@@ -20,7 +20,7 @@ class ErrorCode(IntEnum):
     BAD_REQUEST = 2, "the request cannot be decoded"
     FRAME_TOO_LARGE = 3, "the frame is longer than the limit"
     INVALID_APP_ID = 4, "the app id does not follow the rule"
-    PACKAGE_NOT_FOUND = 5, "no store has a package of this name"
+    PACKAGE_NOT_FOUND = 5, "no store has a package of this name, or its module is not there"
     PACKAGE_INVALID = 6, "the package is there but cannot run"
     CAPABILITY_REFUSED = 7, "the package asks for a capability that it does not get"
     NO_RUNTIME = 8, "there is no runtime to start apps with"
@@ -117,6 +117,10 @@ class QueryDetails(NamedTuple):
     """Ours: what QUERY_SESSIONS leaves out about each of its sessions."""
 
 
+class QuerySettings(NamedTuple):
+    """Ours: the settings that the daemon goes by."""
+
+
 class QueryWaiting(NamedTuple):
     """Ours: which apps wait to be started again, and why."""
 
@@ -135,7 +139,7 @@ class Forget(NamedTuple):
 
 Request = (
     LaunchApp | TerminateApp | QueryRunning | QueryAppState | QueryInstalledApps | IpcForward | PanelGesture
-    | Subscribe | QuerySessions | Reload | QueryStatus | QueryDetails | QueryWaiting | Restore | Forget
+    | Subscribe | QuerySessions | Reload | QueryStatus | QueryDetails | QuerySettings | QueryWaiting | Restore | Forget
 )  # fmt: skip
 
 
@@ -262,6 +266,12 @@ class Details(NamedTuple):
     sessions: tuple[SessionDetails, ...]
 
 
+class DaemonSettings(NamedTuple):
+    """All of them, each as text that it would take."""
+
+    settings: tuple[LimitInfo, ...]
+
+
 class WaitingApp(NamedTuple):
     """`reason` is nil before the first attempt, `due` where only RESTORE tries it; times are Unix seconds."""
 
@@ -306,7 +316,7 @@ class Forgotten(NamedTuple):
 
 Response = (
     LaunchAck | AppReady | RunningApps | AppState | InstalledApps | IpcMessage | NavigationGesture | Error
-    | Subscribed | Sessions | Reloaded | DaemonStatus | Details | Waiting | Restoring | Forgotten
+    | Subscribed | Sessions | Reloaded | DaemonStatus | Details | DaemonSettings | Waiting | Restoring | Forgotten
 )  # fmt: skip
 
 

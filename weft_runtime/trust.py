@@ -88,7 +88,7 @@ def trusted_keys(places: Places) -> Keys:
                 continue
             seen.add(name)
             try:
-                key = _read_key(directory / name, places.owner)
+                key = read_key(directory / name, places.owner)
             except WeftError as error:
                 complaints.append(error.message)
                 continue
@@ -115,7 +115,7 @@ def revoked_keys(places: Places) -> dict[bytes, str]:
     if complaint := unsafe(status, places.owner, is_directory=True):
         raise WeftError(Problem.CONFIG_INVALID, f"{printable(str(directory))} {complaint}")
     for name in names:
-        key = _read_key(directory / name, places.owner, may_be_empty=False)
+        key = read_key(directory / name, places.owner, may_be_empty=False)
         assert key is not None
         found.setdefault(key, str(directory / name))
     return found
@@ -287,7 +287,7 @@ def _record_name(directory: Path) -> str:
     return hashlib.sha256(os.path.realpath(os.fsencode(directory))).hexdigest()
 
 
-def _read_key(path: Path, owner: int, *, may_be_empty: bool = True) -> bytes | None:
+def read_key(path: Path, owner: int, *, may_be_empty: bool = True) -> bytes | None:
     """The key in a file; None in an empty one, which hides another. Raises WeftError(CONFIG_INVALID)."""
     try:
         # Links are followed: /dev/null hides a key, as it masks a unit.

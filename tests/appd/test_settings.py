@@ -13,7 +13,7 @@ from tests.appd.conftest import Make
 from tests.appd.harness import PROGRAMS, WAIT_SECONDS, Appd, Finished, descriptors, eventually
 from tests.packages import APP_ID
 from weft_runtime import __version__
-from weft_runtime.appd.settings import Settings
+from weft_runtime.appd.settings import Settings, load, texts, variables
 from weft_runtime.protocol import Error, LaunchApp, QueryRunning, RunningApps
 
 
@@ -285,3 +285,37 @@ def test_a_path_that_is_no_text_is_shown_safely(place: Appd) -> None:
     done = place.run("--check", "--config", os.fspath(path))
     assert done.status == 178
     assert f"there is no file '{place.directory}/\\xff\\x1b'" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ('app_store = "/nope"', "app_store is '/nope': there is no such directory"),
+        ('app_store = "/dev/null"', "app_store is '/dev/null': there is no such directory"),
+        ('data_root = "/dev/null"', "data_root is '/dev/null': it is no directory"),
+        ('app_shell_bin = "/nope"', "app_shell_bin is '/nope': it is no executable program"),
+        (
+            'app_store = "/nope"\nruntime_bin = "/nope"',
+            "'/nope': there is no such directory; the runtime '/nope' is no",
+        ),
+    ],
+)
+def test_what_the_settings_name_must_be_there(place: Appd, line: str, complaint: str) -> None:
+    for variable in ("WEFT_APP_STORE", "WEFT_DATA_ROOT", "WEFT_RUNTIME_BIN"):
+        place.environ.pop(variable, None)
+    place.environ["PATH"] = os.environ["PATH"]
+    place.config.write_text(f"{line}\n")
+    done = check(place)
+    assert done.status == 178
+    assert complaint in done.stderr
+
+
+def test_a_store_that_the_caller_names_may_be_made_by_the_first_installation(place: Appd) -> None:
+    place.environ["WEFT_APP_STORE"] = str(place.directory / "later")
+    assert check(place).status == 0
+
+
+def test_every_setting_reads_what_it_is_written_as() -> None:
+    values = load(Path("/dev/null"), {})
+    environ = {variable: texts(values)[name] for name, variable in variables().items()}
+    assert load(Path("/dev/null"), environ) == values

@@ -9,11 +9,14 @@ from tests.appd.conftest import Make
 from tests.appd.harness import FAKE_RUNTIME, WAIT_SECONDS, Appd
 from tests.packages import APP_ID
 from weft_runtime import __version__
+from weft_runtime.appd.settings import variables
 from weft_runtime.protocol import (
+    DaemonSettings,
     DaemonStatus,
     Details,
     LimitInfo,
     QueryDetails,
+    QuerySettings,
     QueryStatus,
     Reload,
     Reloaded,
@@ -136,3 +139,21 @@ def test_sessions_and_details_are_of_the_same(appd: Appd) -> None:
         appd.until_stopped(appd.launch())
     appd.run_app("ready(); wait()")
     assert list(details(appd)) == list(appd.sessions)
+
+
+def test_the_settings_that_it_goes_by_are_those_of_the_last_reload(appd: Appd) -> None:
+    appd.config.write_text(
+        'log_lines = 7\nws_origins = "http://a http://b"\nrestore = false\ncpu_quota = "infinity"\n'
+    )
+    assert settings(appd)["log_lines"] == "1000"
+    assert appd.control.ask(Reload()) == Reloaded(__version__)
+    found = settings(appd)
+    assert list(found) == list(variables())
+    assert (found["log_lines"], found["ws_origins"], found["restore"]) == ("7", "http://a http://b", "false")
+    assert (found["cpu_quota"], found["app_shell_bin"], found["log_level"]) == ("infinity", "", "info")
+
+
+def settings(appd: Appd) -> dict[str, str]:
+    answer = appd.control.ask(QuerySettings())
+    assert isinstance(answer, DaemonSettings)
+    return dict(answer.settings)

@@ -17,6 +17,7 @@ from tests.command.guests import guest, leave, say
 from tests.command.harness import RUN_SECONDS, eventually
 from tests.packages import APP_ID, install, manifest
 from tests.unit.needs import ROOT
+from weft_runtime.ctl.checks import CHECKS
 
 WRITES_READY = 'ready = "guest"'
 
@@ -472,30 +473,36 @@ def test_version_and_help(device: Device) -> None:
 # doctor
 
 
-def verdicts(done: Done) -> dict[object, object]:
-    return {item["check"]: item["verdict"] for item in done.json}
+def statuses(done: Done) -> dict[object, object]:
+    return {item["check"]: item["status"] for item in done.json}
 
 
 def test_doctor_on_a_device_where_all_is_well(appd: Device) -> None:
     install(appd.store, guest(""))
     done = appd.ctl("doctor", "--json")
-    found = verdicts(done)
-    assert list(found) == [
-        "versions", "socket", "group", "service", "settings", "engine", "packages", "trust", "launches", "controllers",
-        "journal",
-    ]  # fmt: skip
-    assert "wrong" not in found.values(), done.stdout
+    found = statuses(done)
+    assert list(found) == list(CHECKS)
+    assert "problem" not in found.values(), done.stdout
     assert done.status == 0
-    texts = {item["check"]: item["text"] for item in done.json}
+    texts = {item["check"]: item["what"] for item in done.json}
     assert texts["packages"] == f"1 app in {appd.store}"
     assert re.fullmatch(r"weft-runtime-wasmtime \S+ \(wasmtime \S+\)", str(texts["engine"]))
     shown = appd.ctl("doctor").stdout.splitlines()
-    assert len(shown) <= 24
+    assert len(shown) <= len(CHECKS) + 5
     assert shown[0].startswith("versions     ok    weftctl ")
 
 
+def test_a_finding_has_its_keys_and_those_of_the_first_release(appd: Device) -> None:
+    for item in appd.ctl("doctor", "--json").json:
+        assert list(item) == ["check", "status", "what", "why", "mend", "verdict", "text", "advice"]
+        assert item["verdict"] == ("wrong" if item["status"] == "problem" else item["status"])
+        assert item["text"] == (f"{item['what']}: {item['why']}" if item["why"] else item["what"])
+        assert item["advice"] == item["mend"]
+
+
 def test_doctor_says_what_is_wrong_and_what_to_do(device: Device) -> None:
-    install(device.store, guest(""), toml="[package]\n")
+    for app_id in ("org.example.a", "org.example.b"):
+        install(device.store, guest(""), app_id=app_id, toml="[package]\n")
     env = {
         "WEFT_APPD_SOCKET": str(device.socket),
         "WEFT_RUNTIME_BIN": "/nonexistent",
@@ -503,15 +510,23 @@ def test_doctor_says_what_is_wrong_and_what_to_do(device: Device) -> None:
     }
     done = device.ctl("doctor", "--json", env=env)
     assert done.status == 1
-    wrong = {item["check"]: item for item in done.json if item["verdict"] == "wrong"}
-    assert list(wrong) == ["socket", "settings", "engine", "packages"]
-    assert wrong["socket"]["text"] == f"weft-appd is not running: nobody listens on '{device.socket}'"
-    assert wrong["socket"]["advice"] == "start it: 'systemctl start weft-appd', or run weft-appd"
-    assert "$WEFT_READY_TIMEOUT is 'soon'" in str(wrong["settings"]["text"])
-    assert wrong["engine"]["text"] == "the runtime '/nonexistent' is no program"
-    assert "runtime is missing" in str(wrong["packages"]["text"])
-    assert all(item["advice"] for item in wrong.values())
+    wrong = [item for item in done.json if item["status"] == "problem"]
+    assert [item["check"] for item in wrong] == ["settings", "engine", "socket", "packages", "packages"]
+    assert "$WEFT_READY_TIMEOUT is 'soon'" in str(wrong[0]["what"])
+    assert wrong[1]["what"] == "the runtime '/nonexistent' is no program"
+    assert str(wrong[2]["what"]).endswith(f"on '{device.socket}'")
+    assert wrong[2]["mend"] == "weft-appd"
+    assert all("runtime is missing" in str(item["what"]) for item in wrong[3:])
+    assert all(item["mend"] for item in wrong)
     assert device.ctl("doctor", env=env).status == 1
+
+
+def test_doctor_sees_settings_that_the_daemon_has_not_taken_over(appd: Device) -> None:
+    env = {"WEFT_APPD_SOCKET": str(appd.socket), "WEFT_STOP_GRACE": "7"}
+    found = [item for item in appd.ctl("doctor", "--json", env=env).json if item["check"] == "settings"]
+    assert [item["status"] for item in found] == ["note"]
+    assert "' in weft-appd, '7' in its settings" in str(found[0]["why"])
+    assert "stop_grace is '" in str(found[0]["why"])
 
 
 # Completion

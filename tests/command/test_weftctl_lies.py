@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from weft_runtime import programs
 from weft_runtime.client import VALUES_MAX
 from weft_runtime.ctl import daemon, launch, scene
 from weft_runtime.ctl.main import main
@@ -80,7 +81,8 @@ def liar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liar]:
     # What a doctor asks of other programs is the same each time, and takes its time.
     with (
         mock.patch.dict(os.environ, environ, clear=True),
-        mock.patch.object(scene, "run", return_value=None),
+        mock.patch.object(programs, "run", return_value=None),
+        mock.patch.object(scene, "FORK_SERVER_S", 0),
     ):
         yield liar
     liar.close()

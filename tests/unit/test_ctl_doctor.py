@@ -9,152 +9,254 @@ import pytest
 
 from tests.packages import APP_ID, install
 from weft_runtime import __version__, signature
+from weft_runtime.account import Account
 from weft_runtime.client import SYSTEM_SOCKET
-from weft_runtime.ctl import checks, logs, scene
-from weft_runtime.ctl.checks import Finding, Verdict
-from weft_runtime.ctl.scene import Scene
+from weft_runtime.ctl import logs, scene
+from weft_runtime.ctl.checks import daemon, packages, settings, storage, trust, units, users
+from weft_runtime.ctl.finding import RESET, SERVICES, Finding, Status, note, ok, problem
+from weft_runtime.ctl.scene import SOCKET_UNIT, WEBSOCKET_UNIT, Scene
 from weft_runtime.errors import Problem, WeftError
-from weft_runtime.protocol import DaemonStatus, SessionInfo, State
+from weft_runtime.programs import UNIT, environment
+from weft_runtime.protocol import DaemonStatus, RefusedList, SessionInfo, State, Waiting, WaitingApp
 from weft_runtime.trust import Places
 
 NO_MODULE = b"\0asm\1\0\0\0"
 NO_ANSWER = WeftError(Problem.OS_ERROR, "no weft-appd is listening on '/x'", "start it")
 STATUS = DaemonStatus(__version__, 7, 1.5, "/bin/true", None, 3, 1, 2, "journal", (), (), None, 0)
+LOADED = {"LoadState": "loaded"}
+RUNNING = {
+    UNIT: {**LOADED, "ActiveState": "active", "MainPID": "7"},
+    SOCKET_UNIT: {**LOADED, "ActiveState": "active"},
+}
 
 
-def system(*, unit: Mapping[str, str] = {}, environ: Mapping[str, str] = {}) -> Scene:
-    return Scene(SYSTEM_SOCKET, True, unit, environ, {"HOME": "/nonexistent"}, NO_ANSWER, 0.001)
-
-
-def users(socket: Path, *, environ: Mapping[str, str] = {}) -> Scene:
-    return Scene(socket, False, {}, environ, {"HOME": "/nonexistent"}, NO_ANSWER, 0.001)
-
-
-def test_the_socket() -> None:
-    assert checks.socket(system()) == Finding(Verdict.WRONG, NO_ANSWER.message, NO_ANSWER.hint)
-    assert checks.socket(system()._replace(answer=STATUS)) == Finding(
-        Verdict.OK, f"{SYSTEM_SOCKET}: weft-appd, pid 7, answers within 1 ms, 3 sessions"
+def system(
+    *,
+    unit: Mapping[str, str] = {},
+    units: Mapping[str, Mapping[str, str]] = {},
+    environ: Mapping[str, str] = {},
+) -> Scene:
+    return Scene(
+        SYSTEM_SOCKET, True, units or {UNIT: unit}, environ, {"HOME": "/nonexistent"}, NO_ANSWER, 0.001
     )
 
 
+def users_own(socket: Path, *, environ: Mapping[str, str] = {}) -> Scene:
+    return Scene(socket, False, {}, environ, {"HOME": "/nonexistent"}, NO_ANSWER, 0.001)
+
+
+def myself() -> Account:
+    return Account("me", os.geteuid(), os.getegid())
+
+
+def test_the_socket() -> None:
+    (finding,) = daemon.socket(system(unit={**LOADED, "ActiveState": "active"}))
+    assert finding == problem(NO_ANSWER.message, "the daemon's user is not there", finding.mend or "")
+    assert finding.mend is not None
+    assert finding.mend.startswith("systemd-sysusers && ")
+    assert daemon.socket(system()._replace(answer=STATUS)) == [
+        ok(f"{SYSTEM_SOCKET}: weft-appd, pid 7, answers within 1 ms, 3 sessions")
+    ]
+
+
 def test_a_daemon_of_another_version() -> None:
-    assert checks.versions(system()._replace(answer=STATUS)) == checks.versions(system())
-    other = checks.versions(system()._replace(answer=STATUS._replace(version="0.0.1")))
-    assert other.verdict is Verdict.NOTE
-    assert other.text.endswith(", but weft-appd 0.0.1 is running")
-    assert other.advice == "'systemctl reload weft-appd'"
+    assert daemon.versions(system()._replace(answer=STATUS)) == daemon.versions(system())
+    (other,) = daemon.versions(system()._replace(answer=STATUS._replace(version="0.0.1")))
+    assert other.status is Status.NOTE
+    assert other.what.endswith(", but weft-appd 0.0.1 is running")
+    assert other.mend == "systemctl reload weft-appd"
 
 
 def test_the_engine_is_that_of_the_daemon(tmp_path: Path) -> None:
     asked = script(tmp_path / "asked", "echo 'asked 1'")
     guessed = script(tmp_path / "guessed", "echo 'guessed 1'")
     scene = system(environ={"WEFT_RUNTIME_BIN": guessed})
-    assert checks.engine(scene).text == "guessed 1"
-    assert checks.engine(scene._replace(answer=STATUS._replace(runtime=asked))).text == "asked 1"
+    assert daemon.engine(scene) == [ok("guessed 1")]
+    assert daemon.engine(scene._replace(answer=STATUS._replace(runtime=asked))) == [ok("asked 1")]
     without = STATUS._replace(runtime=None, runtime_problem="there is none")
-    finding = checks.engine(scene._replace(answer=without))
-    assert (finding.verdict, finding.text) == (Verdict.WRONG, "there is none")
+    (finding,) = daemon.engine(scene._replace(answer=without))
+    assert (finding.status, finding.what, finding.why) == (Status.PROBLEM, "there is none", "no app runs")
 
 
 def test_where_sessions_come_from() -> None:
-    assert checks.launches(system()).verdict is Verdict.NOTE
-    missed = system()._replace(answer=STATUS)
-    found = checks.launches(missed)
-    assert found.verdict is Verdict.NOTE
-    assert found.text.startswith("there is no fork server now: each launch executes the runtime")
+    missed = users_own(Path("/nonexistent"))._replace(answer=STATUS)
+    (found,) = daemon.launches(missed)
+    assert found.status is Status.NOTE
+    assert found.what.startswith("there is no fork server now: each launch executes the runtime")
+    assert found.mend == "weft-appd --reload"
     there = STATUS._replace(fork_server=9, spares=2)
-    assert checks.launches(missed._replace(answer=there)) == Finding(
-        Verdict.OK, "by the fork server, pid 9; 2 forks ready"
-    )
+    assert daemon.launches(missed._replace(answer=there)) == [ok("by the fork server, pid 9; 2 forks ready")]
     off = system(environ={"WEFT_FORK_SERVER": "false"})._replace(answer=STATUS)
-    assert checks.launches(off) == Finding(Verdict.OK, "each executes the runtime: fork_server is off")
-
-
-def test_the_controllers_are_those_that_the_daemon_uses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checks, "CGROUPS", tmp_path)
-    (tmp_path / "cgroup.controllers").write_text("cpu memory pids\n")
-    scene = system()
-    assert checks.controllers(scene).verdict is Verdict.OK
-    scene = scene._replace(answer=STATUS._replace(controllers=("cpu", "pids")))
-    assert checks.controllers(scene).text == "memory not there: apps run without these limits"
+    assert daemon.launches(off) == [ok("each executes the runtime: fork_server is off")]
 
 
 @pytest.mark.parametrize(
     ("unit", "finding"),
     [
-        ({}, Finding(Verdict.NOTE, "systemd does not run this machine, so nobody looks after weft-appd")),
+        ({}, ok("systemd does not run this machine, so nobody looks after weft-appd")),
         (
             {"LoadState": "not-found"},
-            Finding(
-                Verdict.WRONG, "there is no weft-appd.service", "install the Debian package weft-runtime"
-            ),
+            problem("there is no weft-appd.service", None, "apt-get install --reinstall ./weft-runtime_*.deb"),
         ),
         (
-            {"LoadState": "loaded", "ActiveState": "active", "MainPID": "7", "NRestarts": "1"},
-            Finding(Verdict.OK, "weft-appd.service is active, pid 7, 1 restart"),
+            {**LOADED, "ActiveState": "active", "MainPID": "7", "NRestarts": "1"},
+            ok("weft-appd.service is active, pid 7, 1 restart"),
         ),
         (
-            {"LoadState": "loaded", "ActiveState": "inactive", "Result": "success"},
-            Finding(Verdict.WRONG, "weft-appd.service is inactive", "systemctl enable --now weft-appd"),
+            {**LOADED, "ActiveState": "inactive", "Result": "success"},
+            note("weft-appd.service is stopped, and so are its sockets", None, f"systemctl start {SERVICES}"),
         ),
         (
-            {"LoadState": "loaded", "ActiveState": "failed", "Result": "watchdog", "NRestarts": "5"},
-            Finding(
-                Verdict.WRONG,
-                "weft-appd.service is failed (result: watchdog, 5 restarts)",
-                "see 'journalctl _UID=$(id -u weft) + _PID=1 UNIT=weft-appd.service', then"
-                " 'systemctl reset-failed weft-appd' and 'systemctl restart weft-appd'",
+            {"LoadState": "masked", "ActiveState": "inactive"},
+            problem(
+                "weft-appd.service is masked", "nothing can start it",
+                f"systemctl unmask weft-appd.service && systemctl start {SERVICES}",
             ),
         ),
     ],
-)
+)  # fmt: skip
 def test_the_service(unit: Mapping[str, str], finding: Finding) -> None:
-    assert checks.service(system(unit=unit)) == finding
+    assert units.service(system(unit=unit)) == [finding]
 
 
-def test_a_daemon_of_a_user_needs_no_service(tmp_path: Path) -> None:
-    assert checks.service(users(tmp_path)).verdict is Verdict.OK
+def test_a_service_that_has_failed() -> None:
+    failed = {**LOADED, "ActiveState": "failed", "Result": "watchdog", "NRestarts": "5"}
+    (finding,) = units.service(system(unit=failed))
+    assert finding.what == "weft-appd.service is failed"
+    assert (finding.why or "").startswith("result: watchdog, 5 restarts")
+    assert finding.mend == f"{RESET}; systemctl start {SERVICES}"
+
+
+def test_what_an_operator_has_stopped_has_no_open_door_and_nothing_failed() -> None:
+    stopped = {**LOADED, "ActiveState": "inactive", "Result": "success"}
+    both = {UNIT: stopped, SOCKET_UNIT: stopped}
+    assert system(units=both).is_stopped
+    assert not system(units={**both, SOCKET_UNIT: {**stopped, "ActiveState": "active"}}).is_stopped
+    assert not system(units={**both, SOCKET_UNIT: {**stopped, "ActiveState": "failed"}}).is_stopped
+    assert not system(units={**both, UNIT: {**stopped, "Result": "exit-code"}}).is_stopped
+    (finding,) = daemon.socket(system(units=both))
+    assert (finding.status, finding.what) == (Status.NOTE, "not open: weft-appd is stopped")
+    (door,) = units.service(system(units={**both, SOCKET_UNIT: {**stopped, "ActiveState": "active"}}))
+    assert (door.status, door.what) == (Status.PROBLEM, "weft-appd.service is inactive")
+
+
+@pytest.mark.parametrize(
+    ("service", "socket", "active", "status"),
+    [
+        ("enabled", "enabled", True, Status.OK),
+        ("disabled", "disabled", True, Status.PROBLEM),
+        ("disabled", "disabled", False, Status.NOTE),
+        ("disabled", "enabled", True, Status.NOTE),
+        ("enabled", "disabled", True, Status.NOTE),
+        ("masked", "masked", False, Status.NOTE),
+    ],
+)
+def test_what_starts_at_the_next_boot(service: str, socket: str, active: bool, status: Status) -> None:
+    state = {**LOADED, "ActiveState": "active" if active else "inactive"}
+    pair = {UNIT: {**state, "UnitFileState": service}, SOCKET_UNIT: {**state, "UnitFileState": socket}}
+    (finding,) = units.boot(system(units=pair))
+    assert finding.status is status
+    assert (finding.mend is None) == (status is Status.OK)
+
+
+@pytest.mark.parametrize(
+    ("state", "enabled", "status"),
+    [
+        ("active", "enabled", Status.OK),
+        ("active", "disabled", Status.NOTE),
+        ("inactive", "disabled", Status.OK),
+        ("inactive", "enabled", Status.PROBLEM),
+        ("failed", "enabled", Status.PROBLEM),
+        ("failed", "disabled", Status.PROBLEM),
+    ],
+)
+def test_the_websocket(state: str, enabled: str, status: Status) -> None:
+    unit = {**LOADED, "ActiveState": state, "UnitFileState": enabled, "Listen": "127.0.0.1:1 (Stream)"}
+    (finding,) = units.websocket(system(units={**RUNNING, WEBSOCKET_UNIT: unit}))
+    assert finding.status is status
+    assert (finding.mend is None) == (status is Status.OK)
+
+
+def test_the_websocket_of_a_daemon_that_is_stopped_need_not_be_open() -> None:
+    stopped = {**LOADED, "ActiveState": "inactive", "Result": "success", "UnitFileState": "enabled"}
+    every = {UNIT: stopped, SOCKET_UNIT: stopped, WEBSOCKET_UNIT: stopped}
+    assert units.websocket(system(units=every)) == [ok("weft-appd-ws.socket is enabled, inactive")]
+
+
+def test_a_daemon_of_a_user_needs_no_unit(tmp_path: Path) -> None:
+    view = users_own(tmp_path)
+    for check in (
+        units.service,
+        units.boot,
+        units.websocket,
+        units.apps,
+        users.users,
+        users.view,
+        storage.disks,
+    ):
+        assert [finding.status for finding in check(view)] == [Status.OK]
 
 
 def test_the_group_of_a_socket_that_is_not_there(tmp_path: Path) -> None:
-    finding = checks.group(users(tmp_path / "none"))
-    assert finding == Finding(
-        Verdict.NOTE, f"cannot be known: {tmp_path / 'none'}: No such file or directory"
-    )
+    (finding,) = users.group(users_own(tmp_path / "none"))
+    assert finding == ok(f"not known: {tmp_path / 'none'}: No such file or directory")
 
 
 def test_the_group_of_a_socket_of_ones_own(tmp_path: Path) -> None:
-    assert checks.group(users(tmp_path)).verdict is Verdict.OK
+    assert [finding.status for finding in users.group(users_own(tmp_path))] == [Status.OK]
+
+
+def test_a_user_that_is_missing() -> None:
+    unit = {**LOADED, "User": "nobody-of-that-name", "Group": "nobody-of-that-name"}
+    found = users.users(system(units={UNIT: unit, SOCKET_UNIT: {"SocketGroup": "nobody-of-that-name"}}))
+    texts = [finding.what for finding in found]
+    assert texts[:2] == ["there is no user 'nobody-of-that-name'", "there is no group 'nobody-of-that-name'"]
+    assert all((finding.mend or "").startswith("systemd-sysusers") for finding in found)
 
 
 def test_packages_that_can_be_launched(tmp_path: Path) -> None:
     install(tmp_path, NO_MODULE)
     (tmp_path / "no-package").mkdir()
-    finding = checks.packages(users(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path)}))
-    assert finding == Finding(Verdict.OK, f"1 app in {tmp_path}")
+    found = packages.packages(users_own(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path)}))
+    assert found == [ok(f"1 app in {tmp_path}")]
 
 
-def test_packages_that_are_broken(tmp_path: Path) -> None:
+def test_packages_that_are_broken_are_all_told(tmp_path: Path) -> None:
     for name in ("org.example.a", "org.example.b"):
         install(tmp_path, NO_MODULE, app_id=name, toml="[package]\n")
-    finding = checks.packages(users(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path)}))
-    manifest = tmp_path / "org.example.a/wapp.toml"
-    assert finding.verdict is Verdict.WRONG
-    assert finding.text.startswith(f"{manifest}: ")
-    assert finding.text.endswith(" (and 1 more)")
+    (install(tmp_path, NO_MODULE, app_id="org.example.c") / "app.wasm").unlink()
+    found = packages.packages(users_own(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path)}))
+    assert [finding.status for finding in found] == [Status.PROBLEM] * 3
+    assert found[0].what.startswith(f"{tmp_path}/org.example.a/wapp.toml: ")
+    assert found[2].what == f"app.wasm not found at {tmp_path}/org.example.c/app.wasm"
+    assert found[1].mend == f"WEFT_APP_STORE={tmp_path} weft-pack uninstall org.example.b"
 
 
-def test_a_module_that_is_missing(tmp_path: Path) -> None:
-    (install(tmp_path, NO_MODULE) / "app.wasm").unlink()
-    finding = checks.packages(users(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path)}))
-    assert finding.text == f"app.wasm not found at {tmp_path}/{APP_ID}/app.wasm"
+def test_an_older_package_that_hides_a_newer_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stores = (tmp_path / "a", tmp_path / "b")
+    monkeypatch.setattr(scene, "SYSTEM_STORES", stores)
+    for store, version in zip(stores, ("1.10.0", "1.9.0"), strict=True):
+        package = install(store, NO_MODULE)
+        (package / "wapp.toml").write_text((package / "wapp.toml").read_text().replace("1.2.3", version))
+        store.chmod(0o755)
+    assert [finding.status for finding in packages.packages(system())] == [Status.OK]
+    stores[0].rename(tmp_path / "x")
+    stores[1].rename(stores[0])
+    (tmp_path / "x").rename(stores[1])
+    (finding,) = packages.packages(system())
+    assert finding.status is Status.NOTE
+    assert finding.what == f"{APP_ID} 1.9.0 in {stores[0]} hides the newer 1.10.0 in {stores[1]}"
 
 
-def test_no_store(tmp_path: Path) -> None:
-    finding = checks.packages(users(tmp_path, environ={"WEFT_APP_STORE": str(tmp_path / "none")}))
-    assert finding == Finding(Verdict.NOTE, f"none: {tmp_path / 'none'}", "install apps there")
+def test_no_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    none = tmp_path / "none"
+    named = packages.packages(users_own(tmp_path, environ={"WEFT_APP_STORE": str(none)}))
+    assert named == [note(f"none: {none}", "install apps there", f"mkdir -p {none}")]
+    # The check of the settings says so.
+    named = packages.packages(system(environ={"WEFT_APP_STORE": str(none)}))
+    assert named == [ok(f"none: {none} is not there")]
+    monkeypatch.setattr(scene, "SYSTEM_STORES", (none,))
+    assert packages.packages(system()) == [note(f"none: {none}", "install apps there", f"mkdir -p {none}")]
 
 
 def test_apps_in_the_callers_own_store_are_pointed_out(tmp_path: Path) -> None:
@@ -163,47 +265,76 @@ def test_apps_in_the_callers_own_store_are_pointed_out(tmp_path: Path) -> None:
     install(own, NO_MODULE)
     store = tmp_path / "store"
     store.mkdir()
-    view = users(tmp_path, environ={"WEFT_APP_STORE": str(store)})._replace(
+    view = users_own(tmp_path, environ={"WEFT_APP_STORE": str(store)})._replace(
         caller={"HOME": str(tmp_path / "home")}
     )
-    assert checks.packages(view) == Finding(
-        Verdict.NOTE,
-        f"0 apps in {store}; 1 app in {own}, which this weft-appd does not read",
-        f"install them into {store}",
-    )
+    (finding,) = packages.packages(view)
+    assert finding.what == f"0 apps in {store}; 1 app in {own}, which this weft-appd does not read"
+    assert (finding.status, finding.why) == (Status.NOTE, f"install them into {store}")
 
 
 def test_a_store_of_the_system_that_others_can_write(tmp_path: Path) -> None:
     tmp_path.chmod(0o777)
-    finding = checks.packages(system(environ={"WEFT_APP_STORE": str(tmp_path)}))
-    assert finding.verdict is Verdict.WRONG
-    assert finding.text == f"{tmp_path} can be written by others than root"
-    if os.geteuid() == 0:
-        tmp_path.chmod(0o700)
-        finding = checks.packages(system(environ={"WEFT_APP_STORE": str(tmp_path)}))
-        assert finding == Finding(
-            Verdict.WRONG, f"{tmp_path} cannot be read by weft-appd", f"chmod 755 {tmp_path}"
-        )
+    (finding,) = packages.packages(system(environ={"WEFT_APP_STORE": str(tmp_path)}))
+    assert finding.status is Status.PROBLEM
+    assert finding.what == f"{tmp_path} can be written by others than root"
+
+
+def test_a_way_is_barred_where_a_directory_above_is(tmp_path: Path) -> None:
+    """By the mode, for who is somebody else: root tries it as that user, on a real device."""
+    place = tmp_path / "a/b"
+    place.mkdir(parents=True)
+    file = place / "file"
+    file.write_text("x")
+    file.chmod(0o644)
+    for directory in (place, tmp_path / "a", *tmp_path.parents):
+        if directory == Path("/tmp"):
+            break
+        directory.chmod(0o755)
+    tmp_path.chmod(0o755)
+    stranger = Account("stranger", os.geteuid() + 7, os.getegid() + 7)
+    member = stranger._replace(groups=(os.stat(file).st_gid,))
+    assert stranger.barrier(file) is None
+    file.chmod(0o640)
+    assert stranger.barrier(file) == file
+    assert member.barrier(file) is None
+    place.chmod(0o750)
+    assert stranger.barrier(file) == place
+    (tmp_path / "a").chmod(0o700)
+    assert member.barrier(file) == tmp_path / "a"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_root_looks_as_the_other_user(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    tmp_path.chmod(0o700)
+    stranger = Account("stranger", 12345, 12345)
+    assert stranger.call(lambda: [os.geteuid(), os.getegid(), os.getgroups(), os.access(tmp_path, os.X_OK)]) == [
+        12345, 12345, [], False
+    ]  # fmt: skip
+    assert os.geteuid() == 0
+    with pytest.raises(WeftError, match="looking at it as stranger failed: PermissionError"):
+        stranger.call(lambda: (tmp_path / "file").read_text())
 
 
 @pytest.mark.parametrize(
     ("there", "finding"),
     [
-        ("cpuset cpu io memory pids\n", Finding(Verdict.OK, "cpu, memory, pids are there")),
+        ("cpuset cpu io memory pids\n", ok("cpu, memory, pids are there")),
         (
             "cpu pids\n",
-            Finding(
-                Verdict.NOTE,
+            note(
                 "memory not there: apps run without these limits",
                 "see Delegate= of the unit, and cgroup_enable= of the kernel's command line",
+                "cat /proc/cmdline /sys/fs/cgroup/cgroup.controllers",
             ),
         ),
         (
             None,
-            Finding(
-                Verdict.NOTE,
+            note(
                 "there is no unified cgroup hierarchy: apps run without limits",
-                "boot with systemd.unified_cgroup_hierarchy=1",
+                "the kernel's command line says otherwise: systemd.unified_cgroup_hierarchy=1",
+                "cat /proc/cmdline /sys/fs/cgroup/cgroup.controllers",
             ),
         ),
     ],
@@ -211,12 +342,16 @@ def test_a_store_of_the_system_that_others_can_write(tmp_path: Path) -> None:
 def test_controllers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str | None, finding: Finding
 ) -> None:
-    monkeypatch.setattr(checks, "CGROUPS", tmp_path)
+    monkeypatch.setattr(daemon, "CGROUPS", tmp_path)
     group = tmp_path / "system.slice/weft-appd.service"
     group.mkdir(parents=True)
     if there is not None:
         (group / "cgroup.controllers").write_text(there)
-    assert checks.controllers(system(unit={"ControlGroup": "/system.slice/weft-appd.service"})) == finding
+    view = system(unit={"ControlGroup": "/system.slice/weft-appd.service"})
+    assert daemon.controllers(view) == [finding]
+    if there is not None:  # what the daemon says counts more
+        asked = view._replace(answer=STATUS._replace(controllers=("cpu", "pids")))
+        assert daemon.controllers(asked)[0].what == "memory not there: apps run without these limits"
 
 
 def script(path: Path, text: str) -> str:
@@ -226,19 +361,19 @@ def script(path: Path, text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "verdict", "said"),
+    ("text", "status", "said"),
     [
-        ("echo runs 1.2", Verdict.OK, "runs 1.2"),
-        ("echo 'x (stub: no engine)'", Verdict.WRONG, "x (stub: no engine): no app runs"),
-        ("echo 'x[7]: err: no such thing' >&2; exit 3", Verdict.WRONG, "RUNTIME --version: no such thing"),
-        ("exit 3", Verdict.WRONG, "RUNTIME --version: it ends with status 3"),
+        ("echo runs 1.2", Status.OK, "runs 1.2"),
+        ("echo 'x (stub: no engine)'", Status.PROBLEM, "x (stub: no engine)"),
+        ("echo 'x[7]: err: no such thing' >&2; exit 3", Status.PROBLEM, "RUNTIME --version: no such thing"),
+        ("exit 3", Status.PROBLEM, "RUNTIME --version: it ends with status 3"),
     ],
 )
-def test_the_engine(tmp_path: Path, text: str, verdict: Verdict, said: str) -> None:
+def test_the_engine(tmp_path: Path, text: str, status: Status, said: str) -> None:
     runtime = script(tmp_path / "runtime", text)
-    finding = checks.engine(users(tmp_path, environ={"WEFT_RUNTIME_BIN": runtime}))
-    assert (finding.verdict, finding.text) == (verdict, said.replace("RUNTIME", runtime))
-    assert (finding.advice is None) == (verdict is Verdict.OK)
+    (finding,) = daemon.engine(users_own(tmp_path, environ={"WEFT_RUNTIME_BIN": runtime}))
+    assert (finding.status, finding.what) == (status, said.replace("RUNTIME", runtime))
+    assert (finding.mend is None) == (status is Status.OK)
 
 
 def test_a_setting_is_that_of_the_environment_else_that_of_the_file(
@@ -246,13 +381,64 @@ def test_a_setting_is_that_of_the_environment_else_that_of_the_file(
 ) -> None:
     file = tmp_path / "appd.toml"
     monkeypatch.setattr(scene, "CONFIG_FILE", file)
-    view = users(tmp_path, environ={"WEFT_APP_STORE": "/a"})
+    view = users_own(tmp_path, environ={"WEFT_APP_STORE": "/a"})
     assert (view.setting("app_store", "WEFT_APP_STORE"), view.setting("x", "X")) == ("/a", None)
     file.write_text('app_store = "/b"\nx = "/c"\ny = 1\n')
     assert (view.setting("app_store", "WEFT_APP_STORE"), view.setting("x", "X")) == ("/a", "/c")
     assert view.setting("y", "Y") is None
     file.write_text("[")
     assert view.setting("x", "X") is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "lines"),
+    [
+        ("max_sessions = 'many'", {2}),
+        ("frobs = 1", {2}),
+        ("restore = tru", {2}),
+        ("max_sessions = 'many'\nfrobs = 1\nidle_timeout = 'x'", {2, 3, 4}),
+        ("restore = true\nrestore = true", {3}),
+        ("[", {2}),
+    ],
+)
+def test_the_lines_of_a_file_that_are_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: str, lines: set[int]
+) -> None:
+    file = tmp_path / "appd.toml"
+    for module in (settings, scene):
+        monkeypatch.setattr(module, "CONFIG_FILE", file)
+    file.write_text(f"stop_grace = 3\n{wrong}\n# the end\n")
+    command = settings._correction(system(), "it is wrong")
+    numbers = ";".join(f"{number}s/^/#/" for number in sorted(lines))
+    assert command.startswith(f"sed -i '{numbers}' {file} && ")
+    file.write_bytes(b"\xff")
+    assert settings._correction(system(), "it is wrong").startswith(f"mv {file} {file}.wrong")
+
+
+def test_the_variables_of_a_unit(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    file.write_text("# A=1\nB='2 3'\n\n;C=4\nD=5=6\n")
+    unit = {"Environment": 'A=1 "X=a b" D=1', "EnvironmentFiles": f"{file} (ignore_errors=no)"}
+    assert environment(unit) == {"A": "1", "X": "a b", "B": "2 3", "D": "5=6"}
+    assert environment({"Environment": "'"}) == {}
+
+
+def test_the_data_of_apps_belongs_to_the_daemons_user(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    (root / "org.example.a").mkdir(parents=True)
+    (root / "org.example.b").touch()
+    view = system(environ={"WEFT_DATA_ROOT": str(root)})._replace(account=myself())
+    (finding,) = storage.data(view)
+    assert finding.what == f"{root}/org.example.b is no directory"
+    (root / "org.example.b").unlink()
+    assert storage.data(view) == [ok(f"1 app with data in {root}")]
+    (root / "org.example.a").chmod(0o500)
+    (finding,) = storage.data(view)
+    assert finding.what == f"{root}/org.example.a cannot be written: its mode is 500"
+    other = view._replace(account=Account("other", os.geteuid(), os.getegid())._replace(uid=os.geteuid()))
+    assert storage.data(other)[0].mend == (
+        f"chown -hR {os.geteuid()}:{os.getegid()} {root}/org.example.a && chmod -R u+rwX {root}/org.example.a"
+    )
 
 
 # The journal
@@ -306,24 +492,76 @@ def test_the_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         directory.mkdir()
     config = tmp_path / "pack.toml"
     places = Places(config, directories[:1], [], os.geteuid(), directories[1])
-    monkeypatch.setattr(checks, "Places", lambda: places)
-    assert checks.trust(system()) == Finding(Verdict.OK, "policy 'warn', 0 trusted keys, 0 revoked")
+    monkeypatch.setattr(trust, "Places", lambda: places)
+    view = system(environ={"WEFT_APP_STORE": str(tmp_path / "store")})
+    assert trust.trust(view) == [ok("policy 'warn', 0 trusted keys, 0 revoked")]
     config.write_text('policy = "require"')
-    assert checks.trust(system()).verdict is Verdict.WRONG
+    (finding,) = trust.trust(view)
+    assert (finding.status, finding.what) == (Status.PROBLEM, "policy 'require', and no key is trusted")
     for directory, seed in zip(directories, (b"1", b"2"), strict=True):
         (directory / "one.pub").write_text(signature.public_key(seed * 32).hex())
         (directory / "one.pub").chmod(0o644)
-    assert checks.trust(system()) == Finding(Verdict.OK, "policy 'require', 1 trusted key, 1 revoked")
-    bad = directories[0] / "bad.pub"
-    bad.touch(0o666)
-    bad.chmod(0o666)
-    assert f"ignored: {bad} can be written by others" in checks.trust(system()).text
-    bad.rename(directories[1] / "any name")
-    finding = checks.trust(system())
-    assert finding.verdict is Verdict.WRONG
-    assert finding.text.startswith(
-        f"{directories[1]}/any name can be written by others: its mode is 666: no"
+    assert trust.trust(view) == [ok("policy 'require', 1 trusted key, 1 revoked")]
+    for bad in (directories[0] / "bad.pub", directories[1] / "any name"):
+        bad.touch(0o666)
+        bad.chmod(0o666)
+    (directories[0] / "worse.pub").write_text("nonsense")
+    (directories[0] / "worse.pub").chmod(0o644)
+    found = trust.trust(view)
+    assert [finding.what for finding in found] == [
+        f"{directories[1]}/any name can be written by others: its mode is 666",
+        f"{directories[0]}/bad.pub can be written by others: its mode is 666",
+        f"{directories[0]}/worse.pub does not hold 64 hexadecimal digits",
+    ]
+    assert {finding.status for finding in found} == {Status.PROBLEM}
+    assert (
+        found[0].mend
+        == f"chown root:root '{directories[1]}/any name' && chmod 644 '{directories[1]}/any name'"
     )
-    (directories[1] / "any name").unlink()
-    config.write_text("policy")
-    assert checks.trust(system()).verdict is Verdict.WRONG
+    assert found[2].mend == f"rm {directories[0]}/worse.pub"
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        ("policy", "warn"),
+        ("policy = require", "require"),
+        ('Policy = "off"', "off"),
+        ("# require\n[", "warn"),
+    ],
+)
+def test_a_policy_that_is_put_right_is_never_less_than_what_was_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, rule: str
+) -> None:
+    config = tmp_path / "pack.toml"
+    config.write_text(text)
+    config.chmod(0o644)
+    places = Places(config, [], [], os.geteuid(), tmp_path / "none")
+    monkeypatch.setattr(trust, "Places", lambda: places)
+    (finding,) = trust.trust(system())
+    assert finding.mend == f"echo 'policy = \"{rule}\"' >{config}"
+
+
+def test_what_waits_to_be_started_again(tmp_path: Path) -> None:
+    usable, other = tmp_path / "usable.json", tmp_path / "other.json"
+    usable.write_text('["org.example.a"]')
+    other.write_text("{")
+    view = system()._replace(waiting=Waiting((), (), None))
+    assert daemon.restore(system()) == [ok("not known: weft-appd does not say")]
+    assert daemon.restore(view) == [ok("0 apps to be started again, none in vain")]
+    begun = WaitingApp("org.example.b", None, 1.0, 0, 2.0)
+    tried = WaitingApp("org.example.a", "no engine", 1.0, 2, 2.0)
+    assert daemon.restore(view._replace(waiting=Waiting((begun,), (), None)))[0].status is Status.OK
+    refused = (RefusedList(str(usable), "too often"), RefusedList(str(other), "it is no list"))
+    assert daemon.restore(view._replace(waiting=Waiting((begun, tried, tried), refused, "disk full"))) == [
+        problem(
+            "org.example.a waits to be started again, tried 2 times",
+            "no engine",
+            "weftctl restore org.example.a",
+        ),
+        problem(f"the apps in {usable} were not started again", "too often", "weftctl restore"),
+        problem(f"the apps in {other} were not started again", "it is no list", "weftctl restore --forget"),
+        problem(
+            "the list of the apps to start again is not saved", "disk full", "systemctl reload weft-appd"
+        ),
+    ]

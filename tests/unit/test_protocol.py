@@ -21,6 +21,7 @@ from weft_runtime.framing import FRAME_MAX, EmptyFrame, FrameReader, FrameTooLar
 from weft_runtime.protocol import (
     AppReady,
     AppState,
+    DaemonSettings,
     DaemonStatus,
     Details,
     Error,
@@ -42,6 +43,7 @@ from weft_runtime.protocol import (
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
+    QuerySettings,
     QueryStatus,
     QueryWaiting,
     RefusedList,
@@ -110,6 +112,7 @@ REQUESTS: dict[str, tuple[type, str]] = {
     "RELOAD": (Reload, ""),
     "QUERY_STATUS": (QueryStatus, ""),
     "QUERY_DETAILS": (QueryDetails, ""),
+    "QUERY_SETTINGS": (QuerySettings, ""),
     "QUERY_WAITING": (QueryWaiting, ""),
     "RESTORE": (Restore, "app_id str or nil"),
     "FORGET": (Forget, "app_id str or nil"),
@@ -131,6 +134,7 @@ RESPONSES: dict[str, tuple[type, str]] = {
         f"{STATUS}, limits list of {LIMIT}, controllers list of str, fork_server u64 or nil, spares u64",
     ),
     "DETAILS": (Details, f"sessions list of {DETAILS}"),
+    "DAEMON_SETTINGS": (DaemonSettings, f"settings list of {LIMIT}"),
     "WAITING": (Waiting, f"apps list of {WAITING_APP}, refused list of {REFUSED}, problem str or nil"),
     "RESTORING": (Restoring, f"apps list of str, refused list of {REFUSED}, problem str or nil"),
     "FORGOTTEN": (

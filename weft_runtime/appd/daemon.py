@@ -95,6 +95,7 @@ class Daemon:
         self._dispatcher.supervisor = self._supervisor
         self._dispatcher.reload = self._request_reload
         self._dispatcher.status = self._describe
+        self._dispatcher.settings = lambda: status.all_settings(settings)
         self._dispatcher.failed = self._request_failed
         self._supervisor.on_change = self._changed
         self._notifier: Notifier = open_notifier(

@@ -23,6 +23,7 @@ from weft_runtime.manifests import NotRemembered, Reading, name_and_version
 from weft_runtime.protocol import (
     AppReady,
     AppState,
+    DaemonSettings,
     DaemonStatus,
     Details,
     Error,
@@ -41,6 +42,7 @@ from weft_runtime.protocol import (
     QueryInstalledApps,
     QueryRunning,
     QuerySessions,
+    QuerySettings,
     QueryStatus,
     QueryWaiting,
     RefusedList,
@@ -150,6 +152,7 @@ class Dispatcher:
         self.keeper: Keeper
         self.reload: Callable[[Client], None]
         self.status: Callable[[], DaemonStatus]
+        self.settings: Callable[[], DaemonSettings]
         self.failed: Callable[[Client, BaseException], None]
 
     def _failed(self, client: turns.Client, error: BaseException) -> None:
@@ -195,6 +198,8 @@ class Dispatcher:
                 client.send(self.status())
             case QueryDetails():
                 self._begin(client, self._details())
+            case QuerySettings():
+                client.send(self.settings())
             case QueryWaiting():
                 self._begin(client, self._waiting())
             case Restore():

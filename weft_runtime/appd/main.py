@@ -12,9 +12,9 @@ from typing import Any
 
 from weft_runtime import __version__
 from weft_runtime.appd import handover
+from weft_runtime.appd.checking import check
 from weft_runtime.appd.daemon import Daemon
-from weft_runtime.appd.settings import CONFIG_FILE, describe, find_runtime, load
-from weft_runtime.appd.websocket import read_token
+from weft_runtime.appd.settings import CONFIG_FILE, describe, load
 from weft_runtime.client import DaemonClient, socket_path
 from weft_runtime.commandline import ArgumentParser, prepare_streams, write_result
 from weft_runtime.errors import ExitStatus, Problem, WeftError, stack_of
@@ -80,13 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, log: Log, state: dict[str, Any] | None) -> int:
     if options.reload:
         return _reload(log)
-    settings = load(options.config, os.environ)
     if options.check:
-        handover.check_version(os.environ)
-        read_token(settings)
-        find_runtime(settings)
+        check(options.config, os.environ)
         write_result("the settings are valid")
         return 0
+    settings = load(options.config, os.environ)
     log.level = settings.log_level
 
     async def serve() -> None:

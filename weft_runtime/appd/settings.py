@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Settings of weft-appd: one table for the file, the environment, --help and the shipped appd.toml."""
 
+import os
 import re
 import shutil
 import sys
@@ -219,6 +220,71 @@ def find_runtime(settings: Settings) -> Path:
             Problem.ENGINE_MISSING, message, "install it, or set runtime_bin or $WEFT_RUNTIME_BIN"
         )
     return Path(found)
+
+
+def unfit(settings: Settings, *, store_may_be_made: bool = False) -> list[str]:
+    """What the settings name and this process does not find, or may not use: a sentence each."""
+    found = []
+    if (store := settings.app_store) is not None:
+        if not _is_directory(store):
+            if not store_may_be_made or os.path.exists(store):
+                # Nobody who cannot get there sees whether it is there.
+                found.append(f"app_store is {quote(str(store))}: there is no such directory")
+        elif not os.access(store, os.R_OK | os.X_OK):
+            found.append(f"app_store is {quote(str(store))}: it cannot be read")
+    if (data := settings.data_root) is not None and os.path.exists(data):
+        if not _is_directory(data):
+            found.append(f"data_root is {quote(str(data))}: it is no directory")
+        elif not os.access(data, os.W_OK | os.X_OK):
+            found.append(f"data_root is {quote(str(data))}: it cannot be written")
+    if settings.app_shell_bin is not None and shutil.which(settings.app_shell_bin) is None:
+        found.append(f"app_shell_bin is {quote(str(settings.app_shell_bin))}: it is no executable program")
+    return found
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # behind a directory that this process may not pass
+        return False
+
+
+def variables() -> dict[str, str]:
+    """The environment variable of each setting, by its name."""
+    return {setting.name: setting.metadata["variable"] for setting in fields(Settings)}
+
+
+SETTING_MAX = 4096
+"""Characters of one setting in an answer: as long as a path can be."""
+
+
+def shown(settings: Settings) -> dict[str, str]:
+    """The same as `texts`, as a message can hold it."""
+    return {name: printable(paths.shown(text), SETTING_MAX) for name, text in texts(settings).items()}
+
+
+def texts(settings: Settings) -> dict[str, str]:
+    """Each setting by its name, as text that it would take."""
+    return {
+        setting.name: _as_text(setting.name, getattr(settings, setting.name)) for setting in fields(settings)
+    }
+
+
+def _as_text(name: str, value: object) -> str:
+    match value:
+        case None:
+            return "infinity" if name in ("memory_max", "cpu_quota", "tasks_max") else ""
+        case bool():
+            return str(value).lower()
+        case tuple():
+            return " ".join(value)
+        case float():
+            return f"{value:g}"
+        case Level():
+            return value.name.lower()
+    if name == "ws_port" and value == WS_PORT_OFF:
+        return "off"
+    return f"{value}{'%' * (name == 'cpu_quota')}"
 
 
 def describe() -> str:

@@ -2,14 +2,13 @@
 """What the daemon says of itself."""
 
 import os
-from dataclasses import fields
 
 from weft_runtime import __version__, paths
-from weft_runtime.appd.settings import Settings, find_runtime
+from weft_runtime.appd.settings import Settings, find_runtime, shown, texts
 from weft_runtime.appd.supervisor import Supervisor
 from weft_runtime.errors import WeftError
 from weft_runtime.escape import printable
-from weft_runtime.protocol import DaemonStatus, LimitInfo
+from weft_runtime.protocol import DaemonSettings, DaemonStatus, LimitInfo
 
 LIMITS = frozenset(
     {
@@ -48,13 +47,11 @@ def describe(
     )
 
 
+def all_settings(settings: Settings) -> DaemonSettings:
+    """The settings that the daemon goes by, whatever their file says by now."""
+    return DaemonSettings(tuple(LimitInfo(name, text) for name, text in shown(settings).items()))
+
+
 def _limits(settings: Settings) -> list[LimitInfo]:
     """In the order of the settings, as text that they would take."""
-    names = [setting.name for setting in fields(settings) if setting.name in LIMITS]
-    return [LimitInfo(name, _text(name, getattr(settings, name))) for name in names]
-
-
-def _text(name: str, value: float | None) -> str:
-    if value is None:
-        return "infinity"
-    return f"{value:g}" if isinstance(value, float) else f"{value}{'%' * (name == 'cpu_quota')}"
+    return [LimitInfo(name, text) for name, text in texts(settings).items() if name in LIMITS]

@@ -3,42 +3,37 @@
 
 from collections.abc import Mapping
 
-from weft_runtime.ctl import checks
-from weft_runtime.ctl.checks import Verdict
+from weft_runtime.ctl.checks import CHECKS
+from weft_runtime.ctl.finding import Finding, Status
 from weft_runtime.ctl.scene import Scene
 from weft_runtime.ctl.screen import Cell, Colour, Screen
 
 SOMETHING_WRONG = 1
 """Exit status."""
 
-CHECKS = {
-    "versions": checks.versions,
-    "socket": checks.socket,
-    "group": checks.group,
-    "service": checks.service,
-    "settings": checks.settings,
-    "engine": checks.engine,
-    "packages": checks.packages,
-    "trust": checks.trust,
-    "launches": checks.launches,
-    "controllers": checks.controllers,
-    "journal": checks.journal,
-}
-
-_COLOURS = {Verdict.OK: Colour.GREEN, Verdict.NOTE: Colour.YELLOW, Verdict.WRONG: Colour.RED}
+_COLOURS = {Status.OK: Colour.GREEN, Status.NOTE: Colour.YELLOW, Status.PROBLEM: Colour.RED}
 
 
 def doctor(screen: Screen, environ: Mapping[str, str]) -> int:
     """Make all checks; returns the exit status."""
     scene = Scene.find(environ)
-    findings = {name: check(scene) for name, check in CHECKS.items()}
+    found = [(name, finding) for name, check in CHECKS.items() for finding in check(scene)]
     if screen.as_json:
-        screen.json([{"check": name, **finding._asdict()} for name, finding in findings.items()])
+        screen.json([_as_json(name, finding) for name, finding in found])
     else:
         rows: list[tuple[str | Cell, ...]] = []
-        for name, finding in findings.items():
-            rows.append((name, Cell(finding.verdict, _COLOURS[finding.verdict]), finding.text))
-            if finding.advice is not None:
-                rows.append(("", "", f"  {finding.advice}"))
+        for name, finding in found:
+            rows.append((name, Cell(finding.status, _COLOURS[finding.status]), finding.text))
+            if finding.mend is not None:
+                rows.append(("", "", f"  {finding.mend}"))
         screen.table((), rows)
-    return SOMETHING_WRONG if any(item.verdict is Verdict.WRONG for item in findings.values()) else 0
+    return SOMETHING_WRONG if any(finding.status is Status.PROBLEM for _, finding in found) else 0
+
+
+def _as_json(name: str, finding: Finding) -> dict[str, object]:
+    """The keys of 0.1.0 are there as well: verdict, text and advice."""
+    verdict = "wrong" if finding.status is Status.PROBLEM else finding.status.value
+    return {
+        "check": name, "status": finding.status, "what": finding.what, "why": finding.why, "mend": finding.mend,
+        "verdict": verdict, "text": finding.text, "advice": finding.mend,
+    }  # fmt: skip

@@ -247,10 +247,18 @@ class _Launched:
             self._screen.note(f"{self.name} {text}")
 
 
+_NOWHERE = "not found in any package store"
+"""In the text of an ERROR: the same code stands for a module that is missing."""
+
+
 def _start(stream: DaemonClient, environ: Mapping[str, str], app_id: AppId) -> int:
     """The number of the new session. Raises WeftError."""
     answer = stream.ask(LaunchApp(app_id, 0))
-    if isinstance(answer, Error) and answer.code == ErrorCode.PACKAGE_NOT_FOUND:
+    if (
+        isinstance(answer, Error)
+        and answer.code == ErrorCode.PACKAGE_NOT_FOUND
+        and _NOWHERE in answer.message
+    ):
         _complain_of_own_store(environ, app_id)
     return expect(answer, LaunchAck).session_id
 

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple, NoReturn, Self
 
+from weft_runtime.account import DYNAMIC_USERS
 from weft_runtime.client import socket_path
 from weft_runtime.ctl import words
 from weft_runtime.ctl.daemon import connect, is_system, sessions
@@ -33,8 +34,6 @@ after the process has begun. Ids begin again with each run of the daemon, which 
 SERVICE_USER = "weft"
 """The user of weft-appd.service and its sessions."""
 
-DYNAMIC_USERS = range(61184, 65520)
-"""The users that systemd makes for services, and nobody else has (systemd.exec(5), DynamicUser=)."""
 
 SINCE_MAX = 2.0**40
 """Seconds since 1970, far beyond anything: journalctl takes no number of hundreds of digits."""

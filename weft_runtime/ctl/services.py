@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import statusline, store
-from weft_runtime.ctl.scene import is_booted
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
+from weft_runtime.programs import is_booted
 from weft_runtime.settings import SYSTEM_STORES
 
 SYSTEMCTL = "systemctl"
