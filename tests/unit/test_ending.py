@@ -50,6 +50,7 @@ ENDS = {
     Problem.INTERNAL_ERROR: (Event.FAILED, 170),
     Problem.COMPILE_LIMIT: (Event.COMPILE_LIMIT, 175),
     Problem.COMPILE_STARVED: (Event.COMPILE_LIMIT, 175),
+    Problem.COMPILE_MEMORY: (Event.COMPILE_LIMIT, 175),
     Problem.OS_ERROR: (Event.FAILED, 171),
     Problem.NOT_PERMITTED: (Event.FAILED, 177),
     Problem.NOT_TRUSTED: (Event.FAILED, 177),

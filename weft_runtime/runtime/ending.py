@@ -81,6 +81,8 @@ class Ending:
         """Called before the log line: tells the service manager."""
         self.drain: Callable[[float | None], None] = lambda timeout: None
         """Called first: passes on what the guest has written, for that many seconds at most."""
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called last where a stop signal ends the process, if there is time."""
         self._claim = _thread.allocate_lock()
 
     def watch_signals(self) -> None:
@@ -120,6 +122,7 @@ class Ending:
     def _tell_and_release(self, outcome: Outcome, told: _thread.LockType) -> None:
         try:
             self._tell(outcome, STOP_GRACE_S / 2)
+            self.on_stop()
         finally:
             told.release()
 
