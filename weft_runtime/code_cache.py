@@ -15,6 +15,7 @@ import stat
 import time
 from binascii import crc32
 from contextlib import ExitStack, suppress
+from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +31,7 @@ SUBDIRECTORY = "code"
 ENTRY_SUFFIX = ".code"
 RECORD_SUFFIX = ".module"
 VAIN_SUFFIX = ".vain"
-"""Of a note that compiling ran into a limit: it stands where the entry would be."""
+"""Of a note that compiling was in vain, or may be: it stands where the entry would be."""
 
 MAGIC = b"weftcode"
 DIGEST_BYTES = 32
@@ -87,6 +88,17 @@ class Entry(NamedTuple):
     """For messages."""
 
 
+class Why(StrEnum):
+    """Why there is a note instead of code."""
+
+    LIMIT = "limit"
+    """The compiler ran into one of its bounds, as it would again."""
+    MEMORY = "memory"
+    """The kernel has ended the compiler for want of memory, which may have been that of others."""
+    BEGUN = "begun"
+    """Whoever compiled was ended with its compiler, and had no time to say why."""
+
+
 class Vain(NamedTuple):
     """That a module was compiled in vain."""
 
@@ -96,6 +108,16 @@ class Vain(NamedTuple):
     """What came of it: one safe line."""
     noted_at: float = 0.0
     """When, in Unix seconds; not part of the note."""
+    why: Why = Why.LIMIT
+
+    @property
+    def is_recent(self) -> bool:
+        """Whether it was noted so lately that a compiler which was started then may still be at work."""
+        return 0 <= time.time() - self.noted_at < limits.COMPILE_TIME.value
+
+    def counts(self, bounds: CompileBounds) -> bool:
+        """Whether compiling within `bounds` would be in vain as well. A lack of memory goes by."""
+        return self.bounds.covers(bounds) and (self.why is Why.LIMIT or self.is_recent)
 
 
 class Lookup(NamedTuple):
@@ -213,29 +235,63 @@ def is_there(cache: Path, key: Key) -> bool:
 
 
 def vain(cache: Path, key: Key) -> Vain | None:
-    """What is noted in `cache` of an attempt to compile a module; None for nothing, or nothing to believe."""
+    """What is noted in `cache` of an attempt to compile a module; None for nothing, or nothing to believe.
+
+    One that goes on is none.
+    """
     try:
         with _Place(cache / SUBDIRECTORY) as place:
             data = place.read_record(key.vain_name)
             if not isinstance(data, bytes):
                 return None
-            text, reason, *_ = data.decode(errors="replace").split("\n")
+            text, reason, why, *_ = [*data.decode(errors="replace").split("\n"), ""]
             if (bounds := CompileBounds.parse(text)) is None:
                 return None
-            return Vain(bounds, printable(reason), os.stat(key.vain_name, dir_fd=place.fd).st_mtime)
+            noted_at = os.stat(key.vain_name, dir_fd=place.fd).st_mtime
+            found = Vain(bounds, printable(reason), noted_at, Why(why or Why.LIMIT))
+            return None if found.why is Why.BEGUN and _is_held(place, key.vain_name) else found
     except (OSError, ValueError):
         return None
 
 
 def note_vain(cache: Path, key: Key, vain: Vain, *, public: bool = False) -> None:
     """Note in `cache` that a module was compiled in vain. Raises OSError, and WeftError(NOT_PERMITTED) as `keep`."""
+    os.close(_note(cache, key, vain, public=public))
+
+
+def note_begun(cache: Path, key: Key, bounds: CompileBounds) -> int:
+    """Note in `cache` that a module is being compiled; returns a descriptor of the note, to be kept open meanwhile.
+
+    The note says that it was in vain if it is still there when this process has ended, or has closed the descriptor.
+    Raises as `note_vain`.
+    """
+    return _note(cache, key, Vain(bounds, "whoever compiled it was killed", why=Why.BEGUN), public=False)
+
+
+def forget_vain(cache: Path, key: Key) -> None:
+    """Remove the note in `cache` on a module. Raises OSError."""
+    with suppress(FileNotFoundError), _Place(cache / SUBDIRECTORY) as place:
+        _remove(place, key.vain_name)
+
+
+def _note(cache: Path, key: Key, vain: Vain, *, public: bool) -> int:
     _make_directory(cache / SUBDIRECTORY, 0o755 if public else 0o700)
     with _Place(cache / SUBDIRECTORY) as place:
         if place.complaint:
             raise WeftError(Problem.NOT_PERMITTED, place.complaint)
-        data = f"{vain.bounds}\n{vain.reason}\n".encode(errors="replace")
-        os.close(place.write(key.vain_name, data[:_RECORD_MAX], public=public))
-        _make_room(place, 0, limits.CODE_CACHE)
+        # A reason that is too long gives way to what comes behind it.
+        reason = vain.reason.encode(errors="replace")[: _RECORD_MAX // 2]
+        fd = place.write(
+            key.vain_name,
+            b"%b\n%b\n%b\n" % (str(vain.bounds).encode(), reason, vain.why.encode()),
+            public=public,
+        )
+        try:
+            _make_room(place, 0, limits.CODE_CACHE)
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
 
 
 def forget(cache: Path, module: bytes) -> None:
@@ -565,6 +621,20 @@ def _remove_if_left(place: _Place, name: str) -> None:
         return  # it is being written
     finally:
         os.close(fd)
+
+
+def _is_held(place: _Place, name: str) -> bool:
+    """Whether somebody who lives has the file locked since it was made. Raises OSError."""
+    import fcntl  # noqa: PLC0415 - as above
+
+    fd = os.open(name, _READ_FILE, dir_fd=place.fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def _remove(place: _Place, name: str) -> None:

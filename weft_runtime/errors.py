@@ -48,6 +48,7 @@ class Problem(StrEnum):
     LIMIT_EXCEEDED = "limit-exceeded"
     COMPILE_LIMIT = "compile-limit"
     COMPILE_STARVED = "compile-starved"
+    COMPILE_MEMORY = "compile-memory"
     PACKAGE_NOT_FOUND = "package-not-found"
     MODULE_NOT_FOUND = "module-not-found"
     ENGINE_MISSING = "engine-missing"
@@ -69,6 +70,7 @@ EXIT_STATUS_OF = {
     Problem.LIMIT_EXCEEDED: ExitStatus.DATA,
     Problem.COMPILE_LIMIT: ExitStatus.TRY_AGAIN,
     Problem.COMPILE_STARVED: ExitStatus.TRY_AGAIN,
+    Problem.COMPILE_MEMORY: ExitStatus.TRY_AGAIN,
     Problem.PACKAGE_NOT_FOUND: ExitStatus.NO_INPUT,
     Problem.MODULE_NOT_FOUND: ExitStatus.NO_INPUT,
     Problem.ENGINE_MISSING: ExitStatus.UNAVAILABLE,

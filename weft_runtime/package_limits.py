@@ -19,6 +19,14 @@ PATH = Limit(
     1024, "bytes", "a path inside a package",
     "the store's own path comes before it, and Linux takes 4096 bytes in all",
 )  # fmt: skip
+NAME = Limit(
+    255, "bytes", "a name in a path inside a package",
+    "the file systems of Linux take no longer one",
+)  # fmt: skip
+TARGET = Limit(
+    4095, "bytes", "the target of a link",
+    "Linux takes no longer one; those of real packages are paths inside of them",
+)  # fmt: skip
 HEADER = Limit(
     16 * KIB, "bytes", "an extended header of an archive",
     "it holds a path and a link's target; it is read into memory as a whole",
@@ -48,4 +56,18 @@ KEY_FILE = Limit(
     "they have 64 and 128 characters, and perhaps white space around",
 )  # fmt: skip
 
-ALL = (ENTRIES, BYTES, DEPTH, PATH, HEADER, HEADERS, RECORDS, MEMBERS, SURPLUS, WINDOW, KEY_FILE)
+ALL = (
+    ENTRIES,
+    BYTES,
+    DEPTH,
+    PATH,
+    NAME,
+    TARGET,
+    HEADER,
+    HEADERS,
+    RECORDS,
+    MEMBERS,
+    SURPLUS,
+    WINDOW,
+    KEY_FILE,
+)

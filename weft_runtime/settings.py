@@ -56,6 +56,8 @@ class RuntimeSettings(NamedTuple):
     notify_socket: str | None
     compiler_group: Path | None = None
     """The file by which a compiler enters a control group of its own."""
+    has_background: bool = False
+    """Whether root's background compiler is asked for what a launch could not compile."""
 
 
 class ServiceSettings(NamedTuple):
@@ -85,6 +87,7 @@ def runtime_settings(environ: Mapping[str, str] = os.environ) -> RuntimeSettings
         sd_notify=_boolean(environ, "WEFT_SD_NOTIFY"),
         notify_socket=_get(environ, "NOTIFY_SOCKET"),
         compiler_group=Path(group) if (group := _get(environ, "WEFT_COMPILER_GROUP")) else None,
+        has_background=_boolean(environ, "WEFT_BACKGROUND"),
     )
 
 

@@ -64,8 +64,12 @@ class Tree:
         parent = entry.path.rpartition("/")[0]
         if parent and (above := self.entries.get(parent)) and above.kind is not Kind.DIRECTORY:
             raise invalid(entry.path, f"is below {quote(parent)}, which is a {above.kind}")
+        if entry.path == SIGNATURE and entry.kind is not Kind.FILE:
+            raise invalid(entry.path, f"is a {entry.kind}: expected a file, which holds the signature")
         if entry.kind is Kind.LINK and (not entry.target or entry.target.startswith("/")):
             raise invalid(entry.path, "is a link with an absolute path: it would lead out of the package")
+        if (size := len(paths.bytes_of(entry.target))) > package_limits.TARGET.value:
+            raise limits.exceeded(package_limits.TARGET, f"that of {quote(entry.path)} has {size} bytes")
         self.entries[entry.path] = entry
         self._bytes += entry.size
         if len(self.entries) > package_limits.ENTRIES.value:
@@ -163,6 +167,9 @@ def check_path(path: str) -> None:
         raise invalid(path, "has a TAB or a line break in its name, which no signature can tell apart")
     if size > package_limits.PATH.value:
         raise limits.exceeded(package_limits.PATH, f"{quote(path)} has {size} bytes")
+    longest = max(len(name.encode()) for name in path.split("/"))
+    if longest > package_limits.NAME.value:
+        raise limits.exceeded(package_limits.NAME, f"{quote(path)} has one of {longest} bytes")
     if path.count("/") > package_limits.DEPTH.value:
         raise limits.exceeded(package_limits.DEPTH, f"{quote(path)} is below {path.count('/')}")
 

@@ -36,6 +36,7 @@ FOR_APPS = {
     "LANG": "C.UTF-8",
     "LC_ALL": "C.UTF-8",
     "TZ": "UTC",
+    "WEFT_BACKGROUND": "1",
     "WEFT_ENGINE": "pulley",
     "XDG_CACHE_HOME": "/nonexistent",
 }

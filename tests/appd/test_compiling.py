@@ -110,8 +110,8 @@ def test_where_a_launch_has_hit_a_limit_the_background_compiler_is_asked(make: M
     assert found.exit_status == 175
     assert found.reason is not None
     assert found.reason.endswith(
-        "; the limit for CPU time of compiling at a launch is 4 seconds"
-        f" [try again, or compile it ahead, with higher limits: 'weft-pack compile {packages.APP_ID}']"
+        "; the limit for CPU time of compiling is 4 seconds"
+        f" [try again, or compile it ahead: 'weft-pack compile {packages.APP_ID}']"
     )
     eventually(request.exists, "somebody is asked")
 

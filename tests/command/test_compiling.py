@@ -202,6 +202,159 @@ def test_the_service_manager_is_asked_for_more_time(store: Path, start: Start, t
     assert told == [b"EXTEND_TIMEOUT_USEC=30000000\nSTATUS=compiling the module"] * 2
 
 
+# The runtime, for which a store of the test's is one of root's.
+AS_ROOTS = """
+import sys
+from pathlib import Path
+from weft_runtime import settings
+settings.SYSTEM_STORES = (Path(sys.argv[1]),)
+del sys.argv[1:3]
+from weft_runtime.runtime.main import main
+main()
+"""
+
+
+class Background:
+    """Launches of an app of root's, where a background compiler is asked for what they cannot do."""
+
+    def __init__(self, store: Path, directory: Path) -> None:
+        self.wrapper = (sys.executable, "-c", AS_ROOTS, str(store))
+        self.cache = directory / "cache"
+        self.env = {"XDG_CACHE_HOME": str(self.cache), "WEFT_BACKGROUND": "1"}
+
+    @property
+    def notes(self) -> list[Path]:
+        return [*self.cache.glob("**/*.vain")]
+
+
+@pytest.fixture
+def background(store: Path, tmp_path: Path) -> Background:
+    return Background(store, tmp_path)
+
+
+def compiling(background: Background, start: Start, **env: str) -> Running:
+    """A launch that compiles, and has noted that."""
+    running = start(until=b"", wrapper=background.wrapper, env={**background.env, **env})
+    eventually(lambda: bool(background.notes), "it is noted")
+    compiler_of(running)
+    return running
+
+
+LEFT = "is left to weft-compile.service, which has not compiled it yet: "
+
+
+def test_a_launch_that_was_killed_as_it_compiled_is_not_repeated(
+    store: Path, run: Run, start: Start, background: Background
+) -> None:
+    """As the kernel does it to all of a control group that has no more memory."""
+    install(store, slow_to_compile())
+    running = compiling(background, start)
+    running.process.kill()
+    running.wait()
+    eventually(lambda: not members(running.process.pid), "its compiler has ended with it")
+    first = run(wrapper=background.wrapper, env=background.env)
+    told = "is not compiled again at once: the launch before this one was killed while it did"
+    # The status with which the background compiler is asked for.
+    assert first.status == 175
+    assert f"/app.wasm {told} [try again, or compile it ahead" in first.end
+    second = run(wrapper=background.wrapper, env=background.env)
+    assert second.status == 175
+    assert LEFT in second.end
+    assert told in second.end
+    # Memory that was short may be there again.
+    [note] = background.notes
+    long_ago = time.time() - 3600
+    os.utime(note, (long_ago, long_ago))
+    assert compiling(background, start).stop(signal.SIGTERM) is not None
+
+
+def test_a_compiler_that_the_kernel_has_killed_is_not_started_again(
+    store: Path, run: Run, start: Start, background: Background, tmp_path: Path
+) -> None:
+    install(store, slow_to_compile())
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "memory.events").write_text("oom_kill 0\n")
+    running = compiling(background, start, WEFT_COMPILER_GROUP=str(group / "cgroup.procs"))
+    (group / "memory.events").write_text("oom_kill 1\n")
+    os.kill(compiler_of(running), signal.SIGKILL)
+    done = running.wait()
+    assert done.status == 175
+    assert "its control group has no more memory" in done.end
+    again = run(wrapper=background.wrapper, env=background.env)
+    assert again.status == 175
+    assert LEFT in again.end
+    assert "its control group has no more memory" in again.end
+
+
+def test_a_stop_that_memory_is_the_reason_of_keeps_the_note(
+    store: Path, start: Start, background: Background, tmp_path: Path
+) -> None:
+    """The service manager stops a service of which the kernel has killed a process."""
+    install(store, slow_to_compile())
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "memory.events").write_text("oom_kill 0\n")
+    running = compiling(background, start, WEFT_COMPILER_GROUP=str(group / "cgroup.procs"))
+    (group / "memory.events").write_text("oom_kill 1\n")
+    running.process.send_signal(signal.SIGTERM)
+    assert running.wait().status == -signal.SIGTERM
+    assert len(background.notes) == 1
+
+
+def test_a_launch_that_was_stopped_as_it_compiled_leaves_no_note(
+    store: Path, start: Start, background: Background
+) -> None:
+    install(store, slow_to_compile())
+    running = compiling(background, start)
+    running.process.send_signal(signal.SIGTERM)
+    assert running.wait().status == -signal.SIGTERM
+    assert background.notes == []
+
+
+def test_a_launch_beside_one_that_compiles_does_so_too(
+    store: Path, start: Start, background: Background
+) -> None:
+    install(store, slow_to_compile())
+    first = compiling(background, start)
+    second = start(until=b"", wrapper=background.wrapper, env=background.env)
+    compiler_of(second)
+    for running in (first, second):
+        running.process.send_signal(signal.SIGTERM)
+        assert running.wait().status == -signal.SIGTERM
+
+
+def test_what_was_compiled_or_is_no_module_leaves_no_note(
+    store: Path, run: Run, background: Background
+) -> None:
+    package = install(store, guest(leave(3)))
+    assert run(wrapper=background.wrapper, env=background.env).status == 3
+    (package / "app.wasm").write_bytes(b"\0asm\1\0\0\0\1")
+    assert run(wrapper=background.wrapper, env=background.env).status == 165
+    assert background.notes == []
+    assert [*background.cache.glob("**/*.code")] != []
+
+
+def test_a_launch_has_a_lower_bound_only_where_the_background_takes_over(
+    store: Path, run: Run, background: Background
+) -> None:
+    """The package is in one of root's stores, but perhaps nobody of root's looks at it."""
+    install(store, slow_to_compile())
+    wrapper = ["prlimit", "--cpu=3", *background.wrapper]
+    for _ in range(2):
+        done = run(wrapper=wrapper, env={**background.env, "WEFT_BACKGROUND": "0"})
+        assert done.status == 175
+        text = "CPU time of compiling is 3 seconds [try again, or compile it ahead: 'weft-pack compile"
+        assert text in done.end
+    assert background.notes == []
+    done = run(wrapper=wrapper, env=background.env)
+    text = (
+        "CPU time of compiling at a launch is 3 seconds [try again, or compile it ahead, with higher limits"
+    )
+    assert text in done.end
+    assert LEFT in run(wrapper=wrapper, env=background.env).end
+
+
 def test_without_a_background_compiler_each_launch_tries(store: Path, run: Run, tmp_path: Path) -> None:
     """The package is in no store of root's: nothing is noted, since nobody would ever do better."""
     install(store, slow_to_compile())

@@ -89,7 +89,7 @@ def test_a_mangled_name_that_explodes_when_it_is_written_out(store: Path, run: R
 
 
 USED = r"the compiler has used \d+\.\d s of CPU time, \d+ MiB of memory and \d+ s by the clock"
-HELP = " [try again, or compile it ahead, with higher limits: 'weft-pack compile org.example.app']"
+HELP = " [try again, or compile it ahead: 'weft-pack compile org.example.app']"
 COMPILE_MEMORY = "the limit for compile memory is 2147483648 bytes"
 A_LIMIT = 175
 
@@ -128,7 +128,7 @@ def test_a_compiler_ends_with_the_limit_of_cpu_time(store: Path, run: Run) -> No
     package = install(store, slow_to_compile())
     done = run(wrapper=["prlimit", "--cpu=4"])
     assert (done.status, done.stdout) == (A_LIMIT, b"")
-    limit = "the limit for CPU time of compiling at a launch is 4 seconds"
+    limit = "the limit for CPU time of compiling is 4 seconds"
     assert is_too_costly(done, package, limit), done.end
 
 

@@ -221,6 +221,18 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
         f"'{APP_ID}/u' is of the unknown type b'V': expected files, directories and links",
     ),
     "twice": (lambda: tar([*good(), member(f"{APP_ID}/app.wasm")]), "'app.wasm' is there twice"),
+    "directory for a signature": (
+        lambda: tar([*good(), member(f"{APP_ID}/signature.sig", type=tarfile.DIRTYPE)]),
+        "'signature.sig' is a directory: expected a file, which holds the signature",
+    ),
+    "something below a signature": (
+        lambda: tar([*good(), member(f"{APP_ID}/signature.sig/a")]),
+        "'signature.sig' is a directory: expected a file, which holds the signature",
+    ),
+    "link for a signature": (
+        lambda: tar([*good(), link(f"{APP_ID}/signature.sig", "app.wasm")]),
+        "'signature.sig' is a symbolic link: expected a file, which holds the signature",
+    ),
     "tab": (
         lambda: tar([*good(), member(f"{APP_ID}/a\tb")]),
         "'a\\x09b' has a TAB or a line break in its name, which no signature can tell apart",
@@ -271,6 +283,18 @@ TOO_MUCH: dict[str, tuple[Callable[[], bytes], str]] = {
     "a long path": (
         lambda: tar([member(f"{APP_ID}/{'x' * 1025}")]),
         f"'{'x' * 256}...' has 1025 bytes; the limit for a path inside a package is 1024 bytes",
+    ),
+    "a long name": (
+        lambda: tar([*good(), member(f"{APP_ID}/{300 * 'n'}")]),
+        f"'{256 * 'n'}...' has one of 300 bytes; the limit for a name in a path inside a package is 255 bytes",
+    ),
+    "a long name of a directory": (
+        lambda: tar([*good(), member(f"{APP_ID}/{128 * 'ä'}/a")]),
+        f"'{128 * 'ä'}' has one of 256 bytes; the limit for a name in a path inside a package is 255 bytes",
+    ),
+    "a long target": (
+        lambda: tar([*good(), link(f"{APP_ID}/l", f"{2048 * './'}app.wasm")]),
+        "that of 'l' has 4104 bytes; the limit for the target of a link is 4095 bytes",
     ),
     "a deep path": (
         lambda: tar([member(f"{APP_ID}/{'x/' * 33}y")]),

@@ -3,15 +3,21 @@
 
 import hashlib
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.command.guests import guest, leave, slow_to_compile
+from tests.command.harness import eventually
 from tests.pack import trees
-from tests.pack.command import Done, pack
+from tests.pack.command import RUN_SECONDS, Done, pack
 from tests.packages import APP_ID
 from weft_runtime import code_cache
 
@@ -238,3 +244,108 @@ def test_what_was_in_vain_is_done_again_only_by_hand_or_with_higher_limits(home:
     module.write_bytes(VERSIONS["2.0.0"])
     assert run("--all", seconds=4).out == f"compiled {APP_ID}\n"
     assert len(notes()) == 1
+
+
+class Compiling:
+    """weft-pack compile while it runs, and the runtimes that it has executed."""
+
+    def __init__(self, home: Home, *arguments: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "weft_runtime.pack.main", "compile", *arguments],
+            env={"PATH": "/usr/bin:/bin", **home.env, "WEFT_APP_STORE": str(home.store)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def until_at_it(self) -> int:
+        """The runtime that compiles an app, which has a compiler of its own."""
+        found: list[int] = []
+
+        def compiles() -> bool:
+            found[:] = [pid for pid in children(self.process.pid) if children(pid)]
+            return bool(found) and "--code-to" in Path(f"/proc/{found[0]}/cmdline").read_text()
+
+        eventually(compiles, "it compiles")
+        return found[0]
+
+    def wait(self) -> Done:
+        out, err = self.process.communicate(timeout=RUN_SECONDS)
+        assert "Traceback" not in err
+        return Done(self.process.returncode, out, err)
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def slow(home: Home) -> Path:
+    """An app is installed that takes minutes to compile; its module."""
+    home.install("1.0.0")
+    module = home.store / APP_ID / "app.wasm"
+    module.write_bytes(slow_to_compile())
+    return module
+
+
+def killed(home: Home, *arguments: str) -> Done:
+    """The kernel has no memory left for what compiles an app."""
+    compiling = Compiling(home, *arguments)
+    # The engine is asked for its digest before, by a module that takes no time.
+    eventually(lambda: is_slow(compiling.until_at_it()), "the app is compiled")
+    os.kill(compiling.until_at_it(), signal.SIGKILL)
+    return compiling.wait()
+
+
+def is_slow(pid: int) -> bool:
+    """Whether a process is still there after a second, as the one that asks for the digest is not."""
+    begun = time.monotonic()
+    eventually(lambda: time.monotonic() - begun > 1 or not children(pid), "it ends, or does not")
+    return bool(children(pid))
+
+
+def test_what_memory_was_too_little_for_is_left_alone_for_half_an_hour(home: Home) -> None:
+    module = slow(home)
+    complaint = f"{module} could not be compiled: the compiler was killed, as for want of memory"
+    # By hand somebody sees to it: nothing is noted.
+    done = killed(home, APP_ID)
+    told = "the module could not be compiled: the compiler was killed, as for want of memory"
+    assert done.problems == [f"weft-pack: {APP_ID}: {told} [try again when less is going on]"]
+    assert notes_of(home) == []
+    assert killed(home, "--all").problems == [f"weft-pack: {APP_ID}: {complaint}"]
+    again = home.run("compile", "--all")
+    assert again.problems == [
+        f"weft-pack: {APP_ID}: not compiled again: {complaint} ['weft-pack compile {APP_ID}' does]"
+    ]
+    [note] = notes_of(home)
+    long_ago = time.time() - 3600
+    os.utime(note, (long_ago, long_ago))
+    env = {**home.env, "WEFT_APP_STORE": str(home.store)}
+    tried = pack("compile", "--all", env=env, wrapper=("prlimit", "--cpu=3"))
+    assert "the limit for CPU time of compiling is 3 seconds" in tried.err
+
+
+def notes_of(home: Home) -> list[Path]:
+    return list(home.cache.glob(f"{code_cache.SUBDIRECTORY}/*{code_cache.VAIN_SUFFIX}"))
+
+
+def test_what_comes_while_others_are_compiled_is_compiled_too(home: Home) -> None:
+    """Whoever asks the background compiler for it then is not heard, since it runs already."""
+    home.install("1.0.0")
+    home.install("2.0.0", OTHER)
+    for entry in home.entries():
+        entry.unlink()
+    (home.store / OTHER / "app.wasm").write_bytes(slow_to_compile(4, count=310, depth=100))
+    compiling = Compiling(home, "--all")
+    eventually(lambda: home.entries() != [], "the first one is compiled")
+    compiling.until_at_it()
+    new = trees.make(home.store / "org.example.another")
+    (new / "app.wasm").write_bytes(VERSIONS["2.0.0"])
+    module = home.store / APP_ID / "app.wasm"
+    module.unlink()
+    module.write_bytes(VERSIONS["3.0.0"])
+    done = compiling.wait()
+    assert done.status == 0, done.err
+    assert done.out.splitlines() == [
+        f"compiled {APP_ID}", f"compiled {OTHER}", "compiled org.example.another", f"compiled {APP_ID}",
+    ]  # fmt: skip

@@ -487,12 +487,76 @@ def test_the_highest_version_outlives_an_uninstall(
 
 
 def test_uninstall_remembers_what_was_installed_before_a_signature_was_required(device: Device) -> None:
-    signed(device, "1.0.0")
-    device.install(device.source("2.0.0"))
+    (device.directory / "pack.toml").write_text('policy = "off"')
+    device.install(signed(device, "2.0.0"))
     assert device.names() == [APP_ID]
     (device.directory / "pack.toml").write_text('policy = "require"')
     device.uninstall()
-    device.refusal(Problem.NOT_PERMITTED, signed(device, "1.0.0"))
+    assert "version 2.0.0" in device.refusal(Problem.NOT_PERMITTED, signed(device, "1.0.0"))
+
+
+def test_uninstall_remembers_the_version_that_a_rollback_has_kept(device: Device) -> None:
+    (device.directory / "pack.toml").write_text('policy = "off"')
+    for version in ("1.0.0", "2.0.0"):
+        device.install(signed(device, version))
+    device.install(APP_ID, rollback=True)
+    (device.directory / "pack.toml").write_text('policy = "require"')
+    device.uninstall()
+    assert "version 2.0.0" in device.refusal(Problem.NOT_PERMITTED, signed(device, "1.0.0"))
+
+
+def spoiled(device: Device) -> None:
+    (device.live / "app.wasm").write_bytes(b"changed since")
+
+
+def by_nobody(device: Device) -> None:
+    (device.live / "signature.sig").unlink()
+
+
+def by_a_revoked_key(device: Device) -> None:
+    device.places.revoked.mkdir()
+    shutil.copy(device.keys / "vendor.pub", device.places.revoked)
+
+
+@pytest.mark.parametrize("wrong", [spoiled, by_nobody, by_a_revoked_key])
+def test_uninstall_remembers_no_version_that_no_trusted_key_has_signed(
+    device: Device, wrong: Callable[[Device], None]
+) -> None:
+    """Else anybody's package of a high number would keep the vendor's from being installed."""
+    (device.directory / "pack.toml").write_text('policy = "off"')
+    device.install(signed(device, "9.9.9"))
+    wrong(device)
+    (device.directory / "pack.toml").write_text('policy = "require"')
+    device.uninstall()
+    assert device.names() == []
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_where_the_version_cannot_be_remembered_nothing_is_replaced(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.install(signed(device, "1.0.0"))
+    newer = signed(device, "2.0.0")
+    monkeypatch.setattr(storage.Store, "remember", full)
+    assert "No space left on device" in device.refusal(Problem.OS_ERROR, newer)
+
+
+@pytest.mark.parametrize("method", ["_keep", "put"])
+def test_a_forced_version_is_told_if_it_is_there_whatever_fails_after_that(
+    device: Device, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], method: str
+) -> None:
+    device.install(device.source("2.0.0"))
+    older = device.source("1.0.0")
+    monkeypatch.setattr(storage.Store, method, full)
+    with pytest.raises(WeftError, match="No space left on device"):
+        device.install(older, force=True)
+    is_there = method == "_keep"
+    text = f"version 1.0.0 of {APP_ID} in place of 2.0.0, which is installed: --force was used"
+    assert (text in capsys.readouterr().err) is is_there
+    assert ('version = "1.0.0"' in (device.live / "wapp.toml").read_text()) is is_there
 
 
 @pytest.mark.parametrize("text", ["", "no version", "2.0"])

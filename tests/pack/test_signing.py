@@ -12,6 +12,7 @@ from weft_runtime import signature
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.pack import signing
 from weft_runtime.pack.screen import Screen
+from weft_runtime.trust import Places
 
 SEED = bytes(range(32))
 SCREEN = Screen({})
@@ -137,6 +138,25 @@ def test_a_package_without_signature_is_told(key: Path, tmp_path: Path) -> None:
     with pytest.raises(WeftError) as caught:
         signing.verify(SCREEN, package, key.with_suffix(".pub"))
     assert str(caught.value) == f"'{package}' is not signed: it has no signature.sig"
+
+
+def test_a_key_that_is_revoked_verifies_nothing(key: Path, tmp_path: Path) -> None:
+    package = trees.make(tmp_path / "package")
+    signing.sign(SCREEN, package, key)
+    public = key.with_suffix(".pub")
+    places = Places(owner=os.geteuid(), revoked=tmp_path / "revoked")
+    places.revoked.mkdir()
+    assert signing.verify(SCREEN, package, public, places) == 0
+    stolen = places.revoked / "stolen"
+    stolen.write_text(public.read_text().upper())
+    with pytest.raises(WeftError) as caught:
+        signing.verify(SCREEN, package, public, places)
+    assert caught.value.problem is Problem.NOT_TRUSTED
+    assert str(caught.value) == f"the key in '{public}' is revoked, by '{stolen}'"
+    # Whoever cannot know which keys are revoked says OK to none.
+    stolen.write_text("no key")
+    with pytest.raises(WeftError, match="stolen does not hold 64 hexadecimal digits"):
+        signing.verify(SCREEN, package, public, places)
 
 
 @pytest.mark.parametrize(

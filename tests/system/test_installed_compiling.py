@@ -17,6 +17,7 @@ from tests.system.package import OPERATOR_STORE, add_app, complaints, service
 CACHE = "/var/cache/weft/system/code"
 COMPILE, REQUESTS = "weft-compile.service", "weft-compile.path"
 AS_SERVICE, AS_SESSION, TOO_COSTLY = "org.example.one", "org.example.two", "org.example.three"
+KILLED = "org.example.four"
 LIMIT_S = 3
 BACKGROUND_S = 180
 CATALOG = "is too costly to compile"
@@ -33,7 +34,7 @@ def costly(number: int) -> bytes:
 @pytest.fixture(autouse=True)
 def store(device: Container) -> Iterator[None]:
     yield
-    for app_id in (AS_SERVICE, AS_SESSION, TOO_COSTLY):
+    for app_id in (AS_SERVICE, AS_SESSION, TOO_COSTLY, KILLED):
         device.run("rm", "-rf", f"{OPERATOR_STORE}/{app_id}")
 
 
@@ -82,6 +83,25 @@ def test_a_service_that_hits_a_limit_starts_once_the_background_has_compiled_it(
     (text,) = messages(device, AS_SERVICE, "compile-limit")
     assert f"; the limit for CPU time of compiling at a launch is {LIMIT_S} seconds [try again" in text
     (text,) = messages(device, AS_SERVICE, "loaded")
+    assert text.startswith("loaded the compiled code of ")
+
+
+def test_a_service_that_is_killed_as_it_compiles_starts_once_the_background_has_compiled_it(
+    device: Container,
+) -> None:
+    """As the kernel or the service manager does it where the unit has no more memory."""
+    until_compiled(device)
+    unit = service(KILLED)
+    add_app(device, KILLED, costly(4))
+    device.run("systemctl", "start", "--no-block", unit)
+    begun = ("find", f"/var/cache/private/weft-apps/{KILLED}", "-name", "*.vain")
+    eventually(lambda: bool(device.run(*begun, check=False).stdout))
+    device.run("systemctl", "kill", "--signal=KILL", unit)
+    eventually(lambda: bool(messages(device, KILLED, "exited")))
+    # It was not tried again before that, but had the background asked for it.
+    (text,) = messages(device, KILLED, "compile-limit")
+    assert "is not compiled again at once: the launch before this one was killed while it did" in text
+    (text,) = messages(device, KILLED, "loaded")
     assert text.startswith("loaded the compiled code of ")
 
 
@@ -146,6 +166,11 @@ def test_what_is_too_costly_even_for_the_background_is_not_tried_again(device: C
 
 def test_nothing_unexpected_was_logged(device: Container) -> None:
     """The last one: of all that the tests above have brought about, only what they meant to."""
-    meant = ("too costly to compile", "is left to weft-compile.service", "not compiled again")
+    meant = (
+        "too costly to compile",
+        "is left to weft-compile.service",
+        "not compiled again at once",
+        "not compiled again",
+    )
     by_systemd = ("Failed with result", "Main process exited", "Failed to start ")
     assert complaints(device, *meant, *by_systemd, "could not be compiled in the background") == []

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from weft_runtime import code_cache, integrity, limits
-from weft_runtime.code_cache import Caches, Key, Lookup, Vain
+from weft_runtime.code_cache import Caches, Key, Lookup, Vain, Why
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.limits import CompileBounds
 
@@ -581,6 +581,43 @@ def test_code_or_the_end_of_an_app_take_the_note_away(tmp_path: Path) -> None:
     code_cache.note_vain(place.own, place.key, noted)
     code_cache.forget(place.own, place.key.module)
     assert code_cache.vain(place.own, place.key) is None
+
+
+def test_a_long_reason_does_not_hide_what_kind_of_note_it_is(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    for why in (Why.LIMIT, Why.MEMORY):
+        code_cache.note_vain(place.own, place.key, Vain(CompileBounds.here(), "ä" * 2000, why=why))
+        found = code_cache.vain(place.own, place.key)
+        assert found is not None
+        assert found.why is why
+    # As the first release has written them.
+    path = place.own / "code" / place.key.vain_name
+    path.write_text(f"{CompileBounds.here()}\nreason\n")
+    found = code_cache.vain(place.own, place.key)
+    assert found is not None
+    assert (found.reason, found.why) == ("reason", Why.LIMIT)
+
+
+def test_that_it_has_begun_counts_once_whoever_began_is_gone(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    fd = code_cache.note_begun(place.own, place.key, CompileBounds.here())
+    assert code_cache.vain(place.own, place.key) is None
+    os.close(fd)
+    found = code_cache.vain(place.own, place.key)
+    assert found is not None
+    assert found.why is Why.BEGUN
+    code_cache.forget_vain(place.own, place.key)
+    assert code_cache.vain(place.own, place.key) is None
+    code_cache.forget_vain(place.own, place.key)
+
+
+def test_a_lack_of_memory_counts_for_a_while_and_a_limit_for_ever() -> None:
+    here, now = CompileBounds.here(), time.time()
+    larger = here._replace(cpu=here.cpu + 1)
+    for age, of_memory in ((0, True), (1700, True), (1900, False), (-10, False)):
+        assert Vain(here, "reason", now - age, Why.MEMORY).counts(here) is of_memory
+        assert Vain(here, "reason", now - age, Why.LIMIT).counts(here)
+        assert not Vain(here, "reason", now - age, Why.MEMORY).counts(larger)
 
 
 @pytest.mark.parametrize("how", ["writable", "linked", "garbage", "fifo", "directory"])

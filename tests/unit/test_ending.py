@@ -51,6 +51,7 @@ ENDS = {
     Problem.INTERNAL_ERROR: (Event.INTERNAL_ERROR, 170),
     Problem.COMPILE_LIMIT: (Event.COMPILE_LIMIT, 175),
     Problem.COMPILE_STARVED: (Event.COMPILE_LIMIT, 175),
+    Problem.COMPILE_MEMORY: (Event.COMPILE_LIMIT, 175),
     Problem.OS_ERROR: (Event.FAILED, 171),
     Problem.NOT_PERMITTED: (Event.FAILED, 177),
     Problem.NOT_TRUSTED: (Event.NOT_TRUSTED, 177),

@@ -51,6 +51,7 @@ def test_an_exit_status_prints_as_its_number() -> None:
         ("limit-exceeded", 165),
         ("compile-limit", 175),
         ("compile-starved", 175),
+        ("compile-memory", 175),
         ("package-not-found", 166),
         ("module-not-found", 166),
         ("engine-missing", 169),

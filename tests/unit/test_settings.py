@@ -63,6 +63,11 @@ def test_a_compiler_may_have_a_control_group(value: str, group: Path | None) -> 
     assert runtime_settings({"WEFT_COMPILER_GROUP": value}).compiler_group == group
 
 
+@pytest.mark.parametrize(("value", "found"), [("1", True), ("0", False), ("", False), (NOT_UTF8, False)])
+def test_a_unit_says_that_the_background_compiler_can_be_asked(value: str, found: bool) -> None:
+    assert runtime_settings({"WEFT_BACKGROUND": value}).has_background is found
+
+
 def test_a_service_has_the_first_of_its_state_directories() -> None:
     assert service_settings({}) == ServiceSettings(None, None)
     assert service_settings({"STATE_DIRECTORY": "", "HOME": ""}) == ServiceSettings(None, None)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.needs import ROOT, tool
-from weft_runtime.appd import background, settings
+from weft_runtime.appd import background, child, settings
 from weft_runtime.appd.daemon import CONTROL_NAME, WS_NAME
 from weft_runtime.client import SYSTEM_SOCKET
 from weft_runtime.code_cache import Caches
@@ -190,6 +190,14 @@ def test_what_units_run_is_in_the_tree() -> None:
     here = {f"/usr/lib/weft-runtime/{path.name}" for path in (INFRA / "libexec").iterdir()}
     assert programs == here
     assert all(os.access(path, os.X_OK) for path in (INFRA / "libexec").iterdir())
+
+
+@pytest.mark.parametrize("unit", [DAEMON, APP])
+def test_where_the_compiler_can_be_asked_the_runtime_is_told(unit: str) -> None:
+    environment = dict(value.split("=", 1) for value in values(unit, "Environment"))
+    assert runtime_settings(environment).has_background
+    # The daemon's own environment is not that of its sessions.
+    assert child.environment(environment, log_to_journal=True)["WEFT_BACKGROUND"] == "1"
 
 
 def test_the_example_of_a_drop_in_chooses_the_interpreter() -> None:

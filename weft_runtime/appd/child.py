@@ -46,6 +46,7 @@ _PASSED = (
     "XDG_CACHE_HOME",
     "XDG_RUNTIME_DIR",
     "WEFT_APP_STORE",
+    "WEFT_BACKGROUND",
     "WEFT_ENGINE",
 )
 

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import code_cache, settings, store
-from weft_runtime.code_cache import Caches, Key, Lookup, Vain
+from weft_runtime.code_cache import Caches, Key, Lookup, Vain, Why
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
 from weft_runtime.integrity import Identity
 from weft_runtime.limits import CompileBounds
 from weft_runtime.pack import engine
-from weft_runtime.pack.engine import Answer
+from weft_runtime.pack.engine import Answer, ShortOfMemoryError
 from weft_runtime.store import WrongPath
 
 # One type () -> (), one function of it, exported as _start, with an empty body.
@@ -51,7 +51,7 @@ def cache_for(environ: Mapping[str, str], path: Path) -> Cache | None:
 
 
 class TooCostly(WeftError):
-    """The compiler ran into a limit, and that is noted: nobody compiles this module again until something changes."""
+    """The compiler ran into a limit, or was short of memory, and that is noted: nobody compiles this module again for now."""
 
 
 @contextmanager
@@ -108,15 +108,23 @@ def ensure(
             return False
         bounds = CompileBounds.here()
         before = None if by_hand else code_cache.vain(cache.directory, found.key)
-        if before is not None and before.bounds.covers(bounds):
+        if before is not None and before.counts(bounds):
             raise WeftError(
-                Problem.COMPILE_LIMIT,
+                Problem.COMPILE_MEMORY if before.why is Why.MEMORY else Problem.COMPILE_LIMIT,
                 f"not compiled again: {before.reason}",
                 f"'weft-pack compile {app_id}' does",
             )
-        answer = _compiled(module.fileno(), environ, code_fd, waiting)
+        source = printable(str(package.module))
+        try:
+            answer = _compiled(module.fileno(), environ, code_fd, waiting)
+        except ShortOfMemoryError as error:
+            if by_hand:
+                raise
+            complaint = f"{source} {error.complaint}"
+            _note_vain(cache, found.key, Vain(bounds, complaint, why=Why.MEMORY))
+            raise TooCostly(error.problem, complaint) from None
         if answer.complaint:
-            complaint = f"{printable(str(package.module))} {answer.complaint}"
+            complaint = f"{source} {answer.complaint}"
             if not answer.is_too_costly:
                 raise WeftError(Problem.MODULE_INVALID, complaint)
             _note_vain(cache, found.key, Vain(bounds, complaint))

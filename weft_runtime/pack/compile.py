@@ -3,12 +3,13 @@
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from weft_runtime import settings, store
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.ids import AppId
+from weft_runtime.integrity import Identity
 from weft_runtime.journal import Event, Level, Log, open_log
 from weft_runtime.pack import code, install
 from weft_runtime.pack.screen import PROGRAM, Screen
@@ -25,11 +26,11 @@ def compile_apps(screen: Screen, environ: Mapping[str, str], options: argparse.N
     cache = code.cache_for(environ, stores[0])
     if cache is None:
         raise WeftError(Problem.CONFIG_INVALID, "there is no cache for compiled code: $HOME is not set")
-    apps = options.apps or sorted(store.installed(stores))
     told: list[dict[str, object]] = []
-    engine = code.engine_digest(environ) if apps else b""
+    engine: bytes | None = None
     log = open_log(PROGRAM, settings.log_settings(environ))
-    for app_id in apps:
+    for app_id in options.apps or _all(stores):
+        engine = engine or code.engine_digest(environ)
         compiled, problem = False, None
         try:
             with screen.progress(f"compiling {app_id}") as go_on:
@@ -38,7 +39,7 @@ def compile_apps(screen: Screen, environ: Mapping[str, str], options: argparse.N
         except WeftError as error:
             problem = str(error)
             if isinstance(error, code.TooCostly) and log.is_native:
-                _log_too_costly(log, app_id, problem)
+                _log_too_costly(log, app_id, error)
             else:
                 screen.error(f"{app_id}: {problem}")
         else:
@@ -48,15 +49,43 @@ def compile_apps(screen: Screen, environ: Mapping[str, str], options: argparse.N
     log.flush()
     if options.json:
         screen.json(told)
-    elif not apps:
+    elif not told:
         screen.line("no packages installed")
     return 1 if any(entry["problem"] for entry in told) else 0
 
 
-def _log_too_costly(log: Log, app_id: AppId, problem: str) -> None:
+def _all(stores: Sequence[Path]) -> Iterator[AppId]:
+    """The apps in the stores, those included that come while the others are compiled, or get another module then.
+
+    Whoever asks the background compiler for one of these is not heard: it runs already.
+    """
+    done: set[tuple[AppId, Identity | None]] = set()
+    while new := [app for app in _states(stores) if app not in done]:
+        for app in new:
+            done.add(app)
+            yield app[0]
+
+
+def _states(stores: Sequence[Path]) -> list[tuple[AppId, Identity | None]]:
+    """Each app with the state of its module; None for one that cannot be opened."""
+    return [(app_id, _state(app_id, stores)) for app_id in sorted(store.installed(stores))]
+
+
+def _state(app_id: AppId, stores: Sequence[Path]) -> Identity | None:
+    try:
+        package = store.open_package(app_id, stores)
+    except WeftError:
+        return None
+    try:
+        return Identity.of(os.fstat(package.module_fd))
+    finally:
+        os.close(package.module_fd)
+
+
+def _log_too_costly(log: Log, app_id: AppId, error: WeftError) -> None:
     log.entry(
-        Level.ERR, problem, Event.TOO_COSTLY,
-        WEFT_APP_ID=app_id, WEFT_PROBLEM=Problem.COMPILE_LIMIT, WEFT_REASON=problem,
+        Level.ERR, str(error), Event.TOO_COSTLY,
+        WEFT_APP_ID=app_id, WEFT_PROBLEM=error.problem, WEFT_REASON=str(error),
     )  # fmt: skip
 
 

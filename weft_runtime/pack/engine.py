@@ -50,6 +50,8 @@ _REPORT_MAX = 64 * 1024
 
 _TICK_MS = 1000
 
+_AT_ANOTHER_TIME = "try again when less is going on"
+
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _prctl = ctypes.CDLL(None).prctl
 
@@ -78,6 +80,15 @@ class Answer(NamedTuple):
     """Whether the compiler ran into a limit, which is the complaint then."""
 
 
+class ShortOfMemoryError(WeftError):
+    """The kernel has ended the compiler for want of memory, which may have been that of others."""
+
+    def __init__(self, complaint: str) -> None:
+        """`complaint` completes "MODULE ..."."""
+        super().__init__(Problem.COMPILE_MEMORY, f"the module {complaint}", _AT_ANOTHER_TIME)
+        self.complaint = complaint
+
+
 class _Ended(NamedTuple):
     status: int
     report: bytes
@@ -93,7 +104,7 @@ def ask(
     """Ask the engine about the module that is open on `module_fd`; None where there is no engine.
 
     Where it would start it, its code is in the empty file `code_fd` afterwards. `waiting` is called now and then.
-    Raises WeftError where it cannot be asked.
+    Raises WeftError where it cannot be asked, ShortOfMemoryError where its compiler was killed.
     """
     program = find_runtime(environ)
     if program is None:
@@ -255,6 +266,9 @@ def _answer(ended: _Ended) -> Answer | None:
         return Answer("")
     if ended.status == ExitStatus.UNAVAILABLE:
         return None
+    if ended.status == -signal.SIGKILL:
+        # Not by us, who wait for it longer than it takes: as a rule by the kernel.
+        raise ShortOfMemoryError("could not be compiled: the compiler was killed, as for want of memory")
     try:
         # The last line is about the end.
         *_, line = ended.report.splitlines()
@@ -267,8 +281,10 @@ def _answer(ended: _Ended) -> Answer | None:
         return Answer(about_it)
     if ended.status == ExitStatus.TRY_AGAIN and problem == Problem.COMPILE_LIMIT:
         return Answer(about_it, is_too_costly=True)
+    if ended.status == ExitStatus.TRY_AGAIN and problem == Problem.COMPILE_MEMORY:
+        raise ShortOfMemoryError(about_it)
     if ended.status == ExitStatus.TRY_AGAIN:
-        raise WeftError(Problem.COMPILE_STARVED, f"the module {about_it}", "try again when less is going on")
+        raise WeftError(Problem.COMPILE_STARVED, f"the module {about_it}", _AT_ANOTHER_TIME)
     raise WeftError(Problem.OS_ERROR, f"the module could not be checked: {reason}")
 
 

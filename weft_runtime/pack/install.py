@@ -60,21 +60,30 @@ def install(
         wanted = None if cache is None else code_fd
         found = _checked(incomplete, environ, screen, source, app_id, wanted)
         verified = _verified(screen, incomplete, app_id, rule, places)
-        with storage.opened(path, waiting) as opened:
-            later = _later(opened, found, rule)
-            if later is not None and not options.force:
-                raise _older(found, *later)
-            before = _version_of(opened.live(app_id))
-            opened.put(app_id, incomplete)
-            if verified.key is not None:
-                _remember_version(opened, app_id, found.version)
-            _remember(opened.live(app_id), verified, places)
-            if cache is not None:
-                module = opened.live(app_id) / paths.local(found.module)
-                _keep_code(screen, code_fd, module, verified.digest_of(found.module), cache)
-    story.installed(environ, app_id, found.version, before, source, verified.key)
-    if later is not None:
-        _tell_forced(screen, found, *later)
+        forced: tuple[str, str] | None = None
+        before: str | None = None
+        is_there = False
+        try:
+            with storage.opened(path, waiting) as opened:
+                later = _later(opened, found, rule)
+                if later is not None and not options.force:
+                    raise _older(found, *later)
+                # Before the exchange: where this cannot be written, nothing has happened yet.
+                if verified.key is not None:
+                    _remember_version(opened, app_id, found.version)
+                forced, before = later, _version_of(opened.live(app_id))
+                opened.put(app_id, incomplete)
+                is_there = True
+                _remember(opened.live(app_id), verified, places)
+                if cache is not None:
+                    module = opened.live(app_id) / paths.local(found.module)
+                    _keep_code(screen, code_fd, module, verified.digest_of(found.module), cache)
+        finally:
+            # Whatever went wrong after the exchange: the version is there, and so is the reason to say so.
+            if is_there or (forced is not None and _is_version(path / app_id, found.version)):
+                story.installed(environ, app_id, found.version, before, source, verified.key)
+                if forced is not None:
+                    _tell_forced(screen, found, *forced)
     screen.line(f"installed {app_id} -> {path / app_id}")
     _say_where(screen, environ, path)
     return 0
@@ -97,8 +106,8 @@ def uninstall(
         versions = (opened.live(app_id), opened.previous(app_id))
         modules = code.modules_of(versions) if cache is not None else set()
         if policy.read(places.config, owner=places.owner) is Policy.REQUIRE:
-            with suppress(WeftError):  # a broken package has no version
-                _remember_version(opened, app_id, store.read_manifest(opened.live(app_id)).version)
+            for directory in versions:
+                _remember_removed(opened, app_id, directory, places)
         before = _version_of(opened.live(app_id))
         opened.remove(app_id)
         trust.forget(path / app_id, places)
@@ -228,9 +237,33 @@ def _older(new: Manifest, old: str, how: str) -> WeftError:
 
 
 def _remember_version(opened: Store, app_id: AppId, version: str) -> None:
-    highest = opened.highest(app_id)
-    if highest is None or not is_version(highest) or is_older(highest, version):
+    if _is_highest(opened, app_id, version):
         opened.remember(app_id, version)
+
+
+def _is_highest(opened: Store, app_id: AppId, version: str) -> bool:
+    highest = opened.highest(app_id)
+    return highest is None or not is_version(highest) or is_older(highest, version)
+
+
+def _remember_removed(opened: Store, app_id: AppId, directory: Path, places: Places) -> None:
+    """Remember a version that is about to go, if a trusted key has signed it: a forged one must not bar the way.
+
+    Most are remembered since they were installed, but not what came while the policy was that nobody looks.
+    """
+    with suppress(WeftError):  # a broken package has no version
+        version = store.read_manifest(directory).version
+        if not _is_highest(opened, app_id, version):
+            return
+        if trust.judge(directory, trust.trusted_keys(places)).key is not None:
+            opened.remember(app_id, version)
+
+
+def _is_version(directory: Path, version: str) -> bool:
+    try:
+        return store.read_manifest(directory).version == version
+    except WeftError:
+        return False
 
 
 def _tell_forced(screen: Screen, new: Manifest, old: str, how: str) -> None:

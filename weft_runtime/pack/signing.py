@@ -6,11 +6,12 @@ import secrets
 import stat
 from pathlib import Path
 
-from weft_runtime import signature, tree
+from weft_runtime import signature, tree, trust
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import quote
 from weft_runtime.pack.files import write_new
 from weft_runtime.pack.screen import Screen
+from weft_runtime.trust import Places
 
 PRIVATE_NAME = "weft-sign.key"
 PUBLIC_NAME = "weft-sign.pub"
@@ -52,9 +53,17 @@ def sign(screen: Screen, directory: Path, key_file: Path) -> int:
     return 0
 
 
-def verify(screen: Screen, directory: Path, key_file: Path) -> int:
-    """Say whether the signature is that of the key. Raises WeftError where there is none to verify."""
+def verify(screen: Screen, directory: Path, key_file: Path, places: Places | None = None) -> int:
+    """Say whether the signature is that of the key, and that is not revoked here.
+
+    Raises WeftError where there is none to verify, or where it cannot be known which keys are revoked.
+    """
     key = signature.read_public_key(_open_key(key_file, "public"), str(key_file))
+    revoked = trust.revoked_keys(places or Places()).get(key)
+    if revoked is not None:
+        raise WeftError(
+            Problem.NOT_TRUSTED, f"the key in {quote(str(key_file))} is revoked, by {quote(revoked)}"
+        )
     found = signature.read_signature(directory)
     if found is None:
         raise WeftError(

@@ -21,6 +21,8 @@ class CodeSettings(NamedTuple):
     """Where compiled code is looked for; None is "nowhere"."""
     compiler_group: Path | None = None
     """The file by which a compiler enters a control group of its own."""
+    has_background: bool = False
+    """Whether root's background compiler is asked for what a launch could not compile."""
 
 
 class Groundwork(NamedTuple):

@@ -125,7 +125,8 @@ class Compilation:
         """Wait for the child: a descriptor of the entry that it made, which nobody can change; it is the caller's.
 
         `tell` is called at once and then every few seconds as long as the compiler works. Raises WeftError:
-        MODULE_INVALID, COMPILE_LIMIT or COMPILE_STARVED naming the limit, or INTERNAL_ERROR where the compiler crashed.
+        MODULE_INVALID, COMPILE_LIMIT or COMPILE_STARVED naming the limit, COMPILE_MEMORY where the kernel has ended the
+        compiler for want of memory, or INTERNAL_ERROR where it crashed.
         """
         try:
             status, used = self._wait(tell)
@@ -143,6 +144,10 @@ class Compilation:
             os.close(self._text_fd)
             self._stage.close()
         return self._code_fd
+
+    def is_short_of_memory(self) -> bool:
+        """Whether the kernel has ended a process of its control group for want of memory since it began."""
+        return _killed_for_memory(self._group) > self._killed_before
 
     def _wait(self, tell: Callable[[], None]) -> tuple[int, Usage]:
         """The child's exit status, or minus the number of the signal that ended it, and what it has used.
@@ -181,11 +186,11 @@ class Compilation:
             return self._exceeded(Problem.COMPILE_LIMIT, self._cpu, used)
         if self._is_out_of_memory(status, used):
             return self._exceeded(Problem.COMPILE_LIMIT, self._memory, used)
-        if status == -signal.SIGKILL and _killed_for_memory(self._group) > self._killed_before:
+        if status == -signal.SIGKILL and self.is_short_of_memory():
             what = f"its control group has no more memory, and it has used {used}"
             message = f"{self._source} is too costly to compile: {what}"
             # Which may be that of others.
-            return WeftError(Problem.COMPILE_STARVED, message, self._bounds.hint)
+            return WeftError(Problem.COMPILE_MEMORY, message, self._bounds.hint)
         if NOT_EXECUTABLE in self.note:
             return not_executable(self.note)
         if status == _REFUSED:

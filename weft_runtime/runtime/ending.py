@@ -60,6 +60,7 @@ _EVENTS = {
     Problem.ENGINE_MISSING: Event.ENGINE_MISSING,
     Problem.COMPILE_LIMIT: Event.COMPILE_LIMIT,
     Problem.COMPILE_STARVED: Event.COMPILE_LIMIT,
+    Problem.COMPILE_MEMORY: Event.COMPILE_LIMIT,
     Problem.NOT_TRUSTED: Event.NOT_TRUSTED,
     Problem.CHANGED: Event.CHANGED,
     Problem.CAPABILITY_REFUSED: Event.CAPABILITY_REFUSED,
@@ -114,6 +115,8 @@ class Ending:
         """Called before the log line: tells the service manager."""
         self.drain: Callable[[float | None], None] = lambda timeout: None
         """Called first: passes on what the guest has written, for that many seconds at most."""
+        self.on_stop: Callable[[], None] = lambda: None
+        """Called last where a stop signal ends the process, if there is time."""
         self._claim = _thread.allocate_lock()
 
     @property
@@ -161,6 +164,7 @@ class Ending:
     def _tell_and_release(self, outcome: Outcome, told: _thread.LockType) -> None:
         try:
             self._tell(outcome, STOP_GRACE_S / 2)
+            self.on_stop()
         finally:
             told.release()
 

@@ -79,7 +79,9 @@ def prepare(ending: Ending, about: Mapping[str, str] = {}) -> Prepared:
     ending.log.bind(**about)
     environment = settings.runtime_settings()
     caches = Caches(own=settings.cache_directory())
-    code = CodeSettings(environment.engine, caches, environment.compiler_group)
+    code = CodeSettings(
+        environment.engine, caches, environment.compiler_group, has_background=environment.has_background
+    )
     return Prepared(ending, environment, code, stdout_is_open)
 
 

@@ -159,14 +159,16 @@ def _launch(app: App) -> Launch:
         app.readiness.delayed(what)
 
     package = app.package
-    # Which compiles for the processor alone.
-    has_background = package.directory.parent in SYSTEM_STORES and app.code.engine is EngineKind.NATIVE
+    # Which sees to root's stores, and compiles for the processor alone.
+    can_be_asked = package.directory.parent in SYSTEM_STORES and app.code.engine is EngineKind.NATIVE
+    has_background = app.code.has_background and can_be_asked
     return Launch(package.app_id, has_background, app.is_service, tell)
 
 
 def _load(loading: Loading, source: str, ready_mode: ReadyMode | None, ending: Ending) -> Loaded:
     """Wait for what is being loaded, and link it."""
     guest = Guest(loading.engine)
+    ending.on_stop = loading.stopped
     module = loading.result()
     ending.phase = "checking its exports"
     return _link(guest, module, source, ready_mode)
