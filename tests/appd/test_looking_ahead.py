@@ -62,7 +62,7 @@ def ahead(start: Make, tmp_path: Path) -> Appd:
 
 def test_a_process_that_waits_keeps_nothing_of_the_package_open(ahead: Appd) -> None:
     def open_files() -> list[str]:
-        files = [file for pid in spares_of(ahead) for file in descriptors(pid).values()]
+        files = [file for pid in ahead.helpers for file in descriptors(pid).values()]
         return [file for file in files if file.startswith(os.fspath(ahead.store))]
 
     # While it looks, which the last launch may have made it do again, it has.
