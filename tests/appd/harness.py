@@ -221,6 +221,8 @@ class Appd:
         for line in self.log_text.splitlines():
             if any(part in line for part in self.expected_errors):
                 continue
+            if re.match(r"  +\d+: ", line):
+                continue  # a backtrace, below the entry of a trap
             match = _LOG_LINE.fullmatch(line)
             assert match, f"this is no line of a log: {line}"
             # An error of a session is the app's own, as a trap.
