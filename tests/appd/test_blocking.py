@@ -104,7 +104,7 @@ def test_a_standard_error_that_nobody_reads_holds_nobody_up(make: Make, unread: 
         for part in ("launched by", "ready after", "ended by SIGTERM", "ending it", "x" * 2000):
             assert sum(part in line for line in lines) == LAUNCHES, part
         assert sum(" on" in line and "reloaded, " in line for line in lines) == 1
-        numbers = [int(match[1]) for line in lines if (match := re.search(r"/(\d+): info: launched", line))]
+        numbers = [int(match[1]) for line in lines if (match := re.search(r"\[(\d+)\]: launched", line))]
         assert numbers == list(range(1, LAUNCHES + 1))
         process.send_signal(signal.SIGTERM)
         assert process.wait(WAIT_SECONDS) == 0
@@ -127,7 +127,7 @@ def test_what_is_lost_is_counted_and_told_once(make: Make, unread: Unread) -> No
         lost = re.search(r"warning: (\d+) entries of the log were lost: standard error did not read$", told)
         assert lost
         # Those of the app; besides, what the daemon has to say of its end, of the fork server and of the reload.
-        before = sum(line.endswith(": info: line") for line in lines)
+        before = sum(line.endswith(": line") for line in lines)
         assert count - before <= int(lost[1]) <= count - before + 8
 
 

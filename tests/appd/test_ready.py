@@ -69,7 +69,7 @@ def test_what_is_no_ready_line_ends_in_the_timeout(wide: Appd) -> None:
         assert ended.stopped - ended.launched >= 3
     # Nobody asked for this end: the operator is to see it.
     assert wide.find("ended by", sessions["silent"]).startswith("warning: ended by SIGTERM after ")
-    assert "info: ending it: it did not say READY within 3 s" in wide.messages(sessions["silent"])
+    assert "warning: ending it: it did not say READY within 3 s" in wide.messages(sessions["silent"])
 
 
 def test_who_ignores_the_timeout_is_killed(start: Make) -> None:

@@ -199,7 +199,7 @@ def test_the_service_manager_is_asked_for_more_time(store: Path, start: Start, t
         told = [manager.recv(4096) for _ in range(2)]
     running.process.send_signal(signal.SIGTERM)
     running.wait()
-    assert told == [b"EXTEND_TIMEOUT_USEC=30000000\nSTATUS=compiling the module"] * 2
+    assert told == [b"EXTEND_TIMEOUT_USEC=30000000\nSTATUS=compiling the module (version 1.2.3)"] * 2
 
 
 # The runtime, for which a store of the test's is one of root's.

@@ -573,7 +573,7 @@ def test_top_goes_on_where_the_daemon_is_gone(appd: Device) -> None:
     top = OnTerminal(appd, "top", "--interval", "0.2")
     top.until(b"0 sessions")
     appd.stop()
-    top.until(b"no weft-appd is listening")
+    top.until(b"weft-appd is not running")
     appd.start()
     before = top.shown.count(b"\x1b[J")
     top.until(b"\x1b[J", before + 3)

@@ -214,7 +214,7 @@ def test_services_are_shown_without_a_daemon(device: Container, both: dict[str, 
     assert [row.split()[:5] for row in done.stdout.splitlines()[1:]] == [
         ["-", "service", TICKER, "1.0.0", "running"]
     ]
-    assert f"weftctl: no weft-appd is listening on '{SOCKET}'" in done.stderr
+    assert f"weftctl: weft-appd is not running: nobody listens on '{SOCKET}'" in done.stderr
     done = device.run("weftctl", "top", "--once", check=False)
     assert (done.returncode, service(TICKER) in done.stderr, TICKER in done.stdout) == (171, False, True)
     done = device.run("weftctl", "status", TICKER, check=False)

@@ -109,11 +109,10 @@ class Terminal:
             with suppress(termios.error):
                 self._saved = termios.tcgetattr(0)
                 tty.setcbreak(0)
-        write_result(_ENTER, end="")
+        _write(_ENTER)
 
     def _give_back(self) -> None:
-        with suppress(OSError, WeftError):  # it is gone
-            write_result(_LEAVE, end="")
+        _write(_LEAVE)
         if self._saved is not None:
             with suppress(termios.error):
                 termios.tcsetattr(0, termios.TCSADRAIN, self._saved)  # type: ignore[arg-type] # as tcgetattr gave it
@@ -131,3 +130,9 @@ class Terminal:
 
 def _raise(number: int, _: FrameType | None) -> None:
     raise Ended(number)
+
+
+def _write(text: str) -> None:
+    """Past sys.stdout, which refuses a signal handler that has interrupted it; `draw` tells of what is wrong with it."""
+    with suppress(OSError):
+        os.write(1, text.encode())

@@ -190,7 +190,7 @@ def _holder(address: str) -> tuple[str, str] | None:
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if any(str(fd.readlink()) in inodes for fd in (process / "fd").iterdir()):
-                name = printable((process / "comm").read_text().strip())
+                name = printable((process / "comm").read_text(encoding="utf-8", errors="replace").strip())
                 group = (process / "cgroup").read_text(encoding="utf-8").strip()
                 unit = re.search(r"/([^/]+\.service)(/|$)", group)
                 end = f"systemctl stop {unit[1]}" if unit and process.name != "1" else f"kill {process.name}"
