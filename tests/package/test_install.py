@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The package on a booted system of each release: its commands, its own tests, upgrade, removal, purge."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -242,8 +243,8 @@ def _states(machine: Container, *units: str) -> set[str]:
 
 def _process(machine: Container, session: str) -> str:
     """The PID of a session's process, as the daemon knows it and the kernel has it."""
-    lines = machine.run("weftctl", "list").stdout.splitlines()
-    [pid] = (line.split()[3] for line in lines if line.startswith(f"{session} "))
+    sessions = json.loads(machine.run("weftctl", "list", "--json").stdout)
+    [pid] = (str(each["pid"]) for each in sessions if each["session_id"] == int(session))
     machine.run("test", "-d", f"/proc/{pid}")
     return pid
 
