@@ -246,7 +246,12 @@ def test_a_daemon_that_hangs_is_caught_by_the_watchdog(service: Container) -> No
     )
     timeouts = service.journal(f"UNIT={UNIT}", "PRIORITY=3")
     assert any("Watchdog timeout" in str(entry["MESSAGE"]) for entry in timeouts)
-    assert [session["app_id"] for session in until_state(service, "running", 1).values()] == [TICKER]
+    eventually(
+        lambda: (
+            [(each["app_id"], each["state"]) for each in sessions(service).values() if each["pid"]]
+            == [(TICKER, "running")]
+        )
+    )
 
 
 def test_the_watchdog_leaves_a_daemon_alone_that_works(service: Container) -> None:

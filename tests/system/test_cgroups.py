@@ -5,7 +5,18 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from tests.system.appd import CONFIG, TICKER, UNIT, ask, entries, eventually, launch, show, until_state
+from tests.system.appd import (
+    CONFIG,
+    TICKER,
+    UNIT,
+    ask,
+    entries,
+    eventually,
+    launch,
+    sessions,
+    show,
+    until_state,
+)
 from tests.system.container import Container
 
 pytestmark = pytest.mark.sessions
@@ -179,8 +190,9 @@ def test_after_a_crash_the_groups_are_made_anew(service: Container) -> None:
     eventually(
         lambda: show(service, "MainPID") not in ("0", daemon) and show(service, "ActiveState") == "active"
     )
-    until_state(service, "running", 1)
-    assert groups(service) == {"supervisor", "session-1"}
+    eventually(lambda: [each["state"] for each in sessions(service).values() if each["pid"]] == ["running"])
+    (session,) = [number for number, each in sessions(service).items() if each["pid"]]
+    assert groups(service) == {"supervisor", f"session-{session}"}
 
 
 def test_a_limit_that_cannot_hold_is_told_once(service: Container) -> None:

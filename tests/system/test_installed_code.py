@@ -8,7 +8,7 @@ import pytest
 
 from tests.deb import built_deb
 from tests.packages import wat
-from tests.system.appd import HELLO, TICKER, eventually, show
+from tests.system.appd import HELLO, TICKER, UNIT, eventually, show
 from tests.system.container import Container
 from tests.system.package import (
     OPERATOR_STORE,
@@ -78,9 +78,18 @@ def has_ended(container: Container) -> bool:
 
 def loaded(container: Container, app_id: str) -> list[str]:
     """How an app's module came into the process, at each start."""
-    return [
-        str(entry["MESSAGE"]) for entry in container.journal("WEFT_EVENT=loaded", f"WEFT_APP_ID={app_id}")
-    ]
+    found = container.journal("WEFT_EVENT=loaded", f"WEFT_APP_ID={app_id}")
+    return [str(entry["MESSAGE"]).partition(": ")[2] for entry in found]
+
+
+@pytest.fixture(scope="module")
+def device(device: Container) -> Container:
+    """With a daemon that says more: that a session has loaded compiled code is no news otherwise."""
+    drop_in = "/etc/systemd/system/weft-appd.service.d/debug.conf"
+    device.write(drop_in, "[Service]\nEnvironment=WEFT_LOG_LEVEL=debug\n")
+    device.run("systemctl", "daemon-reload")
+    device.run("systemctl", "restart", UNIT)
+    return device
 
 
 @pytest.fixture

@@ -45,7 +45,7 @@ def limit(container: Container, unit: str) -> None:
 
 def messages(container: Container, app_id: str, event: str) -> list[str]:
     found = container.journal(f"WEFT_APP_ID={app_id}", f"WEFT_EVENT={event}")
-    return [str(entry["MESSAGE"]) for entry in found]
+    return [str(entry["MESSAGE"]).partition(": ")[2] for entry in found]
 
 
 def eventually(condition: Callable[[], bool]) -> None:
@@ -110,7 +110,7 @@ def test_a_session_that_hits_a_limit_has_the_background_compile_it(device: Conta
     device.write("/usr/local/bin/limited-runtime", RUNTIME, 0o755)
     device.write(
         f"/run/systemd/system/{UNIT}.d/runtime.conf",
-        "[Service]\nEnvironment=WEFT_RUNTIME_BIN=/usr/local/bin/limited-runtime\n",
+        "[Service]\nEnvironment=WEFT_RUNTIME_BIN=/usr/local/bin/limited-runtime WEFT_LOG_LEVEL=debug\n",
     )
     device.run("systemctl", "daemon-reload")
     device.run("systemctl", "restart", UNIT)

@@ -25,6 +25,7 @@ pytestmark = pytest.mark.sessions
 CONFIG = "/etc/weft/appd.toml"
 EDIT = "max_sessions = 3"
 APP = service(TICKER)
+MEASURED = ("cpu", "memory", "memory_peak")  # of a session, other at each moment
 NEW = "99.0"  # of the same code, but for what it says of itself
 # Where installing any package leaves something, and whatever runs.
 ELSEWHERE = (
@@ -77,7 +78,7 @@ def now(container: Container) -> Before:
     units = ("weft-appd.socket", UNIT, APP)
     return Before(
         show(container, "MainPID"),
-        sessions(container),
+        [{key: value for key, value in each.items() if key not in MEASURED} for each in sessions(container)],
         show(container, "MainPID", APP),
         [show(container, "InvocationID", unit) for unit in units],
     )
