@@ -165,8 +165,11 @@ class Appd:
         self.process.kill()
         self.process.wait()
         for pid in sessions:
-            os.killpg(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            # One that was about to end by itself may be gone.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(pid, 0)
         # The fork server and what waits end by themselves.
         eventually(lambda: not kill_orphans(), "nothing is left of the daemon")
 

@@ -70,9 +70,11 @@ def until_full(appd: Appd) -> None:
 
 def server_of(appd: Appd) -> int | None:
     """The fork server: the one helper whose command line says so, and which is not about to become a spare."""
-    found = [
-        pid for pid in appd.helpers if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"--fork-server\0")
-    ]
+    found = []
+    for pid in appd.helpers:
+        with contextlib.suppress(OSError):  # it has just ended
+            if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"--fork-server\0"):
+                found.append(pid)
     return found[0] if len(found) == 1 else None
 
 
