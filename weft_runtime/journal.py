@@ -311,9 +311,8 @@ def _about(fields: dict[str, str]) -> str:
         return ""
     try:
         AppId.parse(app_id)
-    except (
-        ValueError
-    ):  # whatever somebody has asked for: it must not look like the beginning of another entry
+    except ValueError:
+        # Whatever somebody has asked for: it must not look like the beginning of another entry.
         app_id = quote(app_id)
     return f"{app_id}: " if session_id is None else f"{app_id}[{session_id}]: "
 

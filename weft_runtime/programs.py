@@ -16,6 +16,9 @@ TIMEOUT_S = 30.0
 UNIT = "weft-appd.service"
 """The unit of the system's daemon."""
 
+APP_UNITS = "weft-app@*.service"
+"""The pattern of the units of apps as services (weft-app@(8))."""
+
 _FILE_MAX = 64 * 1024
 """Bytes of an EnvironmentFile=: a hundred times an honest one."""
 
@@ -55,6 +58,18 @@ def is_booted() -> bool:
     return Path("/run/systemd/system").is_dir()
 
 
+def app_unit(app_id: str) -> str:
+    """The unit of an app as a service."""
+    return APP_UNITS.replace("*", app_id)
+
+
+def instance(unit: str) -> str | None:
+    """What stands in the name of an app's unit where the id belongs, whatever that is; None for any other unit."""
+    prefix, suffix = APP_UNITS.split("*")
+    is_one = unit.startswith(prefix) and unit.endswith(suffix)
+    return unit.removeprefix(prefix).removesuffix(suffix) if is_one else None
+
+
 def show(units: Sequence[str], properties: str, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
     """Properties of units, by the name of each; a pattern stands for those that systemd has in memory. Nothing where
     systemd does not run the machine. Times are Unix seconds with an @ before them."""
@@ -62,9 +77,15 @@ def show(units: Sequence[str], properties: str, environ: Mapping[str, str]) -> d
         return {}
     argv = ["systemctl", "show", "--timestamp=unix", f"--property=Id,{properties}", "--", *units]
     done = run(argv, environ)
+    return parse_shown(done.output) if done is not None and done.complaint is None else {}
+
+
+def parse_shown(text: str) -> dict[str, dict[str, str]]:
+    """What `systemctl show` has printed, the property Id among it, by that of each unit."""
     found = {}
-    for block in done.output.split("\n\n") if done is not None and done.complaint is None else []:
-        values = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+    for block in text.split("\n\n"):
+        # Not splitlines(): what an app says of itself may hold other line breaks.
+        values = dict(line.split("=", 1) for line in block.split("\n") if "=" in line)
         if "Id" in values:
             found[values["Id"]] = values
     return found

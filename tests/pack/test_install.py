@@ -18,9 +18,10 @@ import pytest
 from tests.command.harness import eventually
 from tests.pack import trees
 from tests.packages import APP_ID
+from weft_runtime import versions
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.ids import APP_ID_MAX, AppId
-from weft_runtime.pack import archive, check, files, install, signing, storage, versions
+from weft_runtime.pack import archive, check, files, install, signing, storage
 from weft_runtime.pack.screen import Screen
 from weft_runtime.policy import Policy
 from weft_runtime.trust import Places

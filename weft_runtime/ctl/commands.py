@@ -127,13 +127,10 @@ def active_service(environ: Mapping[str, str], app_id: AppId) -> str | None:
     """That the app's service runs, or is about to, as the subject of a sentence; None where it does not."""
     if not is_system(socket_path(environ)):
         return None
-    try:
-        found = [service for service in services.find(environ) if service.app_id == app_id]
-    except WeftError:
-        return None  # where systemd cannot be asked, there is none that it could run
-    if not found or found[0].state in (services.STOPPED, services.FAILED):
+    service = services.of_app(environ, app_id)
+    if service is None or service.state in (services.STOPPED, services.FAILED):
         return None
-    return f"its service {found[0].unit} is {found[0].state}"
+    return f"its service {service.unit} is {service.state}"
 
 
 def _to_stop(app_id: SessionId | AppId) -> str:

@@ -45,7 +45,3 @@ def note(what: str, why: str | None = None, mend: str | None = None) -> Finding:
 
 def problem(what: str, why: str | None, mend: str) -> Finding:
     return Finding(Status.PROBLEM, what, why, mend)
-
-
-def count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -3,6 +3,7 @@
 
 import subprocess
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,9 +12,9 @@ from weft_runtime.ctl import entries, logs, words
 from weft_runtime.ctl.daemon import is_system
 from weft_runtime.ctl.entries import Entry
 from weft_runtime.ctl.screen import Cell, Colour, Screen
-from weft_runtime.ctl.services import unit_of
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Level
+from weft_runtime.programs import app_unit, instance
 
 COUNT = 100
 """How many are shown, unless told otherwise."""
@@ -115,7 +116,7 @@ def _matches(environ: Mapping[str, str], app_id: AppId | None) -> list[str]:
     ]
     if is_system(socket):
         for service in _service_apps() if app_id is None else [app_id]:
-            unit, events = unit_of(service), [f"WEFT_EVENT={event}" for event in _OF_SERVICE]
+            unit, events = app_unit(service), [f"WEFT_EVENT={event}" for event in _OF_SERVICE]
             groups += [
                 [*writer, f"WEFT_APP_ID={service}", *events] for writer in logs.service_writers(service)
             ]
@@ -134,11 +135,8 @@ def _service_apps() -> list[AppId]:
         return []
     found = set()
     for unit in shown.splitlines():
-        if unit.startswith("weft-app@") and unit.endswith(".service"):
-            try:
-                found.add(AppId.parse(unit.removeprefix("weft-app@").removesuffix(".service")))
-            except ValueError:
-                continue
+        with suppress(ValueError):
+            found.add(AppId.parse(instance(unit) or ""))
     return sorted(found)
 
 
@@ -200,5 +198,6 @@ def _by_systemd(entry: Entry) -> Happening | None:
     why = _UNIT_RESULTS.get(entries.text(entry, "UNIT_RESULT"))
     if why is None:
         return None
-    app_id = entries.text(entry, "UNIT").removeprefix("weft-app@").removesuffix(".service")
+    unit = entries.text(entry, "UNIT")
+    app_id = instance(unit) or unit
     return Happening(entries.moment(entry), ENDED, app_id, "service", None, None, "systemd", why, True)

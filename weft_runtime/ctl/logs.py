@@ -18,10 +18,11 @@ from weft_runtime.ctl import words
 from weft_runtime.ctl.daemon import connect, is_system, sessions
 from weft_runtime.ctl.entries import JOURNALCTL, text
 from weft_runtime.ctl.screen import Screen
-from weft_runtime.ctl.services import STATE_DIRECTORY, unit_of
+from weft_runtime.ctl.services import STATE_DIRECTORY
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.ids import AppId, SessionId
 from weft_runtime.journal import Event
+from weft_runtime.programs import app_unit
 from weft_runtime.protocol import SessionInfo, State
 
 JOURNAL_DIRECTORIES = (Path("/var/log/journal"), Path("/run/log/journal"))
@@ -96,13 +97,13 @@ def writers(socket: Path) -> list[str]:
 def service_matches(app_id: AppId) -> list[str]:
     """Arguments of journalctl, after others: or the entries of the app's service, and those of systemd about it."""
     groups = [*([f"WEFT_APP_ID={app_id}", *writer] for writer in service_writers(app_id))]
-    groups.insert(1, ["_PID=1", f"UNIT={unit_of(app_id)}"])
+    groups.insert(1, ["_PID=1", f"UNIT={app_unit(app_id)}"])
     return [part for group in groups for part in ("+", *group)]
 
 
 def service_writers(app_id: AppId) -> list[list[str]]:
     """Each a match of journalctl for who writes as the app's service."""
-    found = [[f"_SYSTEMD_UNIT={unit_of(app_id)}"]]
+    found = [[f"_SYSTEMD_UNIT={app_unit(app_id)}"]]
     with suppress(OSError):
         # systemd gives the service the user that owns its state again: for what journald knows no unit of. Only root
         # can look, and nobody can log in as such a user.

@@ -70,11 +70,8 @@ def _service(environ: Mapping[str, str], app_id: AppId) -> Service | None:
     """The app's service, if it runs or would if it could: one that was stopped stays stopped."""
     if not is_system(socket_path(environ)):
         return None
-    try:
-        found = [service for service in services.find(environ) if service.app_id == app_id]
-    except WeftError:
-        return None  # where systemd cannot be asked, there is none that it could run
-    return next((service for service in found if service.state != services.STOPPED), None)
+    service = services.of_app(environ, app_id)
+    return None if service is None or service.state == services.STOPPED else service
 
 
 def _restart_service(environ: Mapping[str, str], service: Service) -> None:

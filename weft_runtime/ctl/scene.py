@@ -17,7 +17,7 @@ from weft_runtime.client import DaemonClient, socket_path
 from weft_runtime.ctl.daemon import ask, is_system
 from weft_runtime.ctl.finding import Finding, Status, note
 from weft_runtime.errors import WeftError
-from weft_runtime.programs import UNIT
+from weft_runtime.programs import APP_UNITS, UNIT
 from weft_runtime.protocol import (
     DaemonSettings,
     DaemonStatus,
@@ -30,7 +30,6 @@ from weft_runtime.settings import SYSTEM_STORES, stores
 
 SOCKET_UNIT, WEBSOCKET_UNIT = "weft-appd.socket", "weft-appd-ws.socket"
 COMPILE_UNITS = ("weft-compile.service", "weft-compile.path")
-APP_UNITS = "weft-app@*.service"
 JOURNAL_UNIT = "systemd-journald.service"
 CONFIG_FILE = Path("/etc/weft/appd.toml")
 
@@ -171,7 +170,7 @@ class Scene(NamedTuple):
         if (
             not self.is_system
             or os.geteuid() != 0
-            or not any(name.startswith("weft-app@") for name in self.units)
+            or not any(programs.instance(name) is not None for name in self.units)
         ):
             return []
         scene = self._replace(account=SERVICE)

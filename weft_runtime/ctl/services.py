@@ -12,7 +12,7 @@ from weft_runtime import statusline, store
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
-from weft_runtime.programs import is_booted
+from weft_runtime.programs import APP_UNITS, instance, is_booted, parse_shown
 from weft_runtime.settings import SYSTEM_STORES
 
 SYSTEMCTL = "systemctl"
@@ -86,10 +86,6 @@ class Service(NamedTuple):
     cpu: float | None
 
 
-def unit_of(app_id: str) -> str:
-    return f"weft-app@{app_id}.service"
-
-
 def find(environ: Mapping[str, str]) -> list[Service]:
     """All that systemd knows of, by the names of their apps: those that run, are enabled, or have failed.
 
@@ -99,14 +95,19 @@ def find(environ: Mapping[str, str]) -> list[Service]:
         raise WeftError(Problem.OS_ERROR, "systemd does not run this machine")
     properties = f"--property={','.join(_PROPERTIES)}"
     try:
-        shown = systemctl(environ, "show", "--timestamp=unix", properties, unit_of("*"), patience_s=ANSWER_S)
+        shown = systemctl(environ, "show", "--timestamp=unix", properties, APP_UNITS, patience_s=ANSWER_S)
     except Refused as refusal:
         raise WeftError(Problem.OS_ERROR, printable(str(refusal))) from None
-    blocks = [block for block in shown.split("\n\n") if block.strip()]
-    found = [
-        _service(dict(line.split("=", 1) for line in block.split("\n") if "=" in line)) for block in blocks
-    ]
+    found = [_service(unit, values) for unit, values in parse_shown(shown).items()]
     return sorted((service for service in found if service is not None), key=lambda service: service.app_id)
+
+
+def of_app(environ: Mapping[str, str], app_id: str) -> Service | None:
+    """The service of an app; None where there is none, as where systemd cannot be asked."""
+    try:
+        return next((service for service in find(environ) if service.app_id == app_id), None)
+    except WeftError:
+        return None
 
 
 def systemctl(environ: Mapping[str, str], *args: str, patience_s: float = START_S) -> str:
@@ -135,11 +136,10 @@ def installed_version(app_id: str) -> str | None:
     return printable(manifest.version, statusline.VERSION_MAX)
 
 
-def _service(values: Mapping[str, str]) -> Service | None:
-    unit = values.get("Id", "")
-    if not (unit.startswith("weft-app@") and unit.endswith(".service")):
+def _service(unit: str, values: Mapping[str, str]) -> Service | None:
+    app_id = instance(unit)
+    if app_id is None:
         return None
-    app_id = unit.removeprefix("weft-app@").removesuffix(".service")
     state = _STATES.get(values.get("ActiveState", ""), STOPPED)
     if values.get("SubState") in _WAITS:
         state = RESTARTING

@@ -4,7 +4,6 @@
 import argparse
 import os
 import shutil
-import subprocess
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -22,9 +21,11 @@ from weft_runtime.pack.code import Cache
 from weft_runtime.pack.files import copy_tree
 from weft_runtime.pack.screen import Screen
 from weft_runtime.pack.storage import Store
-from weft_runtime.pack.versions import is_older, is_version
 from weft_runtime.policy import Policy
+from weft_runtime.programs import app_unit
+from weft_runtime.statusline import VERSION_MAX
 from weft_runtime.trust import Places
+from weft_runtime.versions import is_older, is_version
 
 SYSTEM_STORE = settings.SYSTEM_STORES[0]
 APPD_CONFIG = Path("/etc/weft/appd.toml")
@@ -232,7 +233,7 @@ def _later(opened: Store, new: Manifest, rule: Policy) -> tuple[str, str] | None
 
 
 def _older(new: Manifest, old: str, how: str) -> WeftError:
-    message = f"version {printable(old, 64)} of {new.id} {how}, which is later than {new.version}"
+    message = f"version {printable(old, VERSION_MAX)} of {new.id} {how}, which is later than {new.version}"
     return WeftError(Problem.NOT_PERMITTED, message, "use --force to go back")
 
 
@@ -268,7 +269,7 @@ def _is_version(directory: Path, version: str) -> bool:
 
 def _tell_forced(screen: Screen, new: Manifest, old: str, how: str) -> None:
     """Say that --force was used, here and in the journal: it undoes what the versions are for."""
-    in_place_of = f"in place of {printable(old, 64)}, which {how}: --force was used"
+    in_place_of = f"in place of {printable(old, VERSION_MAX)}, which {how}: --force was used"
     screen.note(f"version {new.version} of {new.id} {in_place_of}")
     story.forced(new.id, new.version, old, f"version {new.version} {in_place_of}")
 
@@ -367,7 +368,7 @@ def _roll_back(
         _remember(opened.live(app_id), verified, places)
         version = store.read_manifest(opened.live(app_id)).version
     story.rolled_back(environ, app_id, version, before, verified.key)
-    screen.line(f"rolled back {app_id} to {printable(version, 64)}")
+    screen.line(f"rolled back {app_id} to {printable(version, VERSION_MAX)}")
     return app_id
 
 
@@ -379,15 +380,9 @@ def _refuse_running(screen: Screen, environ: Mapping[str, str], app_id: AppId, p
         numbers = ", ".join(map(str, sessions))
         what = "session" if len(sessions) == 1 else "sessions"
         raise WeftError(Problem.NOT_PERMITTED, f"{app_id} is running: {what} {numbers}", hint)
-    service = unit.name(app_id)
-    if path == SYSTEM_STORE and Path("/run/systemd/system").is_dir():
-        command = ["systemctl", "is-active", "--quiet", service]
-        try:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
-        except OSError:
-            return
-        if done.returncode == 0:
-            raise WeftError(Problem.NOT_PERMITTED, f"{app_id} is running: {service}", hint)
+    service = app_unit(app_id)
+    if path == SYSTEM_STORE and unit.is_active(service):
+        raise WeftError(Problem.NOT_PERMITTED, f"{app_id} is running: {service}", hint)
 
 
 def _sessions_of(screen: Screen, environ: Mapping[str, str], app_id: AppId) -> list[int]:

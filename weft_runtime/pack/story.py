@@ -10,9 +10,7 @@ from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
 from weft_runtime.journal import JOURNAL_SOCKET, Event, Level, open_log
 from weft_runtime.pack.screen import PROGRAM
-
-VERSION_MAX = 64
-"""Characters of a version that are shown."""
+from weft_runtime.statusline import VERSION_MAX
 
 UNKNOWN = "unknown"
 """The version of a package that has none, being broken."""

@@ -7,6 +7,7 @@ from weft_runtime import manifest, settings
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.pack.screen import Screen
+from weft_runtime.programs import app_unit, is_booted
 
 TIMEOUT_S = 20.0
 """Seconds for systemctl; it takes milliseconds, but the service manager may read all of its units again."""
@@ -15,9 +16,10 @@ _ENABLED = {"enabled": (), "enabled-runtime": ("--runtime",)}
 """What systemctl says of a unit that a boot starts, and the options that undo it."""
 
 
-def name(app_id: AppId) -> str:
-    """The unit of an app."""
-    return f"weft-app@{app_id}.service"
+def is_active(unit: str) -> bool:
+    """Whether systemd runs it, as far as that can be known."""
+    state = _systemctl("is-active", "--quiet", unit) if is_booted() else None
+    return state is not None and state.returncode == 0
 
 
 def disable(screen: Screen, app_id: AppId) -> str | None:
@@ -29,7 +31,7 @@ def disable(screen: Screen, app_id: AppId) -> str | None:
     """
     if any((store / app_id / manifest.FILE_NAME).is_file() for store in settings.SYSTEM_STORES):
         return None
-    unit = name(app_id)
+    unit = app_unit(app_id)
     state = _systemctl("is-enabled", unit)
     if state is None or state.stdout.strip() not in _ENABLED:
         return None

@@ -20,7 +20,6 @@ from weft_runtime.ctl.finding import (
     SERVICES,
     USERS,
     Finding,
-    count,
     note,
     ok,
     problem,
@@ -28,6 +27,7 @@ from weft_runtime.ctl.finding import (
 from weft_runtime.ctl.scene import SOCKET_UNIT, Scene
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
+from weft_runtime.plural import counted
 
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "memory", "pids")
@@ -51,7 +51,7 @@ def versions(scene: Scene) -> list[Finding]:
 def socket(scene: Scene) -> list[Finding]:
     found = [*_doors(scene)] if scene.is_system else []
     if not isinstance(scene.answer, WeftError):
-        took, sessions = scene.answer_seconds * 1000, count(scene.answer.live, "session")
+        took, sessions = scene.answer_seconds * 1000, counted(scene.answer.live, "session")
         text = f"{scene.socket}: weft-appd, pid {scene.answer.pid}, answers within {took:.0f} ms, {sessions}"
         return [ok(text), *found]
     what, why = scene.answer.message, scene.answer.hint
@@ -148,9 +148,9 @@ def restore(scene: Scene) -> list[Finding]:
     if waiting is None:
         return [ok("not known: weft-appd does not say")]
     found = []
-    for app_id in sorted({app.app_id for app in waiting.apps if app.attempts}):
-        app = next(app for app in waiting.apps if app.app_id == app_id and app.attempts)
-        what = f"{app_id} waits to be started again, tried {count(app.attempts, 'time')}"
+    first = {app.app_id: app for app in reversed(waiting.apps) if app.attempts}
+    for app_id, app in sorted(first.items()):
+        what = f"{app_id} waits to be started again, tried {counted(app.attempts, 'time')}"
         found.append(problem(what, app.reason, f"weftctl restore {shlex.quote(app_id)}"))
     for item in waiting.refused:
         what = f"the apps in {item.path} were not started again"
@@ -161,7 +161,7 @@ def restore(scene: Scene) -> list[Finding]:
         what, reload = "the list of the apps to start again is not saved", "systemctl reload weft-appd"
         found.append(problem(what, waiting.problem, reload if scene.is_system else "weft-appd --reload"))
     begun = sum(not app.attempts for app in waiting.apps)
-    return found or [ok(f"{count(begun, 'app')} to be started again, none in vain")]
+    return found or [ok(f"{counted(begun, 'app')} to be started again, none in vain")]
 
 
 def _is_list(path: str) -> bool:
@@ -181,7 +181,7 @@ def launches(scene: Scene) -> list[Finding]:
     is_wanted = scene.is_on("fork_server", "WEFT_FORK_SERVER")
     status = (scene.fork_server() if is_wanted else None) or scene.status
     if status.fork_server is not None:
-        return [ok(f"by the fork server, pid {status.fork_server}; {count(status.spares, 'fork')} ready")]
+        return [ok(f"by the fork server, pid {status.fork_server}; {counted(status.spares, 'fork')} ready")]
     if not is_wanted:
         return [ok("each executes the runtime: fork_server is off")]
     what = "there is no fork server now: each launch executes the runtime, which takes longer"

@@ -12,13 +12,15 @@ from weft_runtime import capabilities, code_cache, store
 from weft_runtime.binary import HEADER_SIZE, Kind, kind_of
 from weft_runtime.code_cache import Key
 from weft_runtime.ctl.daemon import own_store
-from weft_runtime.ctl.finding import Finding, count, note, ok, problem
+from weft_runtime.ctl.finding import Finding, note, ok, problem
 from weft_runtime.ctl.scene import CACHE, SYSTEM_CACHE, Scene
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
-from weft_runtime.pack.versions import is_older
+from weft_runtime.plural import counted
 from weft_runtime.settings import SYSTEM_STORES
+from weft_runtime.statusline import VERSION_MAX
+from weft_runtime.versions import is_older
 
 _DIGEST_DIGITS = 64
 _ENTRIES_MAX = 20_000
@@ -39,10 +41,10 @@ def packages(scene: Scene) -> list[Finding]:
     if not there:
         mend = f"mkdir -p {shlex.quote(str(scene.stores[0]))}"
         return [note(f"none: {', '.join(map(str, scene.stores))}", "install apps there", mend)]
-    text = f"{count(len(store.installed(scene.stores)), 'app')} in {', '.join(map(str, there))}"
+    text = f"{counted(len(store.installed(scene.stores)), 'app')} in {', '.join(map(str, there))}"
     own = own_store(scene.caller)
     if own is not None and own not in scene.stores and (others := store.installed([own])):
-        text += f"; {count(len(others), 'app')} in {own}, which this weft-appd does not read"
+        text += f"; {counted(len(others), 'app')} in {own}, which this weft-appd does not read"
         mend = f"weft-pack install {shlex.quote(str(own))}/*" if scene.is_system else ""
         return [note(text, f"install them into {scene.stores[0]}", mend or None)]
     return [ok(text)]
@@ -155,7 +157,7 @@ def _unread(scene: Scene, app_id: AppId, directory: Path) -> list[Finding]:
         return []
     what = f"the user {account.name} cannot read {printable(str(closed[0]))}"
     if len(closed) > 1:
-        what += f" and {count(len(closed) - 1, 'more file')} of {app_id}"
+        what += f" and {counted(len(closed) - 1, 'more file')} of {app_id}"
     path = shlex.quote(str(package))
     return [problem(what, f"{app_id} does not start, or not all of it is there", f"chmod -R a+rX {path}")]
 
@@ -189,9 +191,7 @@ def _hidden(app_id: AppId, directory: Path, version: str, first: Path) -> list[F
         return []
     if not version or not is_older(version, newer):
         return []
-    what = (
-        f"{app_id} {printable(version, 64)} in {first} hides the newer {printable(newer, 64)} in {directory}"
-    )
+    what = f"{app_id} {printable(version, VERSION_MAX)} in {first} hides the newer {printable(newer, VERSION_MAX)} in {directory}"
     return [note(what, "the older one runs", remove(app_id, first))]
 
 

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weft_runtime.account import Account
-from weft_runtime.ctl.finding import RESTART, Finding, count, note, ok, problem
+from weft_runtime.ctl.finding import RESTART, Finding, note, ok, problem
 from weft_runtime.ctl.scene import CACHE, DATA, RUNTIME, STATE, SYSTEM_CACHE, Scene
 from weft_runtime.escape import printable
 from weft_runtime.integrity import unsafe
 from weft_runtime.limits import KIB, MIB
+from weft_runtime.plural import counted
 
 FULL_BYTES, LOW_BYTES = 4 * MIB, 64 * MIB
 """Bytes left: with less than the first, and a fiftieth of the disk, a list or a module may not fit any more; less than the
@@ -118,7 +119,7 @@ def data(scene: Scene) -> list[Finding]:
         found += _wrong(account, root, "no app with data starts", depth=0)
     for name in names:
         found += _wrong(account, root / name, f"{printable(name)} cannot write its data, or does not start")
-    return found or [ok(f"{count(len(names), 'app')} with data in {root}")]
+    return found or [ok(f"{counted(len(names), 'app')} with data in {root}")]
 
 
 def _wrong(account: Account, directory: Path, why: str, depth: int = _FILES_MAX) -> list[Finding]:
@@ -144,7 +145,7 @@ def _wrong(account: Account, directory: Path, why: str, depth: int = _FILES_MAX)
     except OSError as error:
         return [problem(f"{shown} cannot be read", error.strerror, mend)]
     if others:
-        what = f"{count(len(others), 'file')} in {shown} belong to other users than {account.name}"
+        what = f"{counted(len(others), 'file')} in {shown} belong to other users than {account.name}"
         return [problem(what, f"the first is {printable(str(others[0]))}", mend)]
     return []
 
@@ -174,7 +175,7 @@ def disks(scene: Scene) -> list[Finding]:
     found = []
     for mount, names in sorted(kept.items()):
         found += _space(mount, ", ".join(names))
-    return found or [ok(f"{count(len(kept), 'file system')} with room: {', '.join(sorted(kept))}")]
+    return found or [ok(f"{counted(len(kept), 'file system')} with room: {', '.join(sorted(kept))}")]
 
 
 def _space(mount: str, what: str) -> list[Finding]:

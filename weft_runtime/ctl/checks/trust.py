@@ -11,11 +11,12 @@ from pathlib import Path
 from weft_runtime import policy, store
 from weft_runtime import trust as keys
 from weft_runtime.ctl.checks.packages import remove
-from weft_runtime.ctl.finding import Finding, count, note, ok, problem
+from weft_runtime.ctl.finding import Finding, note, ok, problem
 from weft_runtime.ctl.scene import Scene
 from weft_runtime.errors import WeftError
 from weft_runtime.escape import printable
 from weft_runtime.integrity import unsafe
+from weft_runtime.plural import counted
 from weft_runtime.policy import Policy
 from weft_runtime.trust import KEY_SUFFIX, Places
 
@@ -38,7 +39,9 @@ def _look(scene: Scene, places: Places) -> list[Finding]:
         if not found and not scene.sees_all:
             return [ok(f"not known: {error.message}")]
         return found or [problem(error.message, _NOTHING, f"ls -ld {shlex.quote(str(places.config))}")]
-    text = f"policy '{rule}', {count(len(trusted.by_value), 'trusted key')}, {len(trusted.revoked)} revoked"
+    text = (
+        f"policy '{rule}', {counted(len(trusted.by_value), 'trusted key')}, {len(trusted.revoked)} revoked"
+    )
     if rule is Policy.REQUIRE:
         found += _refused(scene, places, trusted)
     return found or [ok(text)]
@@ -203,7 +206,7 @@ def _refused(scene: Scene, places: Places, trusted: keys.Keys) -> list[Finding]:
         first = (
             "no key is trusted"
             if not trusted.by_value
-            else f"none of {count(total, 'app')} is signed by a trusted key"
+            else f"none of {counted(total, 'app')} is signed by a trusted key"
         )
         why = f"no app starts; put a key into {places.keys[0]} and install what is signed by it, or demand no signature"
         return [problem(f"policy '{Policy.REQUIRE}', and {first}", why, anyhow), *map(_of_one, refused)]

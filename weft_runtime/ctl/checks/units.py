@@ -10,11 +10,12 @@ from pathlib import Path
 
 from weft_runtime import programs
 from weft_runtime.ctl import logs
-from weft_runtime.ctl.finding import INSTALL, RESET, RESTART, SERVICES, Finding, count, note, ok, problem
+from weft_runtime.ctl.finding import INSTALL, RESET, RESTART, SERVICES, Finding, note, ok, problem
 from weft_runtime.ctl.scene import COMPILE_UNITS, SOCKET_UNIT, WEBSOCKET_UNIT, Scene
 from weft_runtime.errors import ExitStatus
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
+from weft_runtime.plural import counted
 from weft_runtime.programs import UNIT
 from weft_runtime.settings import SYSTEM_STORES
 
@@ -90,7 +91,7 @@ def _unloaded(scene: Scene) -> list[Finding]:
 
 def _state_of_service(scene: Scene) -> Finding:
     state = scene.unit.get("ActiveState", "unknown")
-    restarts = count(int(scene.unit.get("NRestarts") or 0), "restart")
+    restarts = counted(int(scene.unit.get("NRestarts") or 0), "restart")
     if state in ("active", "reloading") or (state == "activating" and scene.status is not None):
         return ok(f"{UNIT} is {state}, pid {scene.unit.get('MainPID')}, {restarts}")
     if scene.is_stopped:
@@ -200,13 +201,13 @@ def _holder(address: str) -> tuple[str, str] | None:
 
 def apps(scene: Scene) -> list[Finding]:
     """The services of apps: those that have failed, and those that will."""
-    units = {name: unit for name, unit in scene.units.items() if name.startswith("weft-app@")}
+    units = {name: unit for name, unit in scene.units.items() if programs.instance(name) is not None}
     if not scene.unit:
         return [ok("no services")]
     found = []
     for name in sorted({*units, *_enabled()}):
         unit = units.get(name, {})
-        app_id, quoted = name.removeprefix("weft-app@").removesuffix(".service"), shlex.quote(name)
+        app_id, quoted = programs.instance(name) or "", shlex.quote(name)
         gone = f"systemctl disable --now {quoted}; systemctl reset-failed {quoted}"
         is_there = any(os.path.lexists(store / app_id) for store in SYSTEM_STORES)
         if unit.get("ActiveState") == "failed":
@@ -221,18 +222,18 @@ def apps(scene: Scene) -> list[Finding]:
                 problem(f"{name} is enabled", f"{app_id} is not installed: it fails at each boot", gone)
             )
     running = sum(unit.get("ActiveState") == "active" for unit in units.values())
-    return found or [ok(f"{count(running, 'service')} of apps running, none failed")]
+    return found or [ok(f"{counted(running, 'service')} of apps running, none failed")]
 
 
 def _enabled() -> list[str]:
     """Services of apps that a boot starts; list-unit-files does not have the instances of a template."""
-    links = [link for directory in _UNIT_DIRECTORIES for link in directory.glob("*.*/weft-app@*.service")]
+    links = [link for directory in _UNIT_DIRECTORIES for link in directory.glob(f"*.*/{programs.APP_UNITS}")]
     return [link.name for link in links if link.is_symlink() and _app_id(link.name) is not None]
 
 
 def _app_id(unit: str) -> AppId | None:
     try:
-        return AppId.parse(unit.removeprefix("weft-app@").removesuffix(".service"))
+        return AppId.parse(programs.instance(unit) or "")
     except ValueError:
         return None
 
