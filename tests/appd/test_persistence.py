@@ -130,7 +130,8 @@ def test_a_reload_while_apps_are_started_again_forgets_none(appd: Appd) -> None:
     appd.until_ready(*appd.sessions)
 
 
-def test_three_short_lives_are_enough(appd: Appd) -> None:
+def live_short(appd: Appd) -> None:
+    """As often as it takes: the next start is to refuse the list."""
     launch_both(appd)
     until_saved(appd, BOTH)
     for _ in range(3):
@@ -139,6 +140,10 @@ def test_three_short_lives_are_enough(appd: Appd) -> None:
         until_apps(appd, APP_ID, OTHER_ID)
         until_saved(appd, BOTH)
     appd.kill()
+
+
+def test_three_short_lives_are_enough(appd: Appd) -> None:
+    live_short(appd)
     refused = saved(appd).with_name("last-session.refused.json")
     message = f"the last 3 starts of these apps did not last 60 s; their list is in {refused} [{HELP}]"
     appd.expected_errors = [message]

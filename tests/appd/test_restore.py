@@ -15,6 +15,7 @@ from tests.appd.test_persistence import (
     RUNNING,
     apps,
     launch_both,
+    live_short,
     saved,
     until_apps,
     until_saved,
@@ -214,13 +215,7 @@ def test_a_crash_while_apps_wait_forgets_none(make: Make) -> None:
 
 
 def test_a_refused_list_is_restored(appd: Appd) -> None:
-    launch_both(appd)
-    until_saved(appd, BOTH)
-    for _ in range(3):
-        appd.kill()
-        appd.start()
-        until_apps(appd, APP_ID, OTHER_ID)
-    appd.kill()
+    live_short(appd)
     appd.expected_errors = ["did not last"]
     appd.start()
     refused = saved(appd).with_name("last-session.refused.json")

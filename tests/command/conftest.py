@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import wasmtime
 
+from tests.command.device import Device
 from tests.command.harness import (
     RUN_SECONDS,
     SESSION,
@@ -43,6 +44,20 @@ def store(tmp_path: Path) -> Path:
     path = tmp_path / "store"
     path.mkdir()
     return path
+
+
+@pytest.fixture
+def device(tmp_path: Path, store: Path) -> Iterator[Device]:
+    """A place without a daemon."""
+    device = Device(tmp_path, store)
+    yield device
+    device.close()
+
+
+@pytest.fixture
+def appd(device: Device) -> Device:
+    device.start()
+    return device
 
 
 @pytest.fixture

@@ -268,15 +268,20 @@ def test_a_launch_that_was_killed_as_it_compiled_is_not_repeated(
     assert compiling(background, start).stop(signal.SIGTERM) is not None
 
 
-def test_a_compiler_that_the_kernel_has_killed_is_not_started_again(
-    store: Path, run: Run, start: Start, background: Background, tmp_path: Path
-) -> None:
+def short_of_memory(store: Path, start: Start, background: Background, group: Path) -> Running:
+    """A launch that compiles, in whose control group the kernel has just ended a process."""
     install(store, slow_to_compile())
-    group = tmp_path / "group"
     group.mkdir()
     (group / "memory.events").write_text("oom_kill 0\n")
     running = compiling(background, start, WEFT_COMPILER_GROUP=str(group / "cgroup.procs"))
     (group / "memory.events").write_text("oom_kill 1\n")
+    return running
+
+
+def test_a_compiler_that_the_kernel_has_killed_is_not_started_again(
+    store: Path, run: Run, start: Start, background: Background, tmp_path: Path
+) -> None:
+    running = short_of_memory(store, start, background, tmp_path / "group")
     os.kill(compiler_of(running), signal.SIGKILL)
     done = running.wait()
     assert done.status == 175
@@ -291,12 +296,7 @@ def test_a_stop_that_memory_is_the_reason_of_keeps_the_note(
     store: Path, start: Start, background: Background, tmp_path: Path
 ) -> None:
     """The service manager stops a service of which the kernel has killed a process."""
-    install(store, slow_to_compile())
-    group = tmp_path / "group"
-    group.mkdir()
-    (group / "memory.events").write_text("oom_kill 0\n")
-    running = compiling(background, start, WEFT_COMPILER_GROUP=str(group / "cgroup.procs"))
-    (group / "memory.events").write_text("oom_kill 1\n")
+    running = short_of_memory(store, start, background, tmp_path / "group")
     running.process.send_signal(signal.SIGTERM)
     assert running.wait().status == -signal.SIGTERM
     assert len(background.notes) == 1

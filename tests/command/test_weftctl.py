@@ -7,8 +7,7 @@ import pty
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 import pytest
 
@@ -20,20 +19,6 @@ from tests.unit.needs import ROOT
 from weft_runtime.ctl.checks import CHECKS
 
 WRITES_READY = 'ready = "guest"'
-
-
-@pytest.fixture
-def device(tmp_path: Path, store: Path) -> Iterator[Device]:
-    """A place without a daemon."""
-    device = Device(tmp_path, store)
-    yield device
-    device.close()
-
-
-@pytest.fixture
-def appd(device: Device) -> Device:
-    device.start()
-    return device
 
 
 # launch

@@ -4,10 +4,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from tests.command.device import OTHER_ID, STAYS, Device
 from tests.command.guests import guest
@@ -15,13 +12,6 @@ from tests.command.harness import eventually
 from tests.packages import APP_ID, install
 
 THIRD_ID = "org.example.third"
-
-
-@pytest.fixture
-def device(tmp_path: Path, store: Path) -> Iterator[Device]:
-    device = Device(tmp_path, store)
-    yield device
-    device.close()
 
 
 def saved(device: Device) -> Path:

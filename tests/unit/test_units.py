@@ -17,6 +17,7 @@ from weft_runtime.appd.daemon import CONTROL_NAME, WS_NAME
 from weft_runtime.client import SYSTEM_SOCKET
 from weft_runtime.code_cache import Caches
 from weft_runtime.errors import ExitStatus
+from weft_runtime.journal import MESSAGE_IDS, Event
 from weft_runtime.pack import engine
 from weft_runtime.settings import SYSTEM_STORES, EngineKind, runtime_settings
 
@@ -174,6 +175,7 @@ def test_a_request_for_the_compiler_is_where_the_daemon_writes_it() -> None:
 def test_a_service_that_ran_into_a_limit_has_the_compiler_started() -> None:
     assert value(APP, "ExecStopPost").endswith("/service-ended %i")
     script = (INFRA / "libexec/service-ended").read_text()
+    assert f"MESSAGE_ID={MESSAGE_IDS[Event.NOT_READY]} " in script
     assert f"| *{int(ExitStatus.TRY_AGAIN)}) systemctl --no-block start {COMPILE} " in script
     assert f"*{int(ExitStatus.USAGE)} | *{int(ExitStatus.NO_INPUT)})" in script
 
