@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from weft_runtime.client import DaemonClient
 from weft_runtime.ctl import words
-from weft_runtime.ctl.daemon import NOT_FOUND, ask, connect
+from weft_runtime.ctl.daemon import NOT_FOUND, ask, connect, sessions
 from weft_runtime.ctl.screen import Screen
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.ids import AppId
@@ -17,6 +17,7 @@ from weft_runtime.protocol import (
     RefusedList,
     Restore,
     Restoring,
+    State,
     Waiting,
     WaitingApp,
 )
@@ -128,12 +129,17 @@ def forget_app(environ: Mapping[str, str], app_id: AppId) -> int:
 
 
 def _until_tried(environ: Mapping[str, str], app_ids: Sequence[str]) -> list[WaitingApp]:
-    """Wait until each of these was tried, for a while; those that wait then."""
+    """Wait until each of these has come up or has not, for a while; those that wait then."""
     deadline = time.monotonic() + TRIED_S
     while True:
         with connect(environ) as daemon:
+            # In this order, since each goes from the first place to the second, and perhaps back.
+            untried = any(app.attempts == 0 for app in waiting(daemon).apps if app.app_id in app_ids)
+            starting = any(
+                session.state is State.STARTING for session in sessions(daemon) if session.app_id in app_ids
+            )
             left = [app for app in waiting(daemon).apps if app.app_id in app_ids]
-        if all(app.attempts for app in left) or time.monotonic() > deadline:
+        if not (untried or starting) or time.monotonic() > deadline:
             return left
         time.sleep(POLL_S)
 
