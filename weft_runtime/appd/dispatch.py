@@ -3,7 +3,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Collection, Generator, Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never, cast
@@ -214,15 +214,14 @@ class Dispatcher:
         waiting: list[Client] = []
         if isinstance(message, AppState):
             waiting = [client for client in self.clients if client.waiting_for == message.session_id]
-        push, number = Push(message), message.session_id
-        if waiting:
-            # To each of them the answer comes first, and is true once the list is saved.
-            self.keeper.when_saved(lambda: self._answer_end(push, number, waiting))
-        hearing = [client for client in self.clients if client.hears(number)]
-        self._send(push, [client for client in hearing if client not in waiting])
+            if waiting:
+                # To each of them the answer comes first, and is true once the list is saved.
+                self.keeper.when_saved(lambda: self._answer_end(message, waiting))
+        self.push(message, besides=waiting)
 
-    def _answer_end(self, push: Push, number: int, clients: Iterable[Client]) -> None:
-        """Tell those who have asked for the end of session `number` that it has ended, and is not started again."""
+    def _answer_end(self, message: AppState, clients: Iterable[Client]) -> None:
+        """Tell those who have asked for the end of a session that it has ended, and is not started again."""
+        push, number = Push(message), message.session_id
         there = [client for client in clients if client in self.clients and client.waiting_for == number]
         for client in there:
             client.waiting_for = None
@@ -243,10 +242,15 @@ class Dispatcher:
         """Tell that a session was launched."""
         self.push(LaunchAck(session.id, session.app_id))
 
-    def push(self, message: LaunchAck | AppReady | AppState | NavigationGesture) -> None:
-        """Send to every client that hears of it."""
+    def push(
+        self,
+        message: LaunchAck | AppReady | AppState | NavigationGesture,
+        besides: Collection[Client] = (),
+    ) -> None:
+        """Send to every client that hears of it, `besides` those who hear of it otherwise."""
         session_id = None if isinstance(message, NavigationGesture) else message.session_id
-        self._send(Push(message), [client for client in self.clients if client.hears(session_id)])
+        hearing = [client for client in self.clients if client.hears(session_id) and client not in besides]
+        self._send(Push(message), hearing)
 
     def _send(self, push: Push, clients: Iterable[Client]) -> None:
         for client in clients:
