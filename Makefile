@@ -4,9 +4,8 @@ VENV := .venv
 READY := $(VENV)/.ready
 SOAK ?= 0
 
-# Tests mostly wait: one more worker than CPUs. A booted system is work for a CPU of its own.
+# Tests mostly wait, for booted systems too: one more worker than CPUs.
 WORKERS ?= $(shell expr $$(nproc) + 1)
-DEVICES ?= $(shell nproc)
 ALONE := tests/unit tests/command tests/pack tests/appd
 BOOTED := tests/package tests/system
 
@@ -56,8 +55,8 @@ test-alone: $(READY)
 test-booted: $(READY)
 	tools/test-packages
 	packaging/fetch
-	$(VENV)/bin/pytest --numprocesses=$(DEVICES) --dist=loadfile $(BOOTED)
-	WEFT_FORK_SERVER=false $(VENV)/bin/pytest --numprocesses=$(DEVICES) --dist=loadfile -m sessions tests/system
+	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(BOOTED)
+	WEFT_FORK_SERVER=false $(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile -m sessions tests/system
 
 ## make coverage  lines and branches that the tests reach in some modules, against their floors
 coverage: $(READY)

@@ -13,8 +13,6 @@ from tests.system.appd import SOCKET, TICKER, UNIT, eventually, show
 from tests.system.container import Container
 from tests.system.package import add_app, complaints, launch, service, sessions, until_running
 
-pytestmark = pytest.mark.sessions
-
 CONTROL, WEBSOCKET = "weft-appd.socket", "weft-appd-ws.socket"
 DOORS = (CONTROL, WEBSOCKET)
 STOPPED = f"weftctl: weft-appd is not running: nobody listens on '{SOCKET}' [systemctl start weft-appd]\n"
@@ -100,6 +98,7 @@ def asked(container: Container) -> Iterator[Counter[str]]:
     outcomes.update(json.loads(printed))
 
 
+@pytest.mark.sessions
 def test_a_stop_holds_though_everybody_asks(device: Container) -> None:
     launch(device, TICKER)
     with asked(device) as outcomes:
@@ -121,11 +120,13 @@ def test_a_stop_holds_though_everybody_asks(device: Container) -> None:
 
 
 @pytest.mark.parametrize("unit", [CONTROL, UNIT])
+@pytest.mark.sessions
 def test_a_stop_of_the_daemon_or_of_its_socket_closes_all_of_them(device: Container, unit: str) -> None:
     device.run("systemctl", "stop", unit)
     check_that_all_is_stopped(device)
 
 
+@pytest.mark.sessions
 def test_a_stop_holds_while_the_daemon_waits_for_its_next_start(device: Container) -> None:
     drop_in = f"/run/systemd/system/{UNIT}.d/pause.conf"
     device.write(drop_in, "[Service]\nRestartSec=60\n")
@@ -138,6 +139,7 @@ def test_a_stop_holds_while_the_daemon_waits_for_its_next_start(device: Containe
     check_that_all_is_stopped(device)
 
 
+@pytest.mark.sessions
 def test_a_stop_holds_where_only_the_sockets_were_there(device: Container) -> None:
     device.run("systemctl", "stop", UNIT)
     device.run("systemctl", "start", *DOORS)
@@ -150,6 +152,7 @@ def test_a_stop_holds_where_only_the_sockets_were_there(device: Container) -> No
     assert states(device, UNIT, *DOORS) == {"active"}
 
 
+@pytest.mark.sessions
 def test_a_stop_holds_after_a_start_that_failed(device: Container) -> None:
     config = device.run("cat", "/etc/weft/appd.toml").stdout
     device.run("systemctl", "stop", UNIT)
@@ -163,6 +166,7 @@ def test_a_stop_holds_after_a_start_that_failed(device: Container) -> None:
 
 
 @pytest.mark.parametrize("way", ["restart", "reload", "crash", "watchdog"])
+@pytest.mark.sessions
 def test_what_is_no_stop_keeps_the_sockets_and_whoever_waits(device: Container, way: str) -> None:
     before = [show(device, "InvocationID", unit) for unit in DOORS]
     daemon = show(device, "MainPID")
@@ -188,6 +192,7 @@ def test_what_is_no_stop_keeps_the_sockets_and_whoever_waits(device: Container, 
     )
 
 
+@pytest.mark.sessions
 def test_what_was_ended_by_its_number_is_not_restored_by_a_start(device: Container) -> None:
     ended, kept = launch(device, TICKER), launch(device, TICKER)
     device.run("weftctl", "stop", str(ended["session_id"]))
@@ -197,6 +202,7 @@ def test_what_was_ended_by_its_number_is_not_restored_by_a_start(device: Contain
     assert session["pid"] != kept["pid"]
 
 
+@pytest.mark.sessions
 def test_what_is_disabled_has_no_open_door_after_a_boot(device: Container) -> None:
     device.run("systemctl", "disable", "--quiet", "--now", UNIT)
     check_that_all_is_stopped(device)
@@ -207,6 +213,7 @@ def test_what_is_disabled_has_no_open_door_after_a_boot(device: Container) -> No
     assert states(device, UNIT, *DOORS) == {"active"}
 
 
+@pytest.mark.sessions
 def test_what_is_enabled_is_there_after_a_boot(device: Container) -> None:
     launch(device, TICKER)
     device.run("systemctl", "stop", UNIT)
@@ -282,6 +289,7 @@ def test_a_start_without_the_app_keeps_its_data(device: Container) -> None:
     assert device.run("cat", f"{directory}/file").stdout == "mine\n"
 
 
+@pytest.mark.sessions
 def test_nothing_unexpected_was_logged(device: Container) -> None:
     """The last one: of all that the tests above have brought about, only what they meant to."""
     by_systemd = (
