@@ -55,6 +55,8 @@ class Device:
             "TZ": "UTC",
         }
         self.socket = directory / "run/weft/appd.sock"
+        self.saved = directory / "run/weft/last-session.json"
+        """The list of the apps that the next daemon starts again."""
         self.daemon: subprocess.Popen[bytes] | None = None
         self.log = directory / "appd.log"
         self._begun: list[Background] = []

@@ -4,7 +4,6 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 from tests.command.device import OTHER_ID, STAYS, Device
 from tests.command.guests import guest
@@ -14,14 +13,10 @@ from tests.packages import APP_ID, install
 THIRD_ID = "org.example.third"
 
 
-def saved(device: Device) -> Path:
-    return device.directory / "run/weft/last-session.json"
-
-
 def start_with(device: Device, *app_ids: str) -> None:
     """A daemon that has these to start again."""
-    saved(device).parent.mkdir(exist_ok=True)
-    saved(device).write_text(json.dumps(app_ids))
+    device.saved.parent.mkdir(exist_ok=True)
+    device.saved.write_text(json.dumps(app_ids))
     device.start()
 
 
@@ -88,10 +83,10 @@ def test_restore_forgets(device: Device) -> None:
     assert (done.status, done.stdout) == (
         0, f"{OTHER_ID} waited to be started again, and does so no more\n"
     )  # fmt: skip
-    assert json.loads(saved(device).read_text()) == [THIRD_ID]
+    assert json.loads(device.saved.read_text()) == [THIRD_ID]
     done = device.ctl("restore", "--forget", "--json")
     assert done.json == [{"apps": [THIRD_ID], "lists": [], "refused": [], "problem": None}]
-    assert saved(device).read_text() == "[]"
+    assert device.saved.read_text() == "[]"
     assert device.ctl("list").stderr == "weftctl: no session is running\n"
     done = device.ctl("restore", "--forget")
     assert (done.status, done.stderr) == (0, "weftctl: nothing waits to be started again\n")
@@ -99,10 +94,10 @@ def test_restore_forgets(device: Device) -> None:
 
 def test_a_list_that_was_refused(device: Device) -> None:
     install(device.store, guest(STAYS))
-    saved(device).parent.mkdir()
-    saved(device).write_text(f'["{APP_ID}",]')
+    device.saved.parent.mkdir()
+    device.saved.write_text(f'["{APP_ID}",]')
     device.start()
-    refused = saved(device).with_name("last-session.refused.json")
+    refused = device.saved.with_name("last-session.refused.json")
     told = device.ctl("list").stderr.splitlines()
     assert f"weftctl: the apps in {refused} were not started again: it is not JSON" in told
     done = device.ctl("restore")
@@ -126,16 +121,16 @@ def test_a_stop_that_is_not_saved_is_told(device: Device) -> None:
     install(device.store, guest(STAYS))
     device.start()
     number = device.launch()
-    eventually(lambda: saved(device).exists(), "it is saved")
-    saved(device).unlink()
-    (saved(device) / "in").mkdir(parents=True)
+    eventually(lambda: device.saved.exists(), "it is saved")
+    device.saved.unlink()
+    (device.saved / "in").mkdir(parents=True)
     done = device.ctl("stop", str(number))
     assert done.status == 0
     assert done.stderr == (
         f"weftctl: the list of the apps to start again is not saved: {os.strerror(21)}; until it is, the next"
         " start of weft-appd starts those of an older list\n"
     )
-    shutil.rmtree(saved(device))
+    shutil.rmtree(device.saved)
 
 
 def test_numbers_go_on_after_a_restart(device: Device) -> None:

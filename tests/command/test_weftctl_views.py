@@ -176,6 +176,8 @@ def test_what_waits_to_be_started_again_is_listed_with_the_reason(device: Device
     daemon = device.daemon
     assert daemon is not None
     pid = device.session(1)["pid"]
+    # The answer to a launch does not wait for the disk.
+    eventually(lambda: device.saved.exists() and APP_ID in device.saved.read_text(), "it is on the list")
     daemon.kill()
     daemon.wait()
     with contextlib.suppress(ProcessLookupError):
