@@ -27,7 +27,7 @@ _weft_pack() {
         '') options='--version' ;;
         check | info | list) options='--json' ;;
         compile) options='--all --json' ;;
-        new) options='--lang --id' ;;
+        new) options='--lang --id --ui' ;;
         install) options='--user --force --rollback' ;;
         uninstall) options='--user --force --purge --json' ;;
         sign | verify) options='--key' ;;
@@ -36,7 +36,7 @@ _weft_pack() {
 
     COMPREPLY=()
     if [[ $previous == --lang ]]; then
-        words='rust c'
+        words='rust c cpp go assemblyscript zig'
     elif [[ $previous == --id ]]; then
         return # to be thought of
     elif [[ $previous == --key ]]; then

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.unit.needs import ROOT, tool
-from weft_runtime.pack.main import LANGUAGES, build_parser
+from weft_runtime.pack.languages import LANGUAGES, SDK, listed
+from weft_runtime.pack.main import build_parser
 
 PAGE = ROOT / "docs/man/weft-pack.1"
 COMPLETION = ROOT / "completion/weft-pack.bash"
@@ -81,7 +82,8 @@ def test_the_page_says_which_commands_print_json() -> None:
 
 
 def test_the_page_names_the_languages() -> None:
-    assert " or ".join(LANGUAGES) in entries()["new DIR --lang LANG"]
+    assert f"\n{listed()}.\n" in entries()["new DIR --lang LANG"]
+    assert SDK.split()[-1] in entries()["new DIR --lang LANG"]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,7 @@ def test_the_completion_offers_values(tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     (tmp_path / "archive").touch()
     assert completed("new", "x", "--lang", "") == list(LANGUAGES)
+    assert listed() in commands()["new"].format_help().replace("\n", " ")
     assert completed("check", "", cwd=tmp_path) == ["package"]
     assert completed("sign", "--key", "arch", cwd=tmp_path) == ["archive"]
     assert completed("sign", "--key", "archive", "", cwd=tmp_path) == ["package"]

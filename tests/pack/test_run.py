@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""weft-pack new, run and info; and what all commands have in common."""
+"""weft-pack run and info; and what all commands have in common."""
 
 import json
 import os
 import signal
-import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,69 +13,7 @@ import pytest
 from tests.command.guests import FOREVER, guest, leave, printing_file, say
 from tests.command.harness import eventually
 from tests.pack.command import RUN_SECONDS, pack
-from tests.packages import APP_ID, install, manifest
-from tests.unit.needs import missing
-
-BUILD_SECONDS = 300
-TOOLCHAINS = {"rust": ("/usr/bin/rustc", "/usr/bin/wasm-ld"), "c": ("/usr/bin/clang", "/usr/bin/wasm-ld")}
-TREE = ["README.md", "build", "src", "ui", "ui/index.html", "wapp.toml"]
-
-
-@pytest.mark.parametrize(("language", "source"), [("rust", "src/main.rs"), ("c", "src/main.c")])
-def test_a_new_app_builds_and_passes_and_runs(tmp_path: Path, language: str, source: str) -> None:
-    if absent := [tool for tool in TOOLCHAINS[language] if not Path(tool).exists()]:
-        missing(f"no {', '.join(absent)} [the packages that README.md of a new app names]")
-    directory = tmp_path / "first"
-    done = pack("new", directory, "--lang", language)
-    assert (done.status, done.out) == (0, f"created: {directory}\n")
-    subprocess.run(
-        [directory / "build"], cwd="/", env={"PATH": "/usr/bin:/bin"}, check=True, timeout=BUILD_SECONDS
-    )
-    assert pack("check", directory) == (0, "OK\n", "")
-    done = pack("run", directory, "--", "--log-level", "err")
-    assert done == (0, "READY\nHello, world!\n", "")
-    assert (directory / source).exists()
-
-
-@pytest.mark.parametrize("language", ["rust", "c"])
-def test_what_a_new_app_consists_of(tmp_path: Path, language: str) -> None:
-    directory = tmp_path / "deep/first"
-    assert pack("new", directory, "--lang", language, "--id", "com.example.second").status == 0
-    source = "src/main.rs" if language == "rust" else "src/main.c"
-    found = [str(path.relative_to(directory)) for path in directory.rglob("*")]
-    assert sorted(found) == sorted([".gitignore", *TREE, source])
-    assert stat.S_IMODE((directory / "build").stat().st_mode) & 0o111
-    info = json.loads(pack("info", "--json", directory).out)
-    assert (info["id"], info["name"], info["version"]) == ("com.example.second", "Second", "0.1.0")
-    done = pack("check", directory)
-    assert (done.status, len(done.problems)) == (1, 1)
-    assert done.err.endswith(": runtime.module 'app.wasm' does not exist\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "app_id"), [("first", "org.example.first"), ("com.example.x1", "com.example.x1"), ("a.b", "org.example.a.b")]
-)  # fmt: skip
-def test_an_id_is_made_from_the_name(tmp_path: Path, name: str, app_id: str) -> None:
-    assert pack("new", tmp_path / name, "--lang", "c").status == 0
-    assert pack("info", tmp_path / name).out.startswith(f"id:      {app_id}\n")
-
-
-@pytest.mark.parametrize("name", ["First", "1st", "a-b", "a..b"])
-def test_a_name_that_makes_no_id(tmp_path: Path, name: str) -> None:
-    done = pack("new", tmp_path / name, "--lang", "c")
-    assert (done.status, done.out) == (1, "")
-    assert done.err.startswith(
-        f"weft-pack: '{name}' cannot be made into an app id [say --id, three or more labels"
-    )
-    assert not (tmp_path / name).exists()
-
-
-def test_nothing_is_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "build").write_text("mine")
-    done = pack("new", tmp_path, "--lang", "c", "--id", APP_ID)
-    assert (done.status, done.out) == (1, "")
-    assert done.err.startswith(f"weft-pack: '{tmp_path}' is not empty\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["build"]
+from tests.packages import install, manifest
 
 
 def test_an_app_runs_from_its_directory(tmp_path: Path) -> None:

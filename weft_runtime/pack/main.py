@@ -14,9 +14,8 @@ from weft_runtime.commandline import ArgumentParser, checked, prepare_streams, w
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
+from weft_runtime.pack import languages
 from weft_runtime.pack.screen import PROGRAM, Screen
-
-LANGUAGES = ("rust", "c")
 
 FAILURE = 1
 """The exit status of every failure, a wrong command line included: that of the existing system."""
@@ -64,12 +63,16 @@ def build_parser() -> argparse.ArgumentParser:
     sub = command("info", "tell what the manifest of a package says")
     _add_directory(sub)
     sub.add_argument("--json", action="store_true", help="print an object")
-    sub = command("new", "make the beginning of an app: sources, manifest, page, build script")
+    sub = command("new", "make the beginning of an app: sources, manifest, build script")
     sub.add_argument("directory", metavar="DIR", type=Path, help="directory to make")
-    sub.add_argument("--lang", metavar="LANG", choices=LANGUAGES, required=True, help="rust or c")
+    sub.add_argument(
+        "--lang", metavar="LANG", type=checked(languages.parse), required=True, help=languages.listed()
+    )
     sub.add_argument(
         "--id", metavar="ID", type=checked(AppId.parse), help="its app id (default: made from DIR)"
     )
+    sub.add_argument("--ui", action="store_true", help="with a user interface: a first page")
+    sub.epilog = f"How to use another language is in {languages.SDK}."
     sub = command("run", "run an app from its directory, without installing it")
     _add_directory(sub)
     sub.usage = f"{PROGRAM} run [-h] DIR [-- ARGS]"
@@ -132,7 +135,7 @@ def _run(
         case "new":
             from weft_runtime.pack import new  # noqa: PLC0415
 
-            return new.make(screen, options.directory, options.lang, options.id)
+            return new.make(screen, options.directory, options.lang, options.id, with_ui=options.ui)
         case "run":
             from weft_runtime.pack import run  # noqa: PLC0415
 

@@ -1,0 +1,3 @@
+module @id@
+
+go 1.21
