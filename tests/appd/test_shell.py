@@ -9,7 +9,8 @@ import pytest
 from tests.appd.conftest import Make
 from tests.appd.harness import Appd, eventually, is_gone
 from tests.packages import APP_ID
-from weft_runtime.protocol import AppState, State, TerminateApp
+from weft_runtime import __version__
+from weft_runtime.protocol import AppState, Reload, Reloaded, State, TerminateApp
 
 SHELL = """#!/usr/bin/python3 -I
 import json, os, sys, time
@@ -68,6 +69,26 @@ def test_one_that_ends_by_itself_is_collected_and_its_app_goes_on(make: Make, sh
     eventually(lambda: is_gone(pid), "the shell is collected")
     assert appd.find("info: its app shell has ended", session)
     assert appd.sessions[session].state is State.RUNNING
+
+
+@pytest.mark.parametrize("reloads", [False, True], ids=["", "reloaded"])
+def test_none_is_started_for_an_app_without_a_face(make: Make, shell: Path, reloads: bool) -> None:
+    appd = start_with(make, shell)
+    package = appd.install("until('go'); ready(); wait()")
+    toml = (package / "wapp.toml").read_text()
+    (package / "wapp.toml").write_text(toml.replace('[ui]\nentry = "ui/index.html"', ""))
+    faceless = appd.launch()
+    appd.install("ready(); wait()", app_id="org.example.face")
+    if reloads:
+        assert appd.control.ask(Reload()) == Reloaded(__version__)
+    (package / "go").touch()
+    appd.until_ready(faceless)
+    # One that comes later has its shell, and it is the only one.
+    session = appd.launch("org.example.face")
+    assert note(shell)[0] == ["org.example.face", str(session)]
+    assert len(appd.children) == 3
+    for number in (faceless, session):
+        assert appd.control.ask(TerminateApp(number)) == AppState(number, State.STOPPED)
 
 
 def test_one_that_cannot_be_started_is_a_warning(make: Make, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from tests.deb import NATIVE, ROOT, VENDOR, tracked
 from tests.package.conftest import Deb
 from tests.unit.needs import tool
 from weft_runtime import __version__
+from weft_runtime.pack.languages import SDK
 
 PACKAGING = ROOT / "packaging"
 CODE = "/usr/lib/weft-runtime/"
@@ -42,6 +43,10 @@ def test_it_holds_all_of_our_code_and_no_bytecode(deb: Deb) -> None:
     ours = {CODE + name for name in tracked() if name.startswith("weft_runtime/")}
     assert {name for name in deb.files if name.startswith(f"{CODE}weft_runtime/")} == ours
     assert not [name for name in deb.members if "__pycache__" in name or name.endswith(".pyc")]
+
+
+def test_the_guide_is_where_weft_pack_says(deb: Deb) -> None:
+    assert SDK.split()[-1] in deb.files
 
 
 def test_it_holds_the_wheels_but_for_what_cannot_run(deb: Deb) -> None:

@@ -16,7 +16,7 @@ _TIMES = ("launched_at", "ready_at", "stopped_at")
 
 
 class Facts(NamedTuple):
-    """What else is known of a session: for people, nothing here depends on it. None is "not known"."""
+    """What else is known of a session: for people, but for the last of it. None is "not known"."""
 
     version: str | None = None
     """The version that runs: that of the manifest at the launch."""
@@ -29,6 +29,8 @@ class Facts(NamedTuple):
     """Bytes, once it has ended."""
     cpu_seconds: float | None = None
     """The same of its time on CPUs."""
+    has_ui: bool = True
+    """Whether there is anything for an app shell to show."""
 
 
 class Action(StrEnum):

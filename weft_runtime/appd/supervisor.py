@@ -386,7 +386,12 @@ class Supervisor:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
         data = next((os.fspath(grant.host) for grant in grants.directories if grant.guest == "/data"), None)
         # As the manifest has it: so is the list of installed apps, with which it is compared.
-        facts = Facts(package.manifest.version, package=_shown(package.directory), data=_shown(data))
+        facts = Facts(
+            package.manifest.version,
+            package=_shown(package.directory),
+            data=_shown(data),
+            has_ui=package.manifest.ui_entry is not None,
+        )
         return argv, grants.notice, facts
 
     def _fork(self, app_id: AppId, argv: list[str]) -> tuple[Child, SessionGroup | None] | None:
@@ -759,7 +764,7 @@ class Supervisor:
 
     def _start_shell(self, live: _Live) -> None:
         shell = self._settings.app_shell_bin
-        if shell is None:
+        if shell is None or not live.session.facts.has_ui:
             return
         argv = [os.fspath(shell), live.session.app_id, str(live.session.id)]
         try:
