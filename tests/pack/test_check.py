@@ -25,6 +25,10 @@ ID_RULE = (
     "expected three or more labels of a-z and 0-9, each beginning with a letter, joined by dots, such as"
     " org.example.notes"
 )
+COMPONENT = (
+    "a WebAssembly component: components are not supported by this release [build a WASI preview 1 command, such as with"
+    " the target wasm32-wasip1]"
+)
 VERSION_RULE = "expected a version such as 1.2.3 or 1.2.3-beta.1 (Semantic Versioning 2.0.0)"
 
 
@@ -143,7 +147,10 @@ def test_all_that_is_wrong_is_told_at_once_in_the_order_of_the_file(package: Pat
         ("wapp.toml:6:", "package.capabilities[2] is 'y': no such capability is known"),
         ("wapp.toml:9:", "runtime.ready is '': expected one of 'host', 'export', 'guest'"),
         ("wapp.toml:10:", "runtime.args is a string: expected an array of strings"),
-        ("app.wasm:0x0:", "is a WebAssembly component: components are not supported by this release"),
+        (
+            "app.wasm:0x0:",
+            f"is {COMPONENT}",
+        ),
         ("ui/link:", "is a link to '../../x', which does not exist"),
     ]
     done = pack("check", "--json", package)
