@@ -58,8 +58,9 @@ def _preopens(screen: Screen, manifest: Manifest, scratch: Path) -> list[str]:
     grants = capabilities.resolve(
         manifest.capabilities, lambda: capabilities.data_directory(scratch / "data", manifest.id), home=None
     )
-    if grants.notice is not None:
-        screen.note(grants.notice)
+    for capability in dict.fromkeys(manifest.capabilities):
+        if (lack := capabilities.shortfall(capability)) is not None:
+            screen.note(f"the capability {quote(capability)} {lack}")
     options: list[str] = []
     for grant in grants.directories:
         options += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
