@@ -99,7 +99,10 @@ def test_an_app_runs_from_its_directory(tmp_path: Path) -> None:
         ("", "compiled {}/app.wasm in "),
         ("rm app.wasm", "app.wasm not found at {}/app.wasm"),
         ("rm ui/index.html", "{}/wapp.toml: ui.entry 'ui/index.html' does not exist"),
-        ("touch ../x; ln -sf ../x app.wasm", "{}/wapp.toml: runtime.module 'app.wasm' leads out of the package"),
+        (
+            "touch ../x; ln -sf ../x app.wasm",
+            "{}/wapp.toml: runtime.module 'app.wasm' leads out of the package",
+        ),
         ("rm app.wasm; mkdir app.wasm", "{}/app.wasm is not a regular file"),
         ("printf x >app.wasm", "{}/app.wasm is text"),
         ("printf '\\0asm\\1\\0\\0\\0' >app.wasm", "{}/app.wasm exports no _start"),
