@@ -4,6 +4,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import store
@@ -108,6 +109,9 @@ def _run(app: App) -> Outcome:
 
     begun, done = time.monotonic(), "loaded the compiled code of"
     if app.groundwork is not None:
+        if ending.log.level >= Level.DEBUG:
+            path = printable(str(Path(f"/proc/self/fd/{app.groundwork.code_fd}").readlink()))
+            ending.log.debug(f"loading {source}: its code is {path}")
         os.close(app.groundwork.code_fd)
         assert isinstance(app.groundwork.loaded, Loaded)
         guest, linked, mode = app.groundwork.loaded
