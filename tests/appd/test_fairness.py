@@ -7,9 +7,12 @@ Each daemon here watches its own event loop (WEFT_LOOP_WATCH): a callback that t
 import contextlib
 import os
 import resource
+import socket
 import struct
 import subprocess
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -377,6 +380,49 @@ def test_a_flood_of_many_connections_of_a_user_has_the_turns_of_one(open_to_all:
     pair = frame(encode_msgpack(QuerySessions())) + frame(encode_msgpack(gesture(1)))
     victim = appd.connect()
     assert turns_before(appd, [victim], [(flood, pair * 500) for flood in floods]) <= 2
+
+
+@contextmanager
+def read_by_a_thread(connection: Control) -> Iterator[None]:
+    """Whatever comes is read and forgotten, so that nothing but its turns holds the client up."""
+
+    def read() -> None:
+        with contextlib.suppress(OSError):
+            connection.read_to_end()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield
+    finally:
+        connection.socket.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@as_root
+def test_users_share_the_time_and_not_the_requests(open_to_all: Appd) -> None:
+    """Who asks for what is cheap has many answers while somebody else has one to what is costly."""
+    appd = open_to_all
+    install_many(appd.store, 300)
+    assert isinstance(appd.control.ask(QueryInstalledApps()), InstalledApps)
+    with user(1234):
+        flood = appd.connect()
+    pair = frame(encode_msgpack(QueryInstalledApps())) + frame(encode_msgpack(gesture(1)))
+    cheap = frame(encode_msgpack(gesture(2)))
+    observer, victim = appd.connect(), appd.connect()
+    assert observer.ask(Subscribe(None)) == Subscribed(None)
+    heard = Counter[int]()
+    with read_by_a_thread(flood):
+        flood.send_bytes(pair * 100)
+        for _ in range(3):
+            assert observer.receive() == NavigationGesture(*gesture(1))
+        victim.send_bytes(cheap * 100)
+        while heard[2] < 100:
+            push = observer.receive()
+            assert isinstance(push, NavigationGesture)
+            heard[push.gesture_type] += 1
+    # By turns it would be one for each few of them.
+    assert heard[1] <= 8
 
 
 def test_a_reload_needs_no_connection(start: Make) -> None:

@@ -9,8 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from weft_runtime.protocol import Response
 
-SLICE_S = 0.001
-"""Seconds of work on one answer before others get their turns: as long as an ordinary request takes."""
+SLICE_S = 0.0005
+"""Seconds of work on one answer before others get their turns: as long as an ordinary request takes. Each step of
+somebody's launch may have to wait for that long."""
 
 AT_ONCE = 4
 """Answers that are made at a time for one owner: each holds thousands of objects, which Python's garbage collector looks

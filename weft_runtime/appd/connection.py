@@ -61,7 +61,9 @@ class ControlClient(Outgoing):
         self._is_nameless = not server.names.is_known(uid, self._is_named)
         """Whether it waits for the name of its user, before anything is done for it."""
         if not self._is_nameless:
-            self._loop.add_reader(connection, self._readable)
+            # Most have sent something by now; else the turn finds out.
+            self._has_come = True
+            self.resume()
 
     @property
     def caller(self) -> str:
@@ -148,6 +150,7 @@ class ControlClient(Outgoing):
         self._subscribed, self._session_id = values["subscribed"], values["session_id"]
         self.waiting_for, self.waiting_for_reload = values["waiting_for"], values["waiting_for_reload"]
         self._closing = values["closing"]
+        self._has_come = False  # as far as is known here: `_watch_input` finds out, if it may be read
         if not self._closing:
             self._take(bytes.fromhex(values["in"]))
         self._watch_input()
