@@ -103,7 +103,10 @@ def test_an_app_gets_a_data_directory_for_the_run(tmp_path: Path) -> None:
     package = install(tmp_path, guest(f"(i32.store8 (i32.const 1024) (i32.const 97)) {made}"), toml=toml)
     done = pack("run", package, "--", "--log-level", "err")
     assert (done.status, done.out) == (0, "READY\n")
-    assert done.err == "weft-pack: capabilities that this release does not serve: sys:notifications\n"
+    assert done.err == (
+        "weft-pack: the capability 'sys:notifications' has no effect, since this release does not serve it: the app cannot"
+        " show notifications\n"
+    )
 
 
 def test_options_behind_two_dashes_are_for_the_runtime(tmp_path: Path) -> None:
@@ -180,6 +183,16 @@ def test_info_of_the_least(tmp_path: Path) -> None:
         "module:  app.wasm",
         "ui:      ui/index.html",
     ]
+
+
+def test_an_app_without_a_face_runs_and_is_told_so(tmp_path: Path) -> None:
+    package = install(
+        tmp_path, guest(say("out\n")), toml=manifest().replace('[ui]\nentry = "ui/index.html"', "")
+    )
+    (package / "ui/index.html").unlink()
+    assert pack("info", package).out.splitlines()[-1] == "module:  app.wasm"
+    assert json.loads(pack("info", "--json", package).out)["ui_entry"] is None
+    assert pack("run", package, "--", "--log-level", "err") == (0, "READY\nout\n", "")
 
 
 @pytest.mark.parametrize("command", ["info", "run"])

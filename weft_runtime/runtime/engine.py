@@ -17,7 +17,7 @@ try:
 except ImportError:  # before Python 3.12
     from _sha256 import sha256 as _sha256  # type: ignore[import-not-found]
 
-from weft_runtime import imports, limits, paths
+from weft_runtime import limits, paths
 from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
 from weft_runtime.escape import printable, quote
 from weft_runtime.runtime.arguments import Preopen
@@ -214,15 +214,11 @@ class Guest:
         self._exports = wasmtime.Linker(engine.engine)
 
     def link(self, module: wasmtime.Module) -> Linked:
-        """Resolve the imports. Raises WeftError(MODULE_INVALID) naming the one that is not WASI's."""
+        """Resolve the imports. Raises WeftError(MODULE_INVALID), whose message completes "FILE ..."."""
         try:
             return self._linker.instantiate_pre(module)
         except wasmtime.WasmtimeError as error:
-            names = [(imported.module, imported.name or "") for imported in module.imports]
-            # The name in the first part may hold anything, line breaks too.
-            what, _, why = str(error).rpartition(_CAUSE)
-            message = f"{printable(what)}: {one_line(why)}" if what else printable(why)
-            raise WeftError(Problem.MODULE_INVALID, message, imports.diagnose(names)) from None
+            raise _not_linked(module, str(error)) from None
 
     def instantiate(self, linked: Linked, setup: GuestSetup) -> None:
         """Make the instance, which runs its start section. Raises GuestExit, GuestTrap or WeftError: OS_ERROR for a
@@ -249,6 +245,22 @@ def entries(module: wasmtime.Module, *names: str) -> list[Entry | None]:
     return [found.get(name) for name in names]
 
 
+def _not_linked(module: wasmtime.Module, text: str) -> WeftError:
+    """The error where imports cannot be resolved that nobody has judged before: of code that was in a cache already."""
+    from weft_runtime.wasm import reader, rules  # noqa: PLC0415 - a launch has no need of it
+
+    imports = [
+        reader.Import(imported.module, imported.name or "", _kind_text(imported.type), None, 0)
+        for imported in module.imports
+    ]
+    if found := rules.by_imports(imports):
+        return WeftError(found.problem, found.message, found.hint)
+    # The name in the first part may hold anything, line breaks too.
+    what, _, why = text.rpartition(_CAUSE)
+    message = f"{printable(what)}: {one_line(why)}" if what else printable(why)
+    return WeftError(Problem.MODULE_INVALID, f"cannot be linked: {message}")
+
+
 _NOT_SHOWN = ("Caused by:", "note: run with `RUST_BACKTRACE")
 
 
@@ -269,7 +281,13 @@ def _type_text(kind: object) -> str:
             if params or results
             else PLAIN_FUNCTION
         )
-    return f"a {type(kind).__name__.removesuffix('Type').lower()}"
+    return f"a {_kind_text(kind)}"
+
+
+def _kind_text(kind: object) -> str:
+    if isinstance(kind, wasmtime.FuncType):
+        return "function"
+    return type(kind).__name__.removesuffix("Type").lower()
 
 
 def _wasi_config(setup: GuestSetup) -> wasmtime.WasiConfig:
