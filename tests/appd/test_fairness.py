@@ -25,6 +25,7 @@ from tests.appd.conftest import Make
 from tests.appd.harness import PROGRAMS, WAIT_SECONDS, Appd, descriptors, eventually
 from tests.packages import APP_ID, install, install_many, manifest
 from weft_runtime.appd.admission import DESCRIPTORS_KEPT, PLACES_KEPT
+from weft_runtime.appd.output import LINES_A_TURN
 from weft_runtime.framing import FRAME_MAX, frame
 from weft_runtime.limits import MANIFEST
 from weft_runtime.protocol import (
@@ -423,6 +424,26 @@ def test_users_share_the_time_and_not_the_requests(open_to_all: Appd) -> None:
             heard[push.gesture_type] += 1
     # By turns it would be one for each few of them.
     assert heard[1] <= 8
+
+
+def test_what_many_apps_write_at_once_has_the_turns_of_one_user(start: Make) -> None:
+    appd = start(WEFT_LOG_LINES="100000")
+    package = appd.install("ready(); until('go'); say(b'a line\\n' * 9000); note('wrote', 0); wait()")
+    sessions = [appd.launch() for _ in range(40)]
+    appd.until_ready(*sessions)
+    victim = appd.connect()
+    assert victim.ask(QueryRunning()) != NO_APPS
+    requests = 100
+    with appd.stopped():
+        (package / "go").touch()
+        for session in sessions:
+            appd.note(session, "wrote")
+        victim.send(*[gesture(1)] * requests)
+    for _ in range(requests):
+        assert victim.receive() == NavigationGesture(*gesture(1))
+    logged = appd.log_text.count(": a line\n")
+    # The first lines of each come at once; what comes after them is of one session a request, and not of all.
+    assert logged <= (len(sessions) + requests) * LINES_A_TURN
 
 
 def test_a_reload_needs_no_connection(start: Make) -> None:

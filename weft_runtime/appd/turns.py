@@ -127,4 +127,5 @@ class Once:
         return False
 
     def cancel(self) -> None:
+        """There is nothing to do any more."""
         self._turns.leave(self)
