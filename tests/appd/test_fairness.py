@@ -10,6 +10,7 @@ import resource
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -25,6 +26,7 @@ from tests.appd.conftest import Make
 from tests.appd.harness import PROGRAMS, WAIT_SECONDS, Appd, descriptors, eventually
 from tests.packages import APP_ID, install, install_many, manifest
 from weft_runtime.appd.admission import DESCRIPTORS_KEPT, PLACES_KEPT
+from weft_runtime.appd.answers import AT_ONCE
 from weft_runtime.appd.output import LINES_A_TURN
 from weft_runtime.framing import FRAME_MAX, frame
 from weft_runtime.limits import MANIFEST
@@ -61,6 +63,14 @@ SAME = 30  # looks, some 10 ms apart each
 SENT = 64 * 1024
 VICTIM = 999_999
 NO_APPS = RunningApps(())
+
+LONG_SNAPSHOTS = """
+import sys
+import weft_runtime.appd.main
+weft_runtime.appd.dispatch.INFO_BYTES = 7 << 20
+sys.argv[0] = "weft-appd"
+sys.exit(weft_runtime.appd.main.main())
+"""
 
 
 def gesture(number: int) -> PanelGesture:
@@ -190,6 +200,27 @@ def test_large_manifests_hold_nobody_up_and_are_parsed_once(appd: Appd) -> None:
     for _ in range(10):
         assert asking.ask(QueryInstalledApps()) == answer
     assert cpu_seconds(appd) - before - first < first / 2
+
+
+def test_what_answers_that_wait_are_made_from_counts_as_what_waits(make: Make) -> None:
+    appd = make()
+    # As if a session had as much to tell as thousands of them.
+    appd.program = (sys.executable, "-c", LONG_SNAPSHOTS)
+    appd.start()
+    appd.run_app("ready(); wait()")
+    install_big(appd.store, 8)
+    busy = [appd.connect() for _ in range(AT_ONCE)]
+    waiting = [appd.connect() for _ in range(5)]
+    for client in busy:
+        client.send(QueryInstalledApps())
+        assert appd.control.ask(QueryAppState(1)) == AppState(1, State.RUNNING)  # it has had its turn
+    for client in waiting:
+        client.send(QuerySessions())
+    # The others still wait for a place.
+    eventually(lambda: any(not client.is_quiet for client in waiting), "one of those who wait is dropped")
+    assert [client.read_to_end() for client in waiting if not client.is_quiet] == [b""]
+    assert isinstance(busy[0].receive(), InstalledApps)
+    assert appd.log_text.count("it does not read") == 1
 
 
 def test_a_manifest_that_is_wrong_is_parsed_once_too(appd: Appd) -> None:
