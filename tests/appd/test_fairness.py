@@ -7,9 +7,13 @@ Each daemon here watches its own event loop (WEFT_LOOP_WATCH): a callback that t
 import contextlib
 import os
 import resource
+import socket
 import struct
 import subprocess
+import sys
+import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +26,8 @@ from tests.appd.conftest import Make
 from tests.appd.harness import PROGRAMS, WAIT_SECONDS, Appd, descriptors, eventually
 from tests.packages import APP_ID, install, install_many, manifest
 from weft_runtime.appd.admission import DESCRIPTORS_KEPT, PLACES_KEPT
+from weft_runtime.appd.answers import AT_ONCE
+from weft_runtime.appd.output import LINES_A_TURN
 from weft_runtime.framing import FRAME_MAX, frame
 from weft_runtime.limits import MANIFEST
 from weft_runtime.protocol import (
@@ -57,6 +63,14 @@ SAME = 30  # looks, some 10 ms apart each
 SENT = 64 * 1024
 VICTIM = 999_999
 NO_APPS = RunningApps(())
+
+LONG_SNAPSHOTS = """
+import sys
+import weft_runtime.appd.main
+weft_runtime.appd.dispatch.INFO_BYTES = 7 << 20
+sys.argv[0] = "weft-appd"
+sys.exit(weft_runtime.appd.main.main())
+"""
 
 
 def gesture(number: int) -> PanelGesture:
@@ -186,6 +200,27 @@ def test_large_manifests_hold_nobody_up_and_are_parsed_once(appd: Appd) -> None:
     for _ in range(10):
         assert asking.ask(QueryInstalledApps()) == answer
     assert cpu_seconds(appd) - before - first < first / 2
+
+
+def test_what_answers_that_wait_are_made_from_counts_as_what_waits(make: Make) -> None:
+    appd = make()
+    # As if a session had as much to tell as thousands of them.
+    appd.program = (sys.executable, "-c", LONG_SNAPSHOTS)
+    appd.start()
+    appd.run_app("ready(); wait()")
+    install_big(appd.store, 8)
+    busy = [appd.connect() for _ in range(AT_ONCE)]
+    waiting = [appd.connect() for _ in range(5)]
+    for client in busy:
+        client.send(QueryInstalledApps())
+        assert appd.control.ask(QueryAppState(1)) == AppState(1, State.RUNNING)  # it has had its turn
+    for client in waiting:
+        client.send(QuerySessions())
+    # The others still wait for a place.
+    eventually(lambda: any(not client.is_quiet for client in waiting), "one of those who wait is dropped")
+    assert [client.read_to_end() for client in waiting if not client.is_quiet] == [b""]
+    assert isinstance(busy[0].receive(), InstalledApps)
+    assert appd.log_text.count("it does not read") == 1
 
 
 def test_a_manifest_that_is_wrong_is_parsed_once_too(appd: Appd) -> None:
@@ -377,6 +412,69 @@ def test_a_flood_of_many_connections_of_a_user_has_the_turns_of_one(open_to_all:
     pair = frame(encode_msgpack(QuerySessions())) + frame(encode_msgpack(gesture(1)))
     victim = appd.connect()
     assert turns_before(appd, [victim], [(flood, pair * 500) for flood in floods]) <= 2
+
+
+@contextmanager
+def read_by_a_thread(connection: Control) -> Iterator[None]:
+    """Whatever comes is read and forgotten, so that nothing but its turns holds the client up."""
+
+    def read() -> None:
+        with contextlib.suppress(OSError):
+            connection.read_to_end()
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    try:
+        yield
+    finally:
+        connection.socket.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@as_root
+def test_users_share_the_time_and_not_the_requests(open_to_all: Appd) -> None:
+    """Who asks for what is cheap has many answers while somebody else has one to what is costly."""
+    appd = open_to_all
+    install_many(appd.store, 300)
+    assert isinstance(appd.control.ask(QueryInstalledApps()), InstalledApps)
+    with user(1234):
+        flood = appd.connect()
+    pair = frame(encode_msgpack(QueryInstalledApps())) + frame(encode_msgpack(gesture(1)))
+    cheap = frame(encode_msgpack(gesture(2)))
+    observer, victim = appd.connect(), appd.connect()
+    assert observer.ask(Subscribe(None)) == Subscribed(None)
+    heard = Counter[int]()
+    with read_by_a_thread(flood):
+        flood.send_bytes(pair * 100)
+        for _ in range(3):
+            assert observer.receive() == NavigationGesture(*gesture(1))
+        victim.send_bytes(cheap * 100)
+        while heard[2] < 100:
+            push = observer.receive()
+            assert isinstance(push, NavigationGesture)
+            heard[push.gesture_type] += 1
+    # By turns it would be one for each few of them.
+    assert heard[1] <= 8
+
+
+def test_what_many_apps_write_at_once_has_the_turns_of_one_user(start: Make) -> None:
+    appd = start(WEFT_LOG_LINES="100000")
+    package = appd.install("ready(); until('go'); say(b'a line\\n' * 9000); note('wrote', 0); wait()")
+    sessions = [appd.launch() for _ in range(40)]
+    appd.until_ready(*sessions)
+    victim = appd.connect()
+    assert victim.ask(QueryRunning()) != NO_APPS
+    requests = 100
+    with appd.stopped():
+        (package / "go").touch()
+        for session in sessions:
+            appd.note(session, "wrote")
+        victim.send(*[gesture(1)] * requests)
+    for _ in range(requests):
+        assert victim.receive() == NavigationGesture(*gesture(1))
+    logged = appd.log_text.count(": a line\n")
+    # The first lines of each come at once; what comes after them is of one session a request, and not of all.
+    assert logged <= (len(sessions) + requests) * LINES_A_TURN
 
 
 def test_a_reload_needs_no_connection(start: Make) -> None:

@@ -6,6 +6,7 @@ import os
 import select
 import socket
 import statistics
+import struct
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,7 +15,15 @@ import pytest
 
 from tests.appd import raw_websocket
 from tests.appd.conftest import Make
-from tests.appd.harness import SLACK_SECONDS, WAIT_SECONDS, Appd, descriptors, eventually, memory
+from tests.appd.harness import (
+    SLACK_SECONDS,
+    WAIT_SECONDS,
+    Appd,
+    cpu_seconds,
+    descriptors,
+    eventually,
+    memory,
+)
 from tests.appd.raw_websocket import BINARY, CONTINUATION, HANDSHAKE, PING, PONG, TEXT, door, flood, page
 from tests.appd.test_connections import limit_descriptors
 from tests.appd.test_manager import pass_sockets
@@ -114,6 +123,35 @@ def test_whatever_a_client_sends_costs_the_others_no_more_than_requests(
     with flood(appd, repeated * max(1, 100_000 // len(repeated)), first):
         found = wait_of(appd)
     assert found < 5 * usual
+
+
+def test_what_a_client_has_said_is_forgotten_once_it_is_gone(appd: Appd) -> None:
+    """Compared by the daemon's CPU time with a client that stays; none of these frames has an answer."""
+    pong = raw_websocket.frame(PONG)
+    said = pong * 20_000
+    pid, used = appd.process.pid, []
+    idle = len(descriptors(pid))
+    for stays in (True, False):
+        client = page(appd)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, len(said))
+        before = cpu_seconds(pid)
+        with appd.stopped():
+            client.setblocking(False)
+            sent = client.send(said)
+            assert sent > len(said) / 4
+            if not stays:
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("2i", 1, 0))
+                client.close()
+        if stays:
+            # It is answered behind all that it has said.
+            client.setblocking(True)
+            client.sendall(said[sent : sent + -sent % len(pong)] + raw_websocket.frame(PING))
+            assert client.recv(100)
+            client.close()
+        eventually(lambda: len(descriptors(pid)) == idle, "the daemon has closed it")
+        used.append(cpu_seconds(pid) - before)
+    print("USED", used, sent)
+    assert used[1] < used[0] / 3
 
 
 def test_clients_that_send_as_fast_as_they_can_leave_room_for_another_page(appd: Appd) -> None:

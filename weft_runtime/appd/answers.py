@@ -9,8 +9,9 @@ from typing import Any, Generic, TypeVar
 
 from weft_runtime.protocol import Response
 
-SLICE_S = 0.001
-"""Seconds of work on one answer before others get their turns: as long as an ordinary request takes."""
+SLICE_S = 0.0005
+"""Seconds of work on one answer before others get their turns: as long as an ordinary request takes. Each step of
+somebody's launch may have to wait for that long."""
 
 AT_ONCE = 4
 """Answers that are made at a time for one owner: each holds thousands of objects, which Python's garbage collector looks
@@ -26,12 +27,13 @@ T = TypeVar("T", bytes, str)
 class LongAnswer(Generic[T]):
     """One answer that is being made, from its steps to the pieces of its encoding."""
 
-    def __init__(self, steps: Steps, encode: Callable[[Response], Iterator[T]]) -> None:
-        """`encode` gives the answer in pieces, each made in less than a slice."""
+    def __init__(self, steps: Steps, encode: Callable[[Response], Iterator[T]], snapshot: int = 0) -> None:
+        """`encode` gives the answer in pieces, each made in less than a slice. What it is made from takes `snapshot` bytes."""
         self.pieces: list[T] = []
         """What is encoded: all of the answer, once `go_on` says so."""
         self.size = 0
         """The length of `pieces`."""
+        self.snapshot = snapshot
         self.waits_for: asyncio.Future[Any] | None = None
         """What has to be done before it can go on."""
         self._work: Iterator[asyncio.Future[Any] | T | None] = _make(steps, encode)

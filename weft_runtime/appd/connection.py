@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.dispatch import Push
+from weft_runtime.appd.incoming import Incoming
 from weft_runtime.appd.listener import peer
-from weft_runtime.appd.outgoing import ANSWERS_AHEAD, Outgoing
+from weft_runtime.appd.outgoing import ANSWERS_AHEAD
 from weft_runtime.framing import FrameReader, FramingError, frame, frame_header
 from weft_runtime.protocol import Error, ErrorCode, ProtocolError, Response
 from weft_runtime.wire import decode_request_msgpack, encode_msgpack, msgpack_pieces
@@ -23,15 +24,11 @@ from weft_runtime.wire import decode_request_msgpack, encode_msgpack, msgpack_pi
 if TYPE_CHECKING:
     from weft_runtime.appd.control import ControlServer
 
-_READ_SIZE = 16 * 1024
-"""Bytes that are read of a client at a time: a thousand of the shortest frames, which takes a fraction of a millisecond
-to cut."""
-
 FRAME_TIMEOUT_S = 10.0
 """Seconds for the rest of a frame once it has begun, and for a client to read an answer."""
 
 
-class ControlClient(Outgoing):
+class ControlClient(Incoming):
     """One connection. Implements dispatch.Client."""
 
     def __init__(self, connection: socket.socket, server: "ControlServer") -> None:
@@ -50,9 +47,6 @@ class ControlClient(Outgoing):
         """The request that is being answered."""
         self._broken: FramingError | None = None
         """Why the input cannot be read on: told when all that came before it is answered."""
-        self._has_come = False
-        """Whether there is something to be read, as far as is known."""
-        self._all_said = False
         self._closing = False
         self._active_at = time.monotonic()
         self._frame_began_at: float | None = None
@@ -61,7 +55,9 @@ class ControlClient(Outgoing):
         self._is_nameless = not server.names.is_known(uid, self._is_named)
         """Whether it waits for the name of its user, before anything is done for it."""
         if not self._is_nameless:
-            self._loop.add_reader(connection, self._readable)
+            # Most have sent something by now; else the turn finds out.
+            self._has_come = True
+            self.resume()
 
     @property
     def caller(self) -> str:
@@ -77,8 +73,9 @@ class ControlClient(Outgoing):
         self._put(frame(encode_msgpack(message)))
         self.flush()
 
-    def begin(self, steps: Steps) -> None:
-        self._making = LongAnswer(steps, msgpack_pieces)
+    def begin(self, steps: Steps, snapshot: int = 0) -> None:
+        self._making = LongAnswer(steps, msgpack_pieces, snapshot)
+        self._count()
 
     def put(self, push: Push) -> None:
         self._put(push.frame)
@@ -148,6 +145,7 @@ class ControlClient(Outgoing):
         self._subscribed, self._session_id = values["subscribed"], values["session_id"]
         self.waiting_for, self.waiting_for_reload = values["waiting_for"], values["waiting_for_reload"]
         self._closing = values["closing"]
+        self._has_come = False  # as far as is known here: `_watch_input` finds out, if it may be read
         if not self._closing:
             self._take(bytes.fromhex(values["in"]))
         self._watch_input()
@@ -184,24 +182,6 @@ class ControlClient(Outgoing):
             return
         self._server.dispatcher.handle(request, self)
 
-    def _readable(self) -> None:
-        self._has_come = True
-        self._loop.remove_reader(self._socket)
-        self.resume()
-
-    def _receive(self) -> None:
-        self._has_come = False
-        try:
-            data = self._socket.recv(_READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._take(data)
-        else:
-            self._all_said = True
-
     def _take(self, data: bytes) -> None:
         self._active_at = time.monotonic()
         try:
@@ -223,13 +203,12 @@ class ControlClient(Outgoing):
         if not self._is_open:
             return
         has_all = self._closing or self._all_said or self._broken is not None
-        if has_all or self._bodies or self._is_blocked or self._has_come:
-            self._loop.remove_reader(self._socket)
+        is_wanted = not (has_all or self._bodies or self._is_blocked or self._has_come)
+        if not is_wanted:
             self._frame_began_at = None  # what is not read cannot be late
-        else:
-            if self._reader.mid_frame and self._frame_began_at is None:
-                self._frame_began_at = time.monotonic()
-            self._loop.add_reader(self._socket, self._readable)
+        elif self._reader.mid_frame and self._frame_began_at is None:
+            self._frame_began_at = time.monotonic()
+        self._read_on(wanted=is_wanted)
 
     def give_up(self, answer: Error) -> None:
         if not self._is_open:

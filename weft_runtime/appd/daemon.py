@@ -90,8 +90,9 @@ class Daemon:
         state = Worker("weft-state")
         self._numbers = Numbers(Counter(self._places.state, self._places.runtime), state, self._tasks, log)
         self._supervisor = Supervisor(
-            settings, self._places, environ, log, self._dispatcher.announce, self._numbers
-        )
+            settings, self._places, environ, log, self._dispatcher.announce, self._numbers,
+            self._dispatcher.turns,
+        )  # fmt: skip
         self._dispatcher.supervisor = self._supervisor
         self._dispatcher.reload = self._request_reload
         self._dispatcher.status = self._describe

@@ -73,6 +73,9 @@ READINGS_MAX = 3
 FLUSHES_MAX = 32
 """Clients that one callback sends a push to: each takes the kernel some 10 microseconds, and wakes a process."""
 
+INFO_BYTES = 256
+"""What is copied of a session that lives for an answer that tells of it, in bytes of memory."""
+
 
 class Push:
     """A message for many clients, encoded once for all that share an encoding."""
@@ -108,9 +111,9 @@ class Client(turns.Client, Protocol):
         """Put a message behind those that were sent before. Never blocks and never raises."""
         ...
 
-    def begin(self, steps: Steps) -> None:
+    def begin(self, steps: Steps, snapshot: int = 0) -> None:
         """Make the answer to its last request in its next turns, by a LongAnswer: no request after it is looked at
-        before, and what is sent meanwhile comes behind it."""
+        before, and what is sent meanwhile comes behind it. What it is made from takes `snapshot` bytes."""
         ...
 
     def put(self, push: Push) -> None:
@@ -192,7 +195,7 @@ class Dispatcher:
                 client.subscribe(request.session_id)
                 client.send(Subscribed(request.session_id))
             case QuerySessions():
-                self._begin(client, self._sessions())
+                self._begin(client, self._sessions(), INFO_BYTES * len(self.supervisor.live))
             case Reload():
                 self._reload(client)
             case QueryStatus():
@@ -280,8 +283,8 @@ class Dispatcher:
     # Answers that may be long. What they tell of sessions is as it was when the request was looked at: so the snapshot is
     # taken at once, and what is pushed from then on comes behind the answer.
 
-    def _begin(self, client: Client, steps: Steps) -> None:
-        client.begin(self._places.when_free(client.owner, steps))
+    def _begin(self, client: Client, steps: Steps, snapshot: int = 0) -> None:
+        client.begin(self._places.when_free(client.owner, steps), snapshot)
 
     def _running(self) -> Steps:
         states = (State.STARTING, State.RUNNING)

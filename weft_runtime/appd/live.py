@@ -17,6 +17,7 @@ from weft_runtime.appd.session import Action, Session
 from weft_runtime.appd.settings import Settings
 from weft_runtime.appd.streams import NAMES, Streams
 from weft_runtime.appd.tasks import AGAIN_S, Tasks
+from weft_runtime.appd.turns import Turns
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log, output_identifier
 from weft_runtime.limits import COMPILE_TIME
@@ -32,6 +33,7 @@ class Surroundings(NamedTuple):
     """For app shells."""
     log: Log
     tasks: Tasks
+    turns: Turns
     announce: Callable[[AppReady | AppState], None]
     """Takes each push, in order."""
     changed: Callable[[], None]
@@ -59,7 +61,7 @@ class Live:
         output = OutputLog(settings.log_lines, settings.log_interval, self._write, self._dropped)
         self.streams = Streams(
             f"session {session.id}", {"stdout": child.stdout, "stderr": child.stderr}, output, self._tasks,
-            self._is_ready, self._output_ended,
+            surroundings.turns, self._is_ready, self._output_ended,
         )  # fmt: skip
         self._deadline_timer: asyncio.TimerHandle | None = None
         self.shell_pid: int | None = None

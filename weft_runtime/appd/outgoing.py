@@ -75,8 +75,9 @@ class Outgoing(ABC):
 
     @property
     def unread(self) -> int:
-        """Bytes that wait for it."""
-        return len(self._out) + len(self._behind) + (self._making.size if self._making is not None else 0)
+        """Bytes that wait for it, and what its next answer is made from."""
+        being_made = 0 if self._making is None else self._making.snapshot + self._making.size
+        return len(self._out) + len(self._behind) + being_made
 
     def flush(self) -> None:
         """Send what waits, as far as the kernel takes it. Never blocks and never raises."""

@@ -6,9 +6,11 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.tasks import Tasks
+from weft_runtime.appd.turns import Once, Turns
 from weft_runtime.ready import ReadyScanner
 
 NAMES = ("stdout", "stderr")
@@ -17,6 +19,9 @@ READS_AT_END = 64
 """Reads of a dead app's pipe: a pipe holds 64 KiB, and what wrote more after its death is not its output."""
 
 _READ_SIZE = 64 * 1024
+
+_OUTPUT = "output"
+"""The owner of the turns of all sessions that write more than there is time for at once."""
 
 _FLOOD_PAUSE_S = 0.005
 """Seconds between two reads of a session that has used up its lines. Its pipe is still emptied, since an app must not
@@ -33,6 +38,7 @@ class Streams:
         descriptors: Mapping[str, int],
         output: OutputLog,
         tasks: Tasks,
+        turns: Turns,
         on_ready: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -44,9 +50,10 @@ class Streams:
         """Those whose end has not come."""
         self._owner = owner
         self._tasks = tasks
+        self._turns = turns
         self._on_ready = on_ready
         self._on_end = on_end
-        self._pauses: dict[str, asyncio.Handle] = {}
+        self._pauses: dict[str, asyncio.Handle | Once] = {}
         """Streams that are not read just now, and what goes on with them."""
         self._summary_timer: asyncio.TimerHandle | None = None
 
@@ -131,14 +138,23 @@ class Streams:
         loop = asyncio.get_running_loop()
         if name in self.open:
             loop.remove_reader(self.open[name])
-        delay = 0 if has_more else _FLOOD_PAUSE_S
-        self._pauses[name] = loop.call_later(delay, self._go_on, name)
+        if has_more:
+            self._ask(name)
+        else:
+            self._pauses[name] = loop.call_later(_FLOOD_PAUSE_S, self._ask, name)
+
+    def _ask(self, name: str) -> None:
+        """Go on with a stream in a turn: however many sessions write all they can, it is one owner's share of the time."""
+        go_on = partial(self._tasks.call, f"the output of {self._owner}", self._go_on, name)
+        self._pauses[name] = Once(self._turns, _OUTPUT, go_on)
 
     def _go_on(self, name: str) -> None:
         del self._pauses[name]
         try:
             if self.splitters[name].has_line:
                 self._log_lines(name)
+            elif name in self.open:
+                self._readable(name)
         finally:
             # Whatever went wrong, an app must not hang on its output.
             if name in self.open and name not in self._pauses:

@@ -22,6 +22,7 @@ from weft_runtime.appd.session import DAEMON, Facts, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
 from weft_runtime.appd.streams import NAMES, READS_AT_END
 from weft_runtime.appd.tasks import Tasks
+from weft_runtime.appd.turns import Turns
 from weft_runtime.appd.use import Use, of_session
 from weft_runtime.errors import ExitStatus, WeftError
 from weft_runtime.escape import printable, quote
@@ -56,6 +57,7 @@ class Supervisor:
         log: Log,
         announce: Callable[[AppReady | AppState], None],
         numbers: Numbers,
+        turns: Turns,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -76,7 +78,7 @@ class Supervisor:
         self.closing = False
         self._background = Background(places.runtime, log, self._tasks)
         self._surroundings = Surroundings(
-            settings, environ, log, self._tasks, announce, lambda: self.on_change()
+            settings, environ, log, self._tasks, turns, announce, lambda: self.on_change()
         )  # fmt: skip
 
     @property

@@ -6,7 +6,7 @@ import hmac
 import http
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import parse_qs, urlsplit
 
 from websockets.http11 import Request as HttpRequest
@@ -28,8 +28,7 @@ from weft_runtime.journal import Log
 from weft_runtime.limits import KIB
 
 ACCEPTS_MAX = 4
-"""Connections that one callback accepts: each takes a fraction of a millisecond, and a flood of them must not hold up each
-step of somebody else's launch."""
+"""Connections that are accepted in a turn: each takes a fraction of a millisecond."""
 
 LEAVING_MAX = 32
 """Connections beside the limit that are about to be refused, or are in their closing handshake: the oldest is closed at
@@ -46,6 +45,20 @@ _LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 _TOKEN_MAX = 4096
 
 
+class Door:
+    """A listening socket. Newcomers have the turns of one user: a flood of them must not hold up anybody's launch."""
+
+    owner = "WebSocket newcomers"
+
+    def __init__(self, listener: socket.socket, accept: Callable[["Door"], bool]) -> None:
+        """`accept` takes those who wait, or some of them; whether there are more."""
+        self.listener = listener
+        self._accept = accept
+
+    def take_turn(self) -> bool:
+        return self._accept(self)
+
+
 class WebSocketServer:
     """The listening sockets and their connections."""
 
@@ -58,8 +71,10 @@ class WebSocketServer:
             for buffer in (socket.SO_RCVBUF, socket.SO_SNDBUF):  # connections inherit them
                 listener.setsockopt(socket.SOL_SOCKET, buffer, KERNEL_BUFFER)
         self.listeners = listeners
+        self._doors = [Door(listener, self._accept) for listener in listeners]
         self.dispatcher = dispatcher
         self.log = log
+        self._tasks = Tasks(log)
         self._settings = settings
         self._token = read_token(settings)
         self._origins = [None, *(Origin(origin) for origin in settings.ws_origins)]
@@ -107,29 +122,41 @@ class WebSocketServer:
     # Connections
 
     def _accept_more(self) -> None:
+        for door in self._doors:
+            self._await(door)
+
+    def _await(self, door: Door) -> None:
+        """Have `door` get a turn when somebody comes."""
         if self._is_serving:
-            for listener in self.listeners:
-                self._loop.add_reader(listener, self._accept, listener)
+            self._loop.add_reader(door.listener, self._knocked, door)
+
+    def _knocked(self, door: Door) -> None:
+        self._loop.remove_reader(door.listener)
+        self.dispatcher.turns.ask(door)
 
     def _pause(self) -> None:
-        for listener in self.listeners:
-            self._loop.remove_reader(listener)
+        for door in self._doors:
+            self._loop.remove_reader(door.listener)
+            self.dispatcher.turns.leave(door)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, door: Door) -> bool:
+        """Take some of those who wait; whether there are more."""
         for _ in range(ACCEPTS_MAX):
             try:
-                connection, address = listener.accept()
+                connection, address = door.listener.accept()
             except BlockingIOError:
-                return
+                self._await(door)
+                return False
             except OSError as error:
                 if error.errno not in OUT_OF_RESOURCES:
                     continue  # that client has left already
                 self.log.warning(f"cannot accept a connection, trying again: {error.strerror}")
                 self._pause()
                 self._loop.call_later(ACCEPT_PAUSE_S, self._accept_more)
-                return
-            if not Tasks(self.log).call("accepting a connection", self._take, connection, address[1]):
+                return False
+            if not self._tasks.call("accepting a connection", self._take, connection, address[1]):
                 connection.close()
+        return True
 
     def _take(self, connection: socket.socket, port: int) -> None:
         """Count a connection from now on: in the place of the one that has been half open for longest, if need be.

@@ -18,7 +18,8 @@ from websockets.server import ServerProtocol
 
 from weft_runtime.appd.answers import LongAnswer, Steps
 from weft_runtime.appd.dispatch import Push
-from weft_runtime.appd.outgoing import ANSWERS_AHEAD, Outgoing
+from weft_runtime.appd.incoming import Incoming
+from weft_runtime.appd.outgoing import ANSWERS_AHEAD
 from weft_runtime.appd.websocket_frame import frame_size, text_frame, text_header
 from weft_runtime.limits import KIB
 from weft_runtime.protocol import Error, ProtocolError, Response
@@ -39,15 +40,13 @@ PING_INTERVAL_S = 20.0
 CLOSE_TIMEOUT_S = 1.0
 """Seconds for the closing handshake of a client that may have stopped reading."""
 
-_READ_SIZE = 16 * KIB
-
 _CONTROL = 0x08
 """The bit of an opcode that ping, pong and close have."""
 
 _BLANK_LINE = b"\r\n\r\n"
 
 
-class WebSocketClient(Outgoing):
+class WebSocketClient(Incoming):
     """One connection. Implements dispatch.Client."""
 
     def __init__(
@@ -72,9 +71,6 @@ class WebSocketClient(Outgoing):
         self._request: str | None = None
         """A message that is complete and still has to be handled."""
         self._is_text = False
-        self._has_come = False
-        self._all_said = False
-        """Whether the client has closed its side."""
         self._refusal: str | None = None
         """Why its handshake will be refused."""
         self._is_leaving = False
@@ -85,7 +81,7 @@ class WebSocketClient(Outgoing):
         self._heard = True
         """Whether the client has said something since the last sign of life was asked for."""
         self._timer = self._loop.call_later(HANDSHAKE_TIMEOUT_S, self.close)
-        self._loop.add_reader(connection, self._readable)
+        self._read_on(wanted=True)
 
     # As the dispatcher sees it
 
@@ -93,8 +89,11 @@ class WebSocketClient(Outgoing):
         self._put(text_frame(encode_json(message).encode()))
         self.flush()
 
-    def begin(self, steps: Steps) -> None:
-        self._making = LongAnswer(steps, lambda message: (piece.encode() for piece in json_pieces(message)))
+    def begin(self, steps: Steps, snapshot: int = 0) -> None:
+        self._making = LongAnswer(
+            steps, lambda message: (piece.encode() for piece in json_pieces(message)), snapshot
+        )
+        self._count()
 
     def put(self, push: Push) -> None:
         self._put(text_frame(push.text.encode()))
@@ -119,6 +118,9 @@ class WebSocketClient(Outgoing):
 
     def take_turn(self) -> bool:
         """Go on with an answer, or read; and show the library one frame, and answer the request that it completes."""
+        if self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.close()  # it is gone, whatever it has said before
+            return False
         if self._making is not None:
             self._go_on(self._making)
         elif self._has_come:
@@ -204,27 +206,16 @@ class WebSocketClient(Outgoing):
     # Input
 
     def _readable(self) -> None:
-        if self._is_done:
-            self._receive()
-            if self._all_said:
-                self.close()
+        if not self._is_done:
+            super()._readable()
             return
-        self._has_come = True
-        self._loop.remove_reader(self._socket)
-        self.resume()
+        self._receive()
+        if self._all_said:
+            self.close()
 
-    def _receive(self) -> None:
-        self._has_come = False
-        try:
-            data = self._socket.recv(_READ_SIZE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
+    def _take(self, data: bytes) -> None:
         self._heard = True
-        if not data:
-            self._all_said = True
-        elif not self._is_done:
+        if not self._is_done:
             self._in += data
 
     @property
@@ -257,10 +248,7 @@ class WebSocketClient(Outgoing):
         is_behind = self._making is not None or len(self._out) > ANSWERS_AHEAD
         is_next = self._request is not None and bool(self._in) and not self._in[0] & _CONTROL
         is_busy = is_behind or is_next or bool(self._next_size())
-        if self._all_said or self._has_come or (is_busy and not self._is_done):
-            self._loop.remove_reader(self._socket)
-        else:
-            self._loop.add_reader(self._socket, self._readable)
+        self._read_on(wanted=self._is_done or not is_busy)
 
     def _feed(self, size: int) -> None:
         """Show the library the first `size` bytes, and do what it makes of them."""
