@@ -70,12 +70,12 @@ def run(app: App) -> Outcome:
     try:
         return _run(app)
     except GuestExit as error:
-        return exited(error.status, f" in its start section, before READY{error.note}")
+        return exited(error.status, f" in its start section, before READY{error.note}{error.memory}")
     except GuestTrap as error:
         where = app.ending.phase.removeprefix("running ")
         if where == START_SECTION and not error.backtrace:
             where = "its data or element segments"
-        return trapped(where, error.kind, error.cause, error.backtrace)
+        return trapped(where, error.kind, f"{error.cause}{error.memory}", error.backtrace)
 
 
 def check(request: CheckRequested, code: CodeSettings, ending: Ending) -> None:
@@ -154,7 +154,7 @@ def _run(app: App) -> Outcome:
     try:
         guest.call(START)
     except GuestExit as error:
-        return exited(error.status, error.note)
+        return exited(error.status, f"{error.note}{error.memory if error.status else ''}")
     return exited(0)
 
 
