@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -317,6 +318,16 @@ def test_by_signal(appd: Appd) -> None:
     appd.process.send_signal(1)
     assert appd.find("lives on") == "info: reloaded, 1 session lives on"
     assert appd.sessions[session].state is State.RUNNING
+
+
+def test_it_has_its_name_afterwards(appd: Appd) -> None:
+    def name() -> str:
+        return Path(f"/proc/{appd.process.pid}/comm").read_text().strip()
+
+    assert name() == "weft-appd"
+    for _ in range(2):
+        appd.control.ask(Reload())
+        assert name() == "weft-appd"
 
 
 def test_by_command(appd: Appd) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.command.device import Device
-from tests.command.guests import guest, leave
+from tests.command.guests import guest, leave, say
 from tests.command.harness import eventually
 from tests.command.test_weftctl_journal import journald  # noqa: F401 - a fixture
 from tests.packages import APP_ID, install, manifest
@@ -64,6 +64,28 @@ def test_a_refused_reload(journald: Device, settings: str) -> None:  # noqa: F81
     assert len(entries(journald, "--priority=warning")) == 2
 
 
+def test_the_course_of_a_session(journald: Device) -> None:  # noqa: F811 - the fixture
+    """Each fact once, in the order in which it happened; what the app writes as it is."""
+    journald.start(WEFT_LOG="journal")
+    line = '{"level": "info", "text": "ä", "n": [1, 2]}'
+    install(journald.store, guest(say(f"{line}\n") + say("to stderr\n", fd=2) + "unreachable"))
+    assert journald.ctl("launch", "--wait", APP_ID).status == 134
+    found = entries(journald, f"WEFT_APP_ID={APP_ID}")
+    assert [entry["WEFT_EVENT"] for entry in found if entry["WEFT_EVENT"] != "loaded"] in (
+        ["session-launched", "session-ready", "output", "output", "trapped", "session-ended"],
+        # The two streams are two pipes, and READY comes through one of them.
+        ["session-launched", "output", "session-ready", "output", "trapped", "session-ended"],
+    )
+    output = {entry["MESSAGE"]: entry for entry in found if entry["WEFT_EVENT"] == "output"}
+    assert json.loads(output[line]["MESSAGE"])["n"] == [1, 2]
+    assert set(output) == {line, "to stderr"}
+    for entry in found:
+        is_output = entry["WEFT_EVENT"] == "output"
+        assert entry["WEFT_SESSION_ID"] == "1"
+        assert entry["SYSLOG_IDENTIFIER"] == f"{APP_ID}/1" if is_output else True
+        assert entry["MESSAGE"].startswith(f"{APP_ID}[1]: ") != is_output
+
+
 def package(directory: Path, version: str) -> Path:
     source = directory / version
     source.mkdir()
@@ -107,4 +129,10 @@ def test_what_is_not_done_leaves_no_entry(journald: Device) -> None:  # noqa: F8
     (source / "app.wasm").write_text("nonsense")
     assert journald.run("weft-pack", "install", str(source)).status != 0
     assert journald.run("weft-pack", "uninstall", APP_ID).status != 0
+    # Of an app that is not there, its data: that is no app that was removed.
+    data = journald.directory / "data" / APP_ID
+    data.mkdir(parents=True)
+    journald.environ["WEFT_DATA_ROOT"] = str(data.parent)
+    assert journald.run("weft-pack", "uninstall", "--purge", APP_ID).status == 0
+    assert not data.exists()
     assert entries(journald, "SYSLOG_IDENTIFIER=weft-pack") == []

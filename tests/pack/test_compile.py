@@ -92,7 +92,7 @@ def test_both_versions_are_compiled_after_a_rollback(home: Home) -> None:
     for entry in home.entries():
         entry.unlink()
     done = home.run("install", "--user", "--rollback", APP_ID)
-    assert done.out == f"rolled back {APP_ID} to 1.0.0\n"
+    assert done.out == f"{APP_ID} is 1.0.0 again, in place of 2.0.0\n"
     assert home.compiled() == {"1.0.0"}
 
 

@@ -172,9 +172,10 @@ def test_an_upgrade_keeps_the_version_before_and_rollback_returns_to_it(
     assert device.names() == [f".{APP_ID}@previous", APP_ID]
     capsys.readouterr()
     device.install(APP_ID, rollback=True)
-    assert capsys.readouterr().out == f"rolled back {APP_ID} to 1.1.0\n"
+    assert capsys.readouterr().out == f"{APP_ID} is 1.1.0 again, in place of 1.2.0\n"
     assert trees.content(device.live) == trees.content(device.source("1.1.0"))
     device.install(APP_ID, rollback=True)
+    assert capsys.readouterr().out == f"{APP_ID} is 1.2.0 again, in place of 1.1.0\n"
     assert trees.content(device.live) == trees.content(device.source("1.2.0"))
 
 

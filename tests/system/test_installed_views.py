@@ -273,6 +273,49 @@ def test_history_tells_who_did_what(device: Container) -> None:
     assert device.run("weftctl", "history", user=STRANGER, check=False).returncode == 177
 
 
+def test_history_tells_who_ended_what(device: Container) -> None:
+    number = launch(device, TICKER)["session_id"]
+    device.run("weftctl", "stop", str(number), user=OPERATOR)
+    device.run("systemctl", "start", service(TICKER))
+    device.run("systemctl", "stop", service(TICKER))
+    add_crash(device)
+    device.run("systemctl", "start", service(CRASH))
+    device.run("weftctl", "launch", "--wait", CRASH, check=False)
+    device.run("systemctl", "stop", service(CRASH))
+    device.run("rm", "-rf", f"{OPERATOR_STORE}/{CRASH}")
+    device.run("journalctl", "--sync")
+    found = json.loads(device.run("weftctl", "history", "--json", "-n", "10000").stdout)
+    by = {
+        (item["event"], item["kind"], item["app_id"]): item["by"]
+        for item in found
+        if item["kind"] == "service" or (item["session_id"] or 0) >= number
+    }
+    uid = device.run("id", "-u", OPERATOR).stdout.strip()
+    assert re.fullmatch(rf"{OPERATOR} \(uid {uid}\) pid \d+", by["ended", "session", TICKER])
+    assert by["launched", "service", TICKER] == by["ended", "service", TICKER] == "systemd"
+    assert by["ended", "session", CRASH] == by["ended", "service", CRASH] == "itself"
+
+
+def test_commands_take_the_app_of_a_service_that_has_ended(device: Container) -> None:
+    device.run("systemctl", "start", service(TICKER))
+    eventually(lambda: "tick 1" in device.run("weftctl", "logs", TICKER).stdout)
+    device.run("systemctl", "stop", service(TICKER))
+    assert "tick 1" in device.run("weftctl", "logs", TICKER).stdout
+    done = device.run("weftctl", "status", TICKER)
+    # Sessions of it that have ended are told of as well, where there were any.
+    assert TICKER in done.stdout + done.stderr
+    assert "running" not in re.findall(r"State: +(\S+)", done.stdout)
+    for command in ("stop", "restart"):
+        done = device.run("weftctl", command, TICKER, check=False)
+        assert (done.returncode, done.stdout) == (166, "")
+        assert TICKER in done.stderr
+    for command in ("logs", "status", "stop", "restart"):
+        for target in ("org.example.nobody.asked", "987654"):
+            done = device.run("weftctl", command, target, check=False)
+            assert (done.returncode, done.stdout) == (166, ""), (command, target, done.stdout)
+            assert target in done.stderr
+
+
 def test_history_tells_what_killed_a_service(device: Container) -> None:
     device.run("systemctl", "start", service(TICKER))
     device.run("systemctl", "kill", "--signal=KILL", service(TICKER))

@@ -14,11 +14,12 @@ from weft_runtime.appd.answers import Places, Steps
 from weft_runtime.appd.keeper import Keeper
 from weft_runtime.appd.launcher import Refused
 from weft_runtime.appd.numbers import NotNumbered
+from weft_runtime.appd.prerequisites import when_known
 from weft_runtime.appd.session import Session
 from weft_runtime.appd.supervisor import Supervisor
 from weft_runtime.appd.turns import Turns
 from weft_runtime.errors import WeftError
-from weft_runtime.escape import printable, quote
+from weft_runtime.escape import printable
 from weft_runtime.framing import frame
 from weft_runtime.manifests import NotRemembered, Reading, name_and_version
 from weft_runtime.protocol import (
@@ -66,9 +67,6 @@ from weft_runtime.wire import encode_json, encode_msgpack
 
 if TYPE_CHECKING:
     from weft_runtime.appd.restorer import Restorer
-
-READINGS_MAX = 3
-"""Times that a launch reads a manifest that changes before it is used."""
 
 FLUSHES_MAX = 32
 """Clients that one callback sends a push to: each takes the kernel some 10 microseconds, and wakes a process."""
@@ -350,23 +348,15 @@ class Dispatcher:
     def _launch_when_known(
         self, request: LaunchApp, client: Client, missing: NotRemembered | NotNumbered
     ) -> Steps:
-        reading, readings = None, 0
-        while readings < READINGS_MAX:
-            if isinstance(missing, NotNumbered):
-                yield self.supervisor.numbers.more()
-            else:
-                readings += 1
-                try:
-                    reading = yield from self._read(missing.directory)
-                except WeftError:
-                    reading = None  # a launch says what is wrong
-            try:
-                self._launch(request, client, reading)
-                return None
-            except (NotRemembered, NotNumbered) as other:
-                missing = other
-        message = f"the manifest of {quote(request.app_id)} changes all the time"
-        return Error(ErrorCode.PACKAGE_INVALID, message)
+        def launch(reading: Reading | None) -> None:
+            self._launch(request, client, reading)
+
+        needed = when_known(launch, self.supervisor.packages, self.supervisor.numbers, missing)
+        try:
+            yield from needed
+        except Refused as refusal:
+            return Error(refusal.code, refusal.message)
+        return None
 
     def _launch(self, request: LaunchApp, client: Client, reading: Reading | None = None) -> None:
         try:

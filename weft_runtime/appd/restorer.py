@@ -10,16 +10,15 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from weft_runtime.appd.dispatch import READINGS_MAX
 from weft_runtime.appd.launcher import Refused
-from weft_runtime.appd.numbers import NotNumbered
+from weft_runtime.appd.prerequisites import wait_for, when_known
 from weft_runtime.appd.session import Session
 from weft_runtime.appd.supervisor import Supervisor
 from weft_runtime.appd.tasks import Tasks
-from weft_runtime.errors import ExitStatus, WeftError
+from weft_runtime.errors import ExitStatus
 from weft_runtime.journal import Event, Level, Log
 from weft_runtime.limits import RESTORE_DELAY_MAX_S, RESTORE_DELAY_MIN_S, RESTORE_ROUNDS
-from weft_runtime.manifests import NotRemembered, Reading
+from weft_runtime.manifests import Reading
 from weft_runtime.protocol import ErrorCode, WaitingApp
 
 RESTORED_A_CPU = 2
@@ -214,25 +213,17 @@ class Restorer:
 
     async def _launch(self, entry: Entry) -> Session | None:
         """Its session; None where it is not wanted any more. Raises Refused."""
-        reading: Reading | None = None
-        for _ in range(READINGS_MAX):
-            while not self._supervisor.numbers.is_ready:
-                await self._supervisor.numbers.more()
+
+        def launch(reading: Reading | None) -> Session | None:
             if entry not in self.waiting:
                 return None
-            try:
-                session = self._supervisor.launch(entry.app_id, "the last session", reading, is_again=True)
-            except NotNumbered:
-                continue
-            except NotRemembered as absent:
-                with contextlib.suppress(WeftError):  # the launch finds it again
-                    reading = await self._supervisor.packages.read(absent.directory)
-            else:
-                # In the same callback: the list has it once, whenever it is written.
-                self.waiting.remove(entry)
-                self._trying[session.id] = entry
-                return session
-        raise Refused(ErrorCode.PACKAGE_INVALID, "its manifest changes all the time")
+            session = self._supervisor.launch(entry.app_id, "the last session", reading, is_again=True)
+            # In the same callback: the list has it once, whenever it is written.
+            self.waiting.remove(entry)
+            self._trying[session.id] = entry
+            return session
+
+        return await wait_for(when_known(launch, self._supervisor.packages, self._supervisor.numbers))
 
     def _put_off(self, entry: Entry, reason: str, *, by_itself: bool) -> None:
         """It could not be started: try again later, and less and less often, or when somebody asks for it."""

@@ -116,5 +116,6 @@ def find(known: Sequence[SessionInfo], session_id: int) -> SessionInfo:
 
 
 def unknown(session_id: int) -> WeftError:
-    hint = f"'weftctl list --all' shows those that weft-appd remembers, 'weftctl logs {session_id}' what there was before"
+    before = f"'weftctl logs {session_id}' what there was before"
+    hint = f"'weftctl list --all' shows those that weft-appd remembers, {before}"
     return WeftError(NOT_FOUND, f"there is no session {session_id}", hint)

@@ -116,7 +116,8 @@ def uninstall(
             _remove_data(directory)
         if cache is not None:
             _forget_code(screen, modules, path, cache)
-    story.removed(environ, app_id, before)
+    if before is not None:  # else there was only data left
+        story.removed(environ, app_id, before)
     disabled = unit.disable(screen, app_id) if path == SYSTEM_STORE else None
     if options.json:
         screen.json({"id": app_id, "disabled": disabled})
@@ -364,12 +365,14 @@ def _roll_back(
             message = f"there is no version of {app_id} before that in {quote(str(path))}"
             raise WeftError(Problem.PACKAGE_NOT_FOUND, message, "an upgrade keeps one")
         verified = _verified(screen, previous, app_id, rule, places)
-        before = _version_of(opened.live(app_id))
+        before = _version_of(opened.live(app_id)) or story.UNKNOWN
         opened.roll_back(app_id)
         _remember(opened.live(app_id), verified, places)
         version = store.read_manifest(opened.live(app_id)).version
     story.rolled_back(environ, app_id, version, before, verified.key)
-    screen.line(f"rolled back {app_id} to {printable(version, VERSION_MAX)}")
+    # Once more, and the newer one is there again: "back" is not always true.
+    shown = [printable(text, VERSION_MAX) for text in (version, before)]
+    screen.line(f"{app_id} is {shown[0]} again, in place of {shown[1]}")
     return app_id
 
 

@@ -48,9 +48,9 @@ def rolled_back(
     _tell(environ, app_id, Event.PACKAGE_ROLLED_BACK, text, key, **fields)
 
 
-def removed(environ: Mapping[str, str], app_id: AppId, before: str | None) -> None:
+def removed(environ: Mapping[str, str], app_id: AppId, before: str) -> None:
     """It was removed."""
-    before = _shown(before or UNKNOWN)
+    before = _shown(before)
     _tell(
         environ,
         app_id,

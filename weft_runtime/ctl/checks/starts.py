@@ -23,7 +23,8 @@ _SLACK_S = 60
 """Seconds that the command gives more than is needed: on a busy device a round takes longer."""
 
 _SPANS = {
-    "us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600, "d": 86400, "w": 604800, "month": 2629800, "y": 31557600,
+    "us": 1e-6, "ms": 1e-3, "s": 1, "min": 60, "h": 3600,
+    "d": 86400, "w": 604800, "month": 2629800, "y": 31557600,
 }  # fmt: skip
 """Seconds of what systemctl shows of times: systemd.time(7)."""
 
