@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from tests.deb import NATIVE, ROOT, built_deb
-from tests.package.conftest import INSIDE, Deb
+from tests.package.conftest import Deb
+from tests.system import package
 from tests.system.container import Container, Suite
 
 TESTS = ROOT / "packaging" / "debian" / "tests"
 NAMES = re.findall(r"[\w-]+", " ".join(re.findall(r"^Tests: (.*)$", (TESTS / "control").read_text(), re.M)))
 COMMANDS = ("weft-appd", "weft-pack", "weft-runtime", "weft-runtime-wasmtime", "weftctl")
-LATER = "/opt/later.deb"
+INSIDE, LATER = "/opt/weft-runtime.deb", "/opt/later.deb"
 TICKER = "org.weft.examples.ticker"
 APP = f"weft-app@{TICKER}.service"
 DAEMON = ("weft-appd.service", "weft-appd.socket")
@@ -30,8 +31,7 @@ TRAP = "import os\nos.close(os.open('/tmp/trap/sprung', os.O_CREAT))\n"
 def machine(suite: Suite, deb: Deb) -> Iterator[Container]:
     """A booted release with the package, for one test alone, and a later version at hand."""
     binds = {deb.path: Path(INSIDE), built_deb(version=_later(deb)): Path(LATER)}
-    with Container(suite, binds=binds) as container:
-        container.run("dpkg", "--install", INSIDE)
+    with Container(suite, binds=binds, root=package.installed(suite, deb.path)) as container:
         yield container
 
 
