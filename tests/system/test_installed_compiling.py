@@ -18,7 +18,7 @@ CACHE = "/var/cache/weft/system/code"
 COMPILE, REQUESTS = "weft-compile.service", "weft-compile.path"
 AS_SERVICE, AS_SESSION, TOO_COSTLY = "org.example.one", "org.example.two", "org.example.three"
 KILLED = "org.example.four"
-LIMIT_S = 3
+LIMIT_S = 2
 BACKGROUND_S = 180
 CATALOG = "is too costly to compile"
 
@@ -27,8 +27,8 @@ RUNTIME = f'#!/bin/sh\nulimit -t {LIMIT_S}\nexec /usr/bin/weft-runtime-wasmtime 
 
 
 def costly(number: int) -> bytes:
-    """Some six seconds of CPU time; another module for each number."""
-    return slow_to_compile(4, count=310 + number, depth=100)
+    """Some four seconds of CPU time; another module for each number."""
+    return slow_to_compile(3, count=310 + number, depth=100)
 
 
 @pytest.fixture(autouse=True)
