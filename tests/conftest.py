@@ -4,12 +4,16 @@
 import pytest
 
 LONGEST = (
-    "tests/system/test_doctor.py", "tests/package/test_install.py", "tests/system/test_stopped.py",
-    "tests/system/test_appd.py", "tests/system/test_neighbours.py", "tests/package/test_chroot.py",
-    "tests/system/test_installed_views.py", "tests/system/test_installed_compiling.py",
-    "tests/package/test_build.py", "tests/system/test_installed_journal.py",
+    # The third makes packages, and needs none of the roots that the first two make at the beginning, one for each release.
+    "tests/system/test_doctor.py", "tests/package/test_build.py", "tests/package/test_install.py",
+    "tests/system/test_stopped.py", "tests/system/test_appd.py", "tests/package/test_chroot.py",
+    "tests/system/test_neighbours.py", "tests/system/test_installed_views.py",
+    "tests/system/test_installed_compiling.py", "tests/system/test_installed_journal.py",
+    "tests/system/test_cgroups.py", "tests/system/test_journal_stopped.py", "tests/system/test_bench.py",
     "tests/command/test_compiling.py", "tests/appd/test_fork_server.py", "tests/appd/test_faults.py",
-    "tests/appd/test_fairness.py", "tests/pack/test_crash.py", "tests/bench/test_bench.py",
+    "tests/appd/test_fairness.py", "tests/appd/test_blocking.py", "tests/command/test_weftctl.py",
+    "tests/command/test_weftctl_journal.py", "tests/appd/test_compiling.py", "tests/bench/test_bench.py",
+    "tests/pack/test_compile.py",
 )  # fmt: skip
 """Files that take longer than others, the longest first. Begun last, each would be waited for by all other workers."""
 

@@ -17,7 +17,8 @@ TICKER, CRASH, HELLO = "org.weft.examples.ticker", "org.weft.examples.crash", "o
 
 
 DEADLINE_S = 60
-POLL_S = 0.1
+POLL_FIRST_S, POLL_S = 0.05, 0.5
+"""Pauses between two looks, the first and the longest: each look is a program that is started in there."""
 STOP_GRACE_S = 2
 
 # As the launcher of the runtime: the host's packages come last.
@@ -127,10 +128,11 @@ def until_state(container: Container, state: str, *numbers: int) -> dict[int, di
 
 
 def eventually(condition: Callable[[], bool], seconds: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, POLL_FIRST_S
     while not condition():
         assert time.monotonic() < deadline, "still not so"
-        time.sleep(POLL_S)
+        time.sleep(pause)
+        pause = min(1.5 * pause, POLL_S)
 
 
 def show(container: Container, name: str, unit: str = UNIT) -> str:

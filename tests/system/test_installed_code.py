@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.deb import built_deb
+from tests.deb import LATER, built_deb
 from tests.packages import wat
 from tests.system.appd import HELLO, TICKER, UNIT, eventually, show
 from tests.system.container import Container
@@ -171,7 +171,7 @@ def test_the_user_can_write_nowhere_near(device: Container) -> None:
 def test_an_upgrade_compiles_for_the_engine_that_it_brings(device: Container) -> None:
     device.run("sh", "-ec", OLD_ENGINE)
     assert not is_compiled(device, HELLO)
-    install(device, built_deb(version="99.0"))
+    install(device, built_deb(version=LATER))
     eventually(lambda: is_compiled(device, HELLO) and is_compiled(device, TICKER))
     launch(device, TICKER)
     assert loaded(device, TICKER)[-1].startswith("loaded the compiled code of ")
