@@ -75,6 +75,10 @@ KINDS = {
     "wasix": (importing("wasix_32v1 thread_spawn_v2", f"{PREVIEW1} fd_dup"), "WASIX"),
     "emscripten": (importing("env emscripten_resize_heap", "env _tzset_js"), "Emscripten for JavaScript"),
     "emscripten without start": (importing("env __syscall_openat", more=""), "Emscripten for JavaScript"),
+    "emscripten's program for libraries": (
+        importing("GOT.func main", "env __memory_base", "env emscripten_resize_heap"), "Emscripten for JavaScript",
+    ),
+    "emscripten without imports": (exporting("stackAlloc", "_emscripten_stack_restore"), "Emscripten for JavaScript"),
     "emscripten, minified": (importing("a a", "a b", more=""), "minified Emscripten"),
     "emscripten's library": (
         with_section(importing("env puts", more='(import "env" "__memory_base" (global i32))'), "dylink.0"),
@@ -130,6 +134,7 @@ KINDS = {
     "near": (importing("env read_register", "env value_return", more=""), "NEAR"),
     "cosmwasm": (importing("env db_read", more='(func (export "interface_version_8"))'), "CosmWasm"),
     "substrate": (importing("seal0 value_transferred", more=""), "blockchain"),
+    "lunatic": (importing("lunatic::process spawn"), "lunatic"),
     "policy": (importing("env opa_abort", "env opa_builtin0", more=""), "Open Policy Agent"),
     "javascript's strings": (importing("wasm:js-string length"), "for JavaScript"),
     "legacy exceptions": (

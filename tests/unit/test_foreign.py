@@ -80,7 +80,7 @@ def test_nothing_of_a_hostile_name_is_repeated(names: list[tuple[str, str]]) -> 
 
 
 def test_names_of_any_length_and_number_are_looked_at_in_time() -> None:
-    long = ":/#" * 2**20
+    long = "a:" + "b/" * 2**20
     names = [(long, long), *((f"m{number}", f"n{number}") for number in range(100_000))]
     begun = time.process_time()
     assert diagnose(names) is not None

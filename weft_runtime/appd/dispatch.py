@@ -385,7 +385,7 @@ class Dispatcher:
         else:
             client.waiting_for = session.id
             self.restorer.forget_session(session.id)
-            self.supervisor.stop(session, f"terminated by {client.caller}", expected=True)
+            self.supervisor.stop(session, client.caller)
             # From now on it is on the list no more, whatever becomes of the daemon.
             self.keeper.save(at_once=True)
 

@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is told of the end of a session."""
 
+import signal
+
 from weft_runtime.appd.cgroups import Usage, in_units
 from weft_runtime.appd.child import Exit
 from weft_runtime.appd.live import Live
 from weft_runtime.appd.report import Account
 from weft_runtime.journal import UNASKED_END, Event, Level
+
+ITSELF = "itself"
+"""Who is behind the end of an app that nobody has asked to end."""
+
+_BY_SIGNAL = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+"""Statuses of a runtime that was told to end by a signal, and not by us."""
 
 
 def tell(live: Live, account: Account, result: Exit, usage: Usage) -> None:
@@ -30,6 +38,14 @@ def _tell_cause(live: Live, account: Account, result: Exit, usage: Usage) -> Non
     live.entry(level, f"{reason}\n{account.detail}" if account.detail else reason, event, **fields)
 
 
+def _by(live: Live, result: Exit) -> str | None:
+    """Who is behind the end; None where nobody knows: any user's process may have got a signal from anybody."""
+    if live.session.facts.ended_by is not None:
+        return live.session.facts.ended_by
+    is_signalled = result.signal is not None or result.status in _BY_SIGNAL
+    return None if is_signalled else ITSELF
+
+
 def _tell_end(live: Live, result: Exit, usage: Usage) -> None:
     session = live.session
     assert session.stopped_at is not None
@@ -43,6 +59,8 @@ def _tell_end(live: Live, result: Exit, usage: Usage) -> None:
     fields = {} if result.status is None else {"WEFT_EXIT_STATUS": str(result.status)}
     if result.signal is not None:
         fields["WEFT_SIGNAL"] = result.signal
+    if (by := _by(live, result)) is not None:
+        fields["WEFT_CALLER"] = by
     if not as_asked:
         fields["MESSAGE_ID"] = UNASKED_END
     if usage.memory_peak is not None:

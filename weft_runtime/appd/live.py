@@ -124,9 +124,9 @@ class Live:
                     self._announce(AppState(session.id, State.STOPPED))
         self._arm()
 
-    def stop(self, why: str, *, expected: bool) -> None:
+    def stop(self, why: str, *, expected: bool, by: str) -> None:
         """Ask it to end; it is killed if it does not. Asking again changes nothing."""
-        self.act(self.session.stop(why, kill_deadline=self._kill_deadline(), expected=expected))
+        self.act(self.session.stop(why, kill_deadline=self._kill_deadline(), expected=expected, by=by))
 
     def kill(self) -> None:
         """End all of it: what is in its control group, or where there is none, in its process group."""

@@ -18,7 +18,7 @@ from weft_runtime.appd.launcher import Launcher, Refused
 from weft_runtime.appd.live import Live, Surroundings
 from weft_runtime.appd.numbers import NotNumbered, Numbers
 from weft_runtime.appd.packages import Packages
-from weft_runtime.appd.session import Facts, Session
+from weft_runtime.appd.session import DAEMON, Facts, Session
 from weft_runtime.appd.settings import Places, Settings, find_runtime
 from weft_runtime.appd.streams import NAMES, READS_AT_END
 from weft_runtime.appd.tasks import Tasks
@@ -166,9 +166,9 @@ class Supervisor:
         self.on_change()
         return session
 
-    def stop(self, session: Session, why: str, *, expected: bool) -> None:
-        """Ask a live session to end; it is killed if it does not. Asking again changes nothing."""
-        self._live[session.id].stop(why, expected=expected)
+    def stop(self, session: Session, by: str) -> None:
+        """Ask a live session to end, for `by`; it is killed if it does not. Asking again changes nothing."""
+        self._live[session.id].stop(f"terminated by {by}", expected=True, by=by)
 
     def start_fork_server(self) -> None:
         """Have processes ready for the next sessions, where the runtime offers that."""
@@ -184,7 +184,7 @@ class Supervisor:
         """End every session, all at the same time, and wait until the last is gone."""
         self.closing = True
         for live in list(self._live.values()):
-            live.stop(why, expected=True)
+            live.stop(why, expected=True, by=DAEMON)
         if self._live:
             await self._all_ended.wait()
 

@@ -49,6 +49,12 @@ _EMPTY_MODULE = b"\0asm\1\0\0\0"
 # The name under which the exports are looked up; its linker holds nothing else.
 _APP = "app"
 
+# What functions are called to which Rust and C++ go when they get no memory.
+_NO_MEMORY = r"alloc_error|(rust|rdl|rg)_oom|bad_alloc"
+
+_MEMORY = "memory"
+"""The name under which every WASI program exports its memory."""
+
 
 Module = wasmtime.Module
 
@@ -56,7 +62,14 @@ Linked = wasmtime.InstancePre
 """A module whose imports are resolved."""
 
 
-class GuestExit(Exception):
+class GuestEnd(Exception):
+    """The guest has ended before `_start` returned."""
+
+    memory = ""
+    """What its memory may have to do with that: empty, or safe words to add to the reason."""
+
+
+class GuestExit(GuestEnd):
     """The guest called proc_exit."""
 
     def __init__(self, status: int, note: str = "") -> None:
@@ -65,7 +78,7 @@ class GuestExit(Exception):
         self.note = note
 
 
-class GuestTrap(Exception):
+class GuestTrap(GuestEnd):
     """The engine stopped the guest. All three texts are safe to log."""
 
     def __init__(self, kind: str, cause: str, backtrace: str) -> None:
@@ -233,8 +246,28 @@ class Guest:
         """Call the export `name`, a function () -> (). Raises GuestExit or GuestTrap."""
         function = self._exports.get(self._store, _APP, name)
         assert isinstance(function, wasmtime.Func)
-        with _translated_errors():
-            function(self._store)
+        try:
+            with _translated_errors():
+                function(self._store)
+        except GuestEnd as error:
+            error.memory = self._about_memory(error)
+            raise
+
+    def _about_memory(self, end: GuestEnd) -> str:
+        """What to say of a guest that has failed, if it may have been refused memory.
+
+        The engine tells nobody that it has refused some. A guest that allocates twice as much as before, as containers do,
+        is refused when it has half of the limit; one that wants much at once has names for that, if any.
+        """
+        try:
+            memory = self._exports.get(self._store, _APP, _MEMORY)
+        except wasmtime.WasmtimeError:  # it has none, or no WASI program would find it
+            return ""
+        size = memory.data_len(self._store) if isinstance(memory, wasmtime.Memory) else 0
+        is_named = isinstance(end, GuestTrap) and re.search(_NO_MEMORY, end.backtrace)
+        if 2 * size < limits.MEMORY.value and not is_named:
+            return ""
+        return f"; {limits.exceeded(limits.MEMORY, f'it had {size} bytes of memory').message}"
 
 
 def entries(module: wasmtime.Module, *names: str) -> list[Entry | None]:

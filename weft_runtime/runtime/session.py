@@ -4,6 +4,7 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import store
@@ -69,12 +70,12 @@ def run(app: App) -> Outcome:
     try:
         return _run(app)
     except GuestExit as error:
-        return exited(error.status, f" in its start section, before READY{error.note}")
+        return exited(error.status, f" in its start section, before READY{error.note}{error.memory}")
     except GuestTrap as error:
         where = app.ending.phase.removeprefix("running ")
         if where == START_SECTION and not error.backtrace:
             where = "its data or element segments"
-        return trapped(where, error.kind, error.cause, error.backtrace)
+        return trapped(where, error.kind, f"{error.cause}{error.memory}", error.backtrace)
 
 
 def check(request: CheckRequested, code: CodeSettings, ending: Ending) -> None:
@@ -108,6 +109,9 @@ def _run(app: App) -> Outcome:
 
     begun, done = time.monotonic(), "loaded the compiled code of"
     if app.groundwork is not None:
+        if ending.log.level >= Level.DEBUG:
+            path = printable(str(Path(f"/proc/self/fd/{app.groundwork.code_fd}").readlink()))
+            ending.log.debug(f"loading {source}: its code is {path}")
         os.close(app.groundwork.code_fd)
         assert isinstance(app.groundwork.loaded, Loaded)
         guest, linked, mode = app.groundwork.loaded
@@ -150,7 +154,7 @@ def _run(app: App) -> Outcome:
     try:
         guest.call(START)
     except GuestExit as error:
-        return exited(error.status, error.note)
+        return exited(error.status, f"{error.note}{error.memory if error.status else ''}")
     return exited(0)
 
 

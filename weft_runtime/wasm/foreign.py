@@ -34,20 +34,20 @@ class _Kind(NamedTuple):
 
 
 _WASI_ALONE = "build it for WASI preview 1 alone"
+_LIBRARY = "it is a shared library: link a program, without -shared"
 _CONTRACT = "build a program of its own, with a main function"
 
 # The first one counts, so what is narrower stands before what is wider.
 _KINDS = (
     _Kind(
-        "it is a shared library: link a program, without -shared",
-        modules=r"GOT\.(mem|func)", env="__memory_base|__table_base", sections=r"dylink(\.0)?",
+        _LIBRARY, sections=r"dylink(\.0)?",
     ),
     _Kind(
         "it is an add-on for Node.js: build a program of its own, without Node-API",
         modules="napi|emnapi", imports="napi_.*|node_api_.*|_?emnapi_.*", exports="napi_register_.*|node_api_module_.*",
     ),
     _Kind(
-        "it is an adapter that makes components of modules, not an app: weft-runtime needs none",
+        "it is an adapter that makes components of modules, not an app",
         modules="__main_module__", exports="cabi_import_realloc",
     ),
     _Kind(
@@ -98,7 +98,7 @@ _KINDS = (
     _Kind(f"it was built for Fastly Compute: {_WASI_ALONE}", modules="fastly(_.*)?|env_fastly"),
     _Kind(
         f"it was built for Spin: {_WASI_ALONE}",
-        modules="spin-.*|fermyon:spin/.*", exports="spin-http.*|spin-redis.*|spin_http_.*|handle-http-request",
+        modules="spin-.*|spin:.*|fermyon:.*", exports="spin-http.*|spin-redis.*|spin_http_.*|handle-http-request",
     ),
     _Kind(
         f"it was built for a host of waPC, such as wasmCloud: {_WASI_ALONE}",
@@ -118,11 +118,12 @@ _KINDS = (
     _Kind(
         f"it is a contract for a blockchain: {_CONTRACT}",
         modules="seal[0-9]+|ethereum|eth2|vm_hooks|casper|soroban.*|stellar.*",
-        env="ext_.*_version_[0-9]+|seal_.*|mBuffer.*|casper_.*", sections="contract(spec|envmeta|meta)v0",
+        env="ext_.*_version_[0-9]+|seal_.*|mBuffer.*|casper_.*|eosio_.*", sections="contract(spec|envmeta|meta)v0",
     ),
     _Kind("it is a policy of Open Policy Agent, for programs that evaluate it", env="opa_.*", exports="opa_.*"),
     _Kind(f"it was built for Shopify Functions: {_WASI_ALONE}", modules="shopify_function.*"),
     _Kind(f"it was built for Redpanda: {_WASI_ALONE}", modules="redpanda_.*"),
+    _Kind(f"it was built for lunatic: {_WASI_ALONE}", modules="lunatic::.*"),
     _Kind(f"it is a plugin of Zellij: {_CONTRACT}", modules="zellij"),
     _Kind("it was built by Kotlin for JavaScript: build it for wasmWasi", modules="js_code", imports=r"kotlin\..*"),
     _Kind("it was built by Dart, which compiles for browsers alone", modules="dart2wasm|dart:.*"),
@@ -139,9 +140,10 @@ _KINDS = (
     ),
     _Kind(
         "it was built by Emscripten for JavaScript: build it with -sSTANDALONE_WASM",
-        env=r"_?emscripten_.*|__syscall_.*|invoke_.*|__cxa_.*|_embind_.*|_emval_.*|_\w+_js|_?_asyncjs__.*",
-        modules="asm2wasm",
+        env=r"_?emscripten_.*|__syscall_.*|invoke_.*|__cxa_.*|_embind_.*|_emval_.*|_\w+_js|_?_asyncjs__.*|[gs]etTempRet0",
+        modules="asm2wasm", exports="_?emscripten_.*|dynCall_.*|stackAlloc",
     ),
+    _Kind(_LIBRARY, modules=r"GOT\.(mem|func)", env="__memory_base|__table_base"),
     _Kind(
         "it was built for JavaScript: build it for WASI instead of a browser",
         modules=r"wasm:js-.*|\.{1,2}/.*|.*\.m?js",
@@ -150,7 +152,7 @@ _KINDS = (
 
 # What says less than what is imported besides.
 _WEAK_KINDS = (
-    _Kind("it imports an interface of the component model, but is no component itself", modules=".*:.*"),
+    _Kind("it imports an interface of the component model, but is no component itself", modules=r"[\w-]+:[\w-]+(/.*)?"),
     _Kind(
         "it was made to become a component, of which weft-runtime runs none: build a WASI preview 1 command",
         exports=".*:.*/.*#.*|cabi_realloc", sections="component-type(:.*)?",

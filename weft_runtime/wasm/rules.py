@@ -97,6 +97,7 @@ def not_plain(name: str, found: str, offset: int | None = None) -> Complaint:
 
 def not_offered(names: Sequence[tuple[str, str]], offset: int | None = None) -> Complaint:
     """Complain about imports, one at least, each by the names of its module and its own."""
+    names = [*dict.fromkeys(names)]
     shown = ", ".join(f"{_quote(module)} {_quote(name)}" for module, name in names[:NAMED_MAX])
     more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
     return Complaint(f"imports {shown}{more}, which weft-runtime does not offer", offset=offset)
