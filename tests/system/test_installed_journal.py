@@ -183,8 +183,11 @@ def test_no_entry_of_a_session_that_ends_at_once_is_lost(device: Container) -> N
                 int(entry["WEFT_SESSION_ID"]) for entry in found
                 if entry["SYSLOG_IDENTIFIER"] == "weft-appd" and entry.get("WEFT_EVENT") == event
             ]  # fmt: skip
-            of_others = [entry for entry in found if int(entry.get("WEFT_SESSION_ID", told[0])) not in told]
-            assert len(set(told)) == COUNT, (event, len(set(told)), of_others)
+            assert len(set(told)) == COUNT, "\n".join(
+                f"{entry['WEFT_SESSION_ID']}: {entry['SYSLOG_IDENTIFIER']}: {entry['MESSAGE']}"
+                for entry in found
+                if int(entry.get("WEFT_SESSION_ID", told[0])) not in told
+            )
     without = {entry["WEFT_SESSION_ID"] for entry in found if "_SYSTEMD_UNIT" not in entry}
     print(f"of {COUNT} sessions {len(without)} have an entry for which journald knows no unit")
     for number in [*sorted(without)[:3], told[-1]]:
