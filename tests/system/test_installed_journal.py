@@ -19,7 +19,7 @@ STRANGER, READER = "stranger", "reader"
 MADE_UP = "made up"
 BROKEN = "org.example.broken"
 NO_START = b"\0asm\1\0\0\0"  # the runtime says that there is no _start, and ends
-COUNT, STARTS = 200, 20
+COUNT, AT_ONCE, STARTS = 200, 4, 20
 SEARCH_S = 30
 CORE_DUMP = "fc2e22bc6ee647b6b90729ab34a250b1"
 """The MESSAGE_ID of systemd-coredump(8), by which journalctl looks for core dumps of a unit."""
@@ -34,20 +34,24 @@ with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
 """
 
 
-# Launches an app as often as it is told to, on one connection and as fast as it can.
+# Launches an app as often as it is told to, some at a time: two hundred at once would leave none of them the second in which
+# it has to tell why it ends.
 LAUNCH = f"""
-import sys
+import sys, time
 from pathlib import Path
 
 sys.path.insert(0, "{CODE}")
 sys.path.append("/usr/lib/python3/dist-packages")
 from weft_runtime.client import DaemonClient
-from weft_runtime.protocol import LaunchAck, LaunchApp
+from weft_runtime.protocol import LaunchAck, LaunchApp, QueryRunning
 
 with DaemonClient(Path("{SOCKET}"), timeout=60) as daemon:
-    for _ in range(int(sys.argv[2])):
-        answer = daemon.ask(LaunchApp(sys.argv[1], 0))
-        assert isinstance(answer, LaunchAck), answer
+    for _ in range(int(sys.argv[2]) // {AT_ONCE}):
+        for _ in range({AT_ONCE}):
+            answer = daemon.ask(LaunchApp(sys.argv[1], 0))
+            assert isinstance(answer, LaunchAck), answer
+        while daemon.ask(QueryRunning()).sessions:
+            time.sleep(0.02)
 """
 
 
