@@ -3,13 +3,16 @@
 VENV := .venv
 READY := $(VENV)/.ready
 SOAK ?= 0
+# A test that fails keeps no other from being run; make fails in the end.
+MAKEFLAGS += --keep-going
 
-# Tests mostly wait, for booted systems too: one more worker than CPUs.
-WORKERS ?= $(shell expr $$(nproc) + 1)
-ALONE := tests/unit tests/command tests/pack tests/appd
+# Tests wait half of their time, those of booted systems less.
+WORKERS ?= $(shell expr $$(nproc) + 2)
+WORKERS_BOOTED ?= $(shell expr $$(nproc) + 1)
+ALONE := tests/unit tests/command tests/pack tests/appd tests/bench
 BOOTED := tests/package tests/system
 
-.PHONY: help venv demo demo-systemd deb lint test test-alone test-booted coverage test-engine test-vm examples bench bench-quick soak clean
+.PHONY: help venv demo demo-systemd deb lint test test-alone test-most test-forkless test-booted coverage test-engine test-vm examples bench bench-quick soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -41,22 +44,24 @@ deb: $(READY)
 lint: $(READY)
 	$(VENV)/bin/pytest tests/lint
 
-## make test      all tests, several at a time; those of sessions with the fork server and without
+## make test      all tests, several at a time, to the end even if some fail
 test: lint test-alone coverage test-booted
 
 ## make test-alone  the half of it that boots nothing: unit, command, pack, the daemon, the benchmark
-test-alone: $(READY)
+test-alone: test-most test-forkless
+
+test-most: $(READY)
 	tools/test-packages
 	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(ALONE)
-	$(VENV)/bin/pytest tests/bench
-	WEFT_FORK_SERVER=false $(VENV)/bin/pytest -m sessions tests/appd
+
+test-forkless: $(READY)
+	WEFT_FORK_SERVER=false $(VENV)/bin/pytest -m "sessions and not once" tests/appd
 
 ## make test-booted  the half for root: the package, and booted Debian systems
 test-booted: $(READY)
 	tools/test-packages
 	packaging/fetch
-	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(BOOTED)
-	WEFT_FORK_SERVER=false $(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile -m sessions tests/system
+	$(VENV)/bin/pytest --numprocesses=$(WORKERS_BOOTED) --dist=loadfile $(BOOTED)
 
 ## make coverage  lines and branches that the tests reach in some modules, against their floors
 coverage: $(READY)

@@ -19,6 +19,9 @@ NATIVE = {"x86_64": "amd64", "aarch64": "arm64"}[platform.machine()]
 UNRELATED = (".ci/", "bench/", "tests/")
 """What is tracked, but cannot change the package."""
 
+LATER = "99.0"
+"""The version of a package of the same code to which the one of the tree is upgraded."""
+
 KEPT = 12
 """Builds in the cache; the oldest go."""
 

@@ -624,17 +624,18 @@ def _remove_if_left(place: _Place, name: str) -> None:
 
 
 def _is_held(place: _Place, name: str) -> bool:
-    """Whether somebody who lives has the file locked since it was made. Raises OSError."""
+    """Whether somebody who lives has the file locked since it was made, or had it until a moment ago. Raises OSError."""
     import fcntl  # noqa: PLC0415 - as above
 
     fd = os.open(name, _READ_FILE, dir_fd=place.fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Whoever ends in good order removes the file first, and then its lock is gone.
+        return os.fstat(fd).st_nlink == 0
     except BlockingIOError:
         return True
     finally:
         os.close(fd)
-    return False
 
 
 def _remove(place: _Place, name: str) -> None:

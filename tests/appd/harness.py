@@ -8,6 +8,7 @@ import pwd
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -372,6 +373,12 @@ def _under_coverage() -> Sequence[str]:
         return ()
     options = ("--branch", "--parallel-mode", "--include=*/weft_runtime/*", f"--data-file={COVERAGE}/appd")
     return (sys.executable, "-m", "coverage", "run", *options)
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody takes connections there; the socket is there a moment before that."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(os.fspath(path)) == 0
 
 
 def eventually(

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.appd.conftest import Make
-from tests.appd.harness import WAIT_SECONDS, Appd, eventually
+from tests.appd.harness import WAIT_SECONDS, Appd, eventually, listens
 from tests.appd.test_persistence import BOTH, RUNNING, apps, launch_both, saved, until_apps, until_saved
 from tests.packages import APP_ID
 from weft_runtime import __version__, limits
@@ -73,7 +73,7 @@ def running(appd: Appd, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
     )  # fmt: skip
     appd.process = process
     try:
-        eventually(appd.socket.exists, "it listens")
+        eventually(lambda: listens(appd.socket), "it listens")
         yield process
     finally:
         appd.disconnect()

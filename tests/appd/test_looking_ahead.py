@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes that wait and have loaded the app that was launched last: only what is still the same is used."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -20,7 +21,9 @@ from weft_runtime.code_cache import ENTRY_SUFFIX
 
 def code_in(pid: int) -> set[str]:
     """The files of compiled code that a process has mapped."""
-    maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
+    maps = []
+    with contextlib.suppress(OSError):  # it has just ended
+        maps = Path(f"/proc/{pid}/maps").read_text().splitlines()
     return {line.partition("/")[2] for line in maps if line.endswith(ENTRY_SUFFIX)}
 
 

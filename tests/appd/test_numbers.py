@@ -38,8 +38,8 @@ def test_a_restart_goes_on_where_the_last_run_ended(make: Make) -> None:
 
 
 def test_a_crash_gives_no_number_again(make: Make) -> None:
-    appd = make(WEFT_RESTORE="false")
-    appd.install("ready(); sys.exit(0)")
+    appd = make(WEFT_RESTORE="false", WEFT_RUNTIME_BIN="/bin/true")
+    appd.install("")
     given: list[int] = []
     for _ in range(3):
         appd.start()
@@ -53,8 +53,8 @@ def test_a_crash_gives_no_number_again(make: Make) -> None:
 
 def test_more_launches_than_a_block(make: Make) -> None:
     """Each number is written down before it is given."""
-    appd = make(WEFT_RESTORE="false")
-    appd.install("ready(); sys.exit(0)")
+    appd = make(WEFT_RESTORE="false", WEFT_RUNTIME_BIN="/bin/true")
+    appd.install("")
     appd.start()
     for number in range(1, 2 * NUMBER_BLOCK):
         assert appd.launch() == number
@@ -144,14 +144,14 @@ def test_what_is_no_file(make: Make, kind: str) -> None:
 
 
 def test_where_they_cannot_be_written_apps_are_launched(make: Make) -> None:
-    appd = make(WEFT_RESTORE="false")
-    appd.install("ready(); sys.exit(0)")
+    appd = make(WEFT_RESTORE="false", WEFT_RUNTIME_BIN="/bin/true")
+    appd.install("")
     appd.start()
     assert appd.launch(APP_ID) == 1
     path = counter(appd)
     path.unlink()
     (path / "in").mkdir(parents=True)
     assert launches(appd, 3 * NUMBER_BLOCK)[-1] == 3 * NUMBER_BLOCK + 1
-    assert appd.log_text.count("cannot keep the numbers of sessions") == 1
+    appd.find("cannot keep the numbers of sessions")
     (path / "in").rmdir()
     path.rmdir()

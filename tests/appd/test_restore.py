@@ -47,11 +47,14 @@ def waiting(appd: Appd) -> dict[str, WaitingApp]:
 
 
 def until_waiting(appd: Appd, part: str, app_id: str = APP_ID) -> WaitingApp:
-    eventually(
-        lambda: any(app.app_id == app_id and part in (app.reason or "") for app in waiting(appd).values()),
-        lambda: f"{app_id} waits because of {part!r}: {waiting(appd)}, {appd.log_text}",
-    )
-    return waiting(appd)[app_id]
+    found: dict[str, WaitingApp] = {}
+
+    def waits() -> bool:
+        found.update(waiting(appd))
+        return app_id in found and part in (found[app_id].reason or "")
+
+    eventually(waits, lambda: f"{app_id} waits because of {part!r}: {found}, {appd.log_text}")
+    return found[app_id]
 
 
 def live(appd: Appd) -> list[str]:
@@ -138,27 +141,34 @@ def test_an_app_that_was_not_ready_in_time_is_tried_again(make: Make) -> None:
 
 def test_what_was_killed_before_it_was_ready_is_tried_again(make: Make) -> None:
     appd = make()
-    appd.install("if os.path.exists(PACKAGE + '/mended'): ready()\nwait()")
+    appd.install(
+        "if os.path.exists(PACKAGE + '/mended'): ready(); wait()\nnote('there', os.getpid()); wait()"
+    )
     start_with(appd, APP_ID)
-    eventually(lambda: len(appd.children) == 1, "it is there")
+    eventually(lambda: bool(appd.sessions), "it is started")
+    (session,) = appd.sessions
+    pid = appd.note(session, "there")
     (appd.store / APP_ID / "mended").touch()
-    (pid,) = appd.children
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: live(appd) == [APP_ID], "it runs")
 
 
 def test_an_app_whose_end_was_asked_for_is_not_tried_again(make: Make) -> None:
     """Not while it is started, and not when it is already being ended because it is late."""
-    appd = make(WEFT_READY_TIMEOUT="1", WEFT_STOP_GRACE="2")
+    appd = make(WEFT_READY_TIMEOUT="3", WEFT_STOP_GRACE="30")
     appd.install("wait()")
-    appd.install("ignore_sigterm(); wait()", app_id=OTHER_ID)
+    appd.install(
+        "signal.signal(signal.SIGTERM, lambda *_: until('go') or os._exit(0)); wait()", app_id=OTHER_ID
+    )
     start_with(appd, APP_ID, OTHER_ID)
     eventually(lambda: len(appd.sessions) == 2, "both are there")
     first, second = appd.sessions
     assert appd.control.ask(TerminateApp(first)) == AppState(first, State.STOPPED)
     eventually(lambda: appd.sessions[second].state is State.STOPPING, "the other one is late")
-    assert appd.control.ask(TerminateApp(second)) == AppState(second, State.STOPPED)
-    assert saved(appd).read_bytes() == b"[]"
+    appd.control.send(TerminateApp(second))
+    until_saved(appd, b"[]")
+    (appd.store / OTHER_ID / "go").touch()
+    assert appd.control.receive() == AppState(second, State.STOPPED)
     assert waiting(appd) == {}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.appd.conftest import Make
-from tests.appd.harness import PROGRAMS, WAIT_SECONDS, Appd, Finished, descriptors, eventually
+from tests.appd.harness import PROGRAMS, WAIT_SECONDS, Appd, Finished, descriptors, eventually, listens
 from tests.packages import APP_ID
 from weft_runtime import __version__
 from weft_runtime.appd.settings import Settings, load, texts, variables
@@ -212,7 +212,7 @@ def test_the_log_has_nothing_below_its_level(place: Appd, level: str) -> None:
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     try:
-        eventually(place.socket.exists, "it listens")
+        eventually(lambda: listens(place.socket), "it listens")
         place.install("", capabilities=["sys:notifications"])
         place.launch()
         assert place.until_stopped(1).exit_status == 1
@@ -257,7 +257,7 @@ def test_closed_standard_streams_do_not_become_connections(place: Appd) -> None:
         env=place.environ, cwd=place.directory,
     )  # fmt: skip
     try:
-        eventually(place.socket.exists, "it listens")
+        eventually(lambda: listens(place.socket), "it listens")
         connections = [place.connect() for _ in range(4)]
         for connection in connections:
             answer = connection.ask(LaunchApp("nonsense", 0))  # a warning in the log

@@ -28,7 +28,7 @@ def test_launch_prints_the_number_and_returns_when_the_app_is_ready(appd: Device
     install(appd.store, guest(STAYS))
     done = appd.ctl("launch", APP_ID)
     assert (done.status, done.stdout) == (0, "1\n")
-    assert re.fullmatch(rf"weftctl: session 1 of {APP_ID} is ready after \d\.\d{{3}} s\n", done.stderr)
+    assert re.fullmatch(rf"weftctl: session 1 of {APP_ID} is ready after \d+\.\d{{3}} s\n", done.stderr)
     assert appd.session(1)["state"] == "running"
     assert appd.launch() == 2
 
@@ -288,6 +288,7 @@ def test_status_without_a_number_is_that_of_the_daemon(appd: Device) -> None:
     install(appd.store, guest(STAYS))
     appd.launch()
     assert appd.daemon is not None
+    eventually(lambda: appd.ctl("status", "--json").json[0]["fork_server"] is not None, "it has started")
     (found,) = appd.ctl("status", "--json").json
     assert (found["pid"], found["live"], found["starting"]) == (appd.daemon.pid, 1, 0)
     assert (found["socket"], found["log"]) == (str(appd.socket), "stderr")

@@ -81,6 +81,20 @@ def journal(device: Device, *args: str) -> list[dict[str, str]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def until_ended(device: Device, *sessions: int) -> None:
+    """Wait for the last entries of sessions that have ended, for which the daemon does not wait."""
+
+    def all_told() -> bool:
+        ended = {
+            entry["WEFT_SESSION_ID"]
+            for entry in journal(device, APP_ID)
+            if entry.get("WEFT_EVENT") == "session-ended"
+        }
+        return ended >= set(map(str, sessions))
+
+    eventually(all_told, f"the ends of {sessions} are in the journal")
+
+
 def test_follow_shows_the_output_until_the_end(journaled: Device) -> None:
     install(
         journaled.store, guest(say("one\n") + say("\x1b[2Jtwo\n", fd=2) + say("no end of line") + leave(3))
@@ -141,6 +155,7 @@ def test_logs_shows_what_app_daemon_and_runtime_say_of_a_session(journaled: Devi
     install(journaled.store, guest(say("out\n") + leave(3)))
     for _ in range(2):
         journaled.ctl("launch", "-w", APP_ID)
+    until_ended(journaled, 1, 2)
     entries = journal(journaled, "2")
     assert {entry["WEFT_SESSION_ID"] for entry in entries} == {"2"}
     assert {entry["SYSLOG_IDENTIFIER"] for entry in entries} == {"weft-appd", f"{APP_ID}/2"}
@@ -236,6 +251,7 @@ def test_no_entry_of_a_runtime_that_ends_at_once_is_lost(journaled: Device) -> N
         sessions = control.ask(QuerySessions())
     assert isinstance(sessions, Sessions)
     assert [session.exit_status for session in sessions.sessions] == [165] * count
+    until_ended(journaled, *range(1, count + 1))
     entries = journal(journaled, APP_ID)
     # In the order in which things happened: the daemon tells both.
     told = {
@@ -301,6 +317,7 @@ def test_history_tells_what_was_launched_and_how_it_ended(journaled: Device) -> 
     journaled.ctl("launch", "--wait", APP_ID)
     journaled.launch(OTHER_ID)
     journaled.ctl("launch", "org.example.nowhere")
+    eventually(lambda: len(history(journaled)) == 4, "all is in the journal")
     found = history(journaled)
     assert [item[:4] for item in found] == [
         ("launched", APP_ID, "1.2.3", 1), ("ended", APP_ID, None, 1), ("launched", OTHER_ID, "1.2.3", 2),
@@ -408,6 +425,7 @@ def test_logs_of_what_is_not_there_yet_follows(journaled: Device) -> None:
 def test_nobody_else_can_make_up_a_history(journaled: Device) -> None:
     install(journaled.store, guest(leave(3)))
     journaled.ctl("launch", "--wait", APP_ID)
+    until_ended(journaled, 1)
     before = history(journaled)
     for event in ("session-launched", "session-ended", "launch-refused", "starting"):
         forge(journaled, SOMEBODY, WEFT_EVENT=event, WEFT_SESSION_ID="1", _UID="0", _PID="1")

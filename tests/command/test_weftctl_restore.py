@@ -98,8 +98,8 @@ def test_a_list_that_was_refused(device: Device) -> None:
     device.saved.write_text(f'["{APP_ID}",]')
     device.start()
     refused = device.saved.with_name("last-session.refused.json")
-    told = device.ctl("list").stderr.splitlines()
-    assert f"weftctl: the apps in {refused} were not started again: it is not JSON" in told
+    told = f"weftctl: the apps in {refused} were not started again: it is not JSON"
+    eventually(lambda: told in device.ctl("list").stderr.splitlines(), "the list was read")
     done = device.ctl("restore")
     assert done.status == 165
     assert f"weftctl: {refused} cannot be used: it is not JSON" in done.stderr

@@ -5,6 +5,7 @@ import subprocess
 
 import pytest
 
+from tests.conftest import LONGEST
 from tests.unit.needs import ROOT, tool
 
 FOLDERS = ("weft_runtime", "tests", "bench", "packaging")
@@ -37,3 +38,8 @@ def test_a_linter_has_nothing_to_say(command: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_each_folder_has_something_to_lint(folder: str) -> None:
     assert any((ROOT / folder).glob("**/*.py"))
+
+
+@pytest.mark.parametrize("file", LONGEST)
+def test_each_file_that_is_to_begin_early_exists(file: str) -> None:
+    assert (ROOT / file).is_file()

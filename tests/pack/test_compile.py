@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled code of apps that a user installs: made, found, made again, and removed with the last app that has it."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -262,7 +263,9 @@ class Compiling:
 
         def compiles() -> bool:
             found[:] = [pid for pid in children(self.process.pid) if children(pid)]
-            return bool(found) and "--code-to" in Path(f"/proc/{found[0]}/cmdline").read_text()
+            with contextlib.suppress(OSError):  # the one that was asked for its digest has just ended
+                return bool(found) and "--code-to" in Path(f"/proc/{found[0]}/cmdline").read_text()
+            return False
 
         eventually(compiles, "it compiles")
         return found[0]

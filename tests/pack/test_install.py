@@ -10,7 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -334,15 +336,18 @@ def test_a_full_disk_leaves_the_old_version(device: Device, monkeypatch: pytest.
     assert f"cannot write to the package store '{device.store}': No space left on device" in done.stderr
 
 
-def test_the_store_of_root_is_closed_to_others(tmp_path: Path) -> None:
+@pytest.fixture
+def place_of_all() -> Iterator[Path]:
+    """A directory that everybody gets into; into pytest's own nobody does, and each start of pytest sees to that."""
+    with tempfile.TemporaryDirectory(prefix="weft-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_the_store_of_root_is_closed_to_others(place_of_all: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("becoming somebody else takes root")
-    for directory in (tmp_path, *tmp_path.parents):
-        if (
-            not directory.stat().st_mode & 0o001
-        ):  # pytest's own, one more of them in a run with several workers
-            directory.chmod(0o755)
-    device = Device(tmp_path)
+    device = Device(place_of_all)
     device.install(device.source("1.0.0"))
     before = trees.content(device.live)
     source, lock = device.source("2.0.0"), device.store / ".lock"
@@ -374,6 +379,8 @@ def in_child(do: Callable[[], None]) -> None:
         try:
             do()
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

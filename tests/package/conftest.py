@@ -12,13 +12,12 @@ from typing import NamedTuple
 import pytest
 
 from tests.deb import VENDOR, built_deb
+from tests.system import package
 from tests.system.container import PRIVATE, Container, Suite, make_root
 from tests.system.container import missing as missing_for_containers
 from tests.unit.needs import find, missing
 
 BUILD_TOOLS = ("dpkg-buildpackage", "dh", "dh_python3", "git")
-INSIDE = "/opt/weft-runtime.deb"
-
 # Above the cached root that all share; gone with the mount namespace. Without /run/systemd/system: no systemd runs.
 CHROOT = """
 mkdir -p /run/systemd
@@ -90,8 +89,7 @@ def suite(request: pytest.FixtureRequest, root_gate: None) -> Suite:
 @pytest.fixture(scope="module")
 def installed(suite: Suite, deb: Deb) -> Iterator[Container]:
     """A booted release with the package, for tests that only look."""
-    with Container(suite, binds={deb.path: Path(INSIDE)}) as container:
-        container.run("dpkg", "--install", INSIDE)
+    with Container(suite, root=package.installed(suite, deb.path)) as container:
         yield container
 
 

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.deb import NATIVE, ROOT, built_deb
-from tests.package.conftest import INSIDE, Deb
+from tests.deb import LATER, NATIVE, ROOT, built_deb
+from tests.package.conftest import Deb
+from tests.system import package
 from tests.system.container import Container, Suite
 
 TESTS = ROOT / "packaging" / "debian" / "tests"
 NAMES = re.findall(r"[\w-]+", " ".join(re.findall(r"^Tests: (.*)$", (TESTS / "control").read_text(), re.M)))
 COMMANDS = ("weft-appd", "weft-pack", "weft-runtime", "weft-runtime-wasmtime", "weftctl")
-LATER = "/opt/later.deb"
+INSIDE, UPGRADE = "/opt/weft-runtime.deb", "/opt/later.deb"
 TICKER = "org.weft.examples.ticker"
 APP = f"weft-app@{TICKER}.service"
 DAEMON = ("weft-appd.service", "weft-appd.socket")
@@ -29,9 +30,8 @@ TRAP = "import os\nos.close(os.open('/tmp/trap/sprung', os.O_CREAT))\n"
 @pytest.fixture
 def machine(suite: Suite, deb: Deb) -> Iterator[Container]:
     """A booted release with the package, for one test alone, and a later version at hand."""
-    binds = {deb.path: Path(INSIDE), built_deb(version=_later(deb)): Path(LATER)}
-    with Container(suite, binds=binds) as container:
-        container.run("dpkg", "--install", INSIDE)
+    binds = {deb.path: Path(INSIDE), built_deb(version=LATER): Path(UPGRADE)}
+    with Container(suite, binds=binds, root=package.installed(suite, deb.path)) as container:
         yield container
 
 
@@ -96,18 +96,21 @@ def test_nobody_diverts_a_command(installed: Container, command: str) -> None:
     assert installed.run("test", "-e", f"{home}/sprung", check=False).returncode == 1
 
 
-def test_an_upgrade_keeps_sessions_settings_and_the_daemon(machine: Container, deb: Deb) -> None:
+def test_an_upgrade_keeps_sessions_settings_and_the_daemon(machine: Container) -> None:
     machine.run("sh", "-c", "echo 'max_sessions = 7' >/etc/weft/appd.toml; systemctl reload weft-appd")
     session = machine.run("weftctl", "launch", TICKER).stdout.strip()
     before = _show(machine, "MainPID", "InvocationID"), _process(machine, session)
 
-    done = machine.run("dpkg", "--install", LATER)
+    done = machine.run("dpkg", "--install", UPGRADE)
 
     assert done.stderr == ""
     assert (_show(machine, "MainPID", "InvocationID"), _process(machine, session)) == before
     assert machine.run("cat", "/etc/weft/appd.toml").stdout == "max_sessions = 7\n"
-    serves = f"weft-appd {_later(deb)} serves"
-    assert [entry for entry in machine.journal("SYSLOG_IDENTIFIER=weft-appd") if _starts(entry, serves)]
+    serves = f"weft-appd {LATER} serves"
+    # At the boot, and after each reload.
+    assert [
+        entry for entry in machine.journal("WEFT_EVENT=daemon-ready", at_least=3) if _starts(entry, serves)
+    ]
     assert "need daemon-reload" not in machine.run("systemctl", "status", "weft-appd.service").stdout
 
 
@@ -117,7 +120,7 @@ def test_an_upgrade_that_cannot_reload_says_so_and_leaves_the_daemon(machine: Co
     # What the next image would refuse to start with.
     machine.run("sh", "-c", "echo 'max_sessions = 0' >/etc/weft/appd.toml")
 
-    done = machine.run("dpkg", "--install", LATER)
+    done = machine.run("dpkg", "--install", UPGRADE)
 
     assert done.stderr == (
         "weft-appd goes on with the version before, for it could not reload (see 'journalctl _UID=$(id -u weft)'); "
@@ -132,7 +135,7 @@ def test_an_upgrade_starts_nothing_that_was_stopped(machine: Container) -> None:
     machine.run("systemctl", "stop", "weft-appd.service", "weft-compile.path")
     stopped = (*DAEMON, "weft-appd-ws.socket", "weft-compile.path", APP)
     for _ in range(2):  # an upgrade, then the same version once more
-        machine.run("dpkg", "--install", LATER)
+        machine.run("dpkg", "--install", UPGRADE)
         assert _states(machine, *stopped) == {"inactive"}
     machine.run("systemctl", "disable", "--quiet", *stopped)
     machine.run("dpkg", "--install", INSIDE)
@@ -151,7 +154,7 @@ def test_an_upgrade_stops_nothing_that_ran(machine: Container) -> None:
     units = (*DAEMON, "weft-appd-ws.socket", APP)
     before = [_show(machine, "InvocationID", unit=unit) for unit in units]
 
-    assert machine.run("dpkg", "--install", LATER).stderr == ""
+    assert machine.run("dpkg", "--install", UPGRADE).stderr == ""
 
     assert [_show(machine, "InvocationID", unit=unit) for unit in units] == before
     assert _states(machine, *units, "weft-compile.path") == {"active"}
@@ -176,12 +179,12 @@ def test_remove_and_install_again_starts_what_is_enabled(machine: Container) -> 
     machine.run("systemctl", "enable", "--now", "--quiet", APP)
     machine.run("dpkg", "--remove", "weft-runtime")
     assert _states(machine, *units) == {"inactive"}
-    machine.run("dpkg", "--install", LATER)
+    machine.run("dpkg", "--install", UPGRADE)
     assert _states(machine, *units) == {"active"}
 
     machine.run("systemctl", "disable", "--quiet", *units)
     machine.run("dpkg", "--remove", "weft-runtime")
-    machine.run("dpkg", "--install", LATER)
+    machine.run("dpkg", "--install", UPGRADE)
     assert _states(machine, *units) == {"inactive"}
     assert machine.run("find", "/run", "-maxdepth", "1", "-name", "weft-runtime*").stdout == ""
 
@@ -225,10 +228,6 @@ def test_removal_ends_everything_and_keeps_state_and_purge_leaves_the_user_only(
     assert machine.run(*FIND).stdout == ""
     for user in ("weft", "weft-compile"):
         assert machine.run("getent", "passwd", user).stdout.startswith(f"{user}:")
-
-
-def _later(deb: Deb) -> str:
-    return f"{deb.field('Version')}+later"
 
 
 def _show(machine: Container, *properties: str, unit: str = "weft-appd.service") -> str:

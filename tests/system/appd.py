@@ -17,7 +17,8 @@ TICKER, CRASH, HELLO = "org.weft.examples.ticker", "org.weft.examples.crash", "o
 
 
 DEADLINE_S = 60
-POLL_S = 0.1
+POLL_FIRST_S, POLL_S = 0.05, 0.5
+"""Pauses between two looks, the first and the longest: each look is a program that is started in there."""
 STOP_GRACE_S = 2
 
 # As the launcher of the runtime: the host's packages come last.
@@ -88,11 +89,13 @@ def install(container: Container) -> None:
     container.run("systemctl", "daemon-reload")
 
 
-def set_fork_server(container: Container) -> None:
-    """Have the daemon work as this run of the tests is told to: with a fork server or without."""
-    if setting := os.environ.get("WEFT_FORK_SERVER"):
+def set_fork_server(container: Container) -> bool:
+    """Have the daemon work as tests are told to, with a fork server or without; whether they are told anything."""
+    setting = os.environ.get("WEFT_FORK_SERVER")
+    if setting:
         drop_in = f"/run/systemd/system/{UNIT}.d/fork-server.conf"
         container.write(drop_in, f"[Service]\nEnvironment=WEFT_FORK_SERVER={setting}\n")
+    return bool(setting)
 
 
 def ask(container: Container, *requests: Request) -> list[dict[str, Any]]:
@@ -125,22 +128,25 @@ def until_state(container: Container, state: str, *numbers: int) -> dict[int, di
 
 
 def eventually(condition: Callable[[], bool], seconds: float = DEADLINE_S) -> None:
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, POLL_FIRST_S
     while not condition():
         assert time.monotonic() < deadline, "still not so"
-        time.sleep(POLL_S)
+        time.sleep(pause)
+        pause = min(1.5 * pause, POLL_S)
 
 
 def show(container: Container, name: str, unit: str = UNIT) -> str:
     return container.run("systemctl", "show", "--value", f"--property={name}", unit).stdout.strip()
 
 
-def entries(container: Container, *matches: str) -> list[dict[str, object]]:
-    """What the daemon of now has in the journal of its unit."""
-    return container.journal(f"_SYSTEMD_INVOCATION_ID={show(container, 'InvocationID')}", *matches)
+def entries(container: Container, *matches: str, at_least: int = 0) -> list[dict[str, object]]:
+    """What the daemon of now has in the journal of its unit; `at_least` so many entries are waited for."""
+    invocation = f"_SYSTEMD_INVOCATION_ID={show(container, 'InvocationID')}"
+    return container.journal(invocation, *matches, at_least=at_least)
 
 
 def events(container: Container, session: int) -> list[tuple[object, object]]:
-    """Identifier and event of the entries about a session, in order."""
+    """Identifier and event of the entries about a session that has ended, in order."""
+    entries(container, f"WEFT_SESSION_ID={session}", "WEFT_EVENT=session-ended", at_least=1)
     found = entries(container, f"WEFT_SESSION_ID={session}")
     return [(entry["SYSLOG_IDENTIFIER"], entry["WEFT_EVENT"]) for entry in found if "WEFT_EVENT" in entry]

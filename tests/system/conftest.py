@@ -14,6 +14,9 @@ from tests.deb import built_deb
 from tests.system import appd, package
 from tests.system.container import Container, Suite, missing
 
+FORKLESS = "_forkless"
+"""In the names of tests of a daemon without a fork server."""
+
 # The host's packages come last: what the release has itself, as python3-systemd, is built for its Python.
 LAUNCHER = """\
 #!/usr/bin/python3 -I
@@ -67,9 +70,29 @@ def booted(suite: Suite) -> Iterator[Container]:
         yield container
 
 
-@pytest.fixture(scope="module", params=list(Suite), ids=str)
-def suite(request: pytest.FixtureRequest) -> Suite:
-    return Suite(request.param)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without the fork server run only those tests again whose meaning depends on it."""
+    items[:] = [item for item in items if not _is_forkless(item) or _has_sessions(item)]
+
+
+def _has_sessions(item: pytest.Item) -> bool:
+    return bool(item.get_closest_marker("sessions")) and not item.get_closest_marker("once")
+
+
+def _is_forkless(item: pytest.Item) -> bool:
+    return isinstance(item, pytest.Function) and hasattr(item, "callspec") and (
+        FORKLESS in str(item.callspec.params.get("suite"))
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=[*Suite, *(f"{suite}{FORKLESS}" for suite in Suite)], ids=str)
+def suite(request: pytest.FixtureRequest) -> Iterator[Suite]:
+    """Each release; for tests of sessions once more, where the daemon is told to do without its fork server."""
+    name, forkless, _ = str(request.param).partition(FORKLESS)
+    with pytest.MonkeyPatch.context() as patch:
+        if forkless:
+            patch.setenv("WEFT_FORK_SERVER", "false")
+        yield Suite(name)
 
 
 @pytest.fixture(scope="module")
@@ -87,10 +110,17 @@ def pristine(suite: Suite) -> Iterator[Container]:
 
 
 @pytest.fixture(scope="module")
-def device(pristine: Container) -> Container:
-    """The same, with the Debian package."""
+def just_installed(pristine: Container) -> Container:
+    """The same, in which the Debian package is installed, just now."""
     package.install(pristine, built_deb())
     return pristine
+
+
+@pytest.fixture(scope="module")
+def device(suite: Suite) -> Iterator[Container]:
+    """A container in which the Debian package was installed before it booted, that all tests of a module share."""
+    with package.device(suite) as container:
+        yield container
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from typing import IO, Self
 ROOTS = Path(__file__).resolve().parents[2] / ".cache" / "roots"
 BOOT_SECONDS = 60  # half a second on an idle machine; a loaded one with several containers is far slower
 STOP_SECONDS = 20  # a unit that ignores SIGTERM must not hold the tests for systemd's own 90 s
+ENTRY_SECONDS = 30  # for an entry that takes some milliseconds on an idle machine
 POLL_SECONDS = 0.02
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
 
@@ -153,11 +154,15 @@ class Command(subprocess.Popen[str]):
 class Container:
     """One boot of a release; a context manager that leaves nothing behind.
 
-    `binds` maps paths of this machine to paths inside, where they are read-only.
+    `binds` maps paths of this machine to paths inside, where they are read-only. `root` is a directory that `save` has
+    made, to be booted instead of the plain release.
     """
 
-    def __init__(self, suite: Suite, *, binds: Mapping[Path, Path] | None = None) -> None:
+    def __init__(
+        self, suite: Suite, *, binds: Mapping[Path, Path] | None = None, root: Path | None = None
+    ) -> None:
         self.suite = suite
+        self._root = root
         self.name = f"weft-test-{os.getpid()}-{next(_serial)}"
         self._binds = dict(binds or {})
         self._nspawn: Command | None = None
@@ -166,7 +171,7 @@ class Container:
         self._running = False
 
     def __enter__(self) -> Self:
-        root = make_root(self.suite)
+        root = self._root or make_root(self.suite)
         binds = [f"--bind-ro={_escaped(path)}:{_escaped(inside)}" for path, inside in self._binds.items()]
         with tempfile.TemporaryFile() as console:
             try:
@@ -225,6 +230,26 @@ class Container:
         self._init = init
         with tempfile.TemporaryFile() as console:
             self._wait_until_running(nspawn, console)
+
+    def save(self, directory: Path) -> None:
+        """Power off, and copy all that is on disks to a new directory, with an empty machine id again."""
+        nspawn = self._nspawn
+        if nspawn is None:
+            raise ContainerError(f"container '{self.name}' is not running")
+        # It holds the mounts, which the container takes along otherwise.
+        copy = 'read -r _; cp --archive /run/systemd/root "$0"; : >"$0/etc/machine-id"'
+        copier = subprocess.Popen(
+            ["nsenter", f"--target={nspawn.pid}", "--mount", "--", "sh", "-ec", copy, directory],
+            stdin=subprocess.PIPE,
+        )
+        try:
+            self.close()
+            copier.communicate(b"\n")
+        finally:
+            copier.kill()
+            copier.wait()
+        if copier.returncode:
+            raise ContainerError(f"cannot copy the disks of '{self.name}' to {directory}")
 
     @property
     def is_alive(self) -> bool:
@@ -293,11 +318,22 @@ class Container:
         """Put a file into the container, with the directories above it."""
         self.run("install", "-D", f"--mode={mode:o}", "/dev/stdin", os.fspath(path), input=text)
 
-    def journal(self, *matches: str) -> list[dict[str, object]]:
-        """Return the journal's entries; a value with unprintable characters comes as bytes."""
-        self.run("journalctl", "--sync")
-        shown = self.run("journalctl", "--quiet", "--no-pager", "--all", "--output=json", *matches).stdout
-        entries = [json.loads(line) for line in shown.splitlines()]
+    def journal(self, *matches: str, at_least: int = 0) -> list[dict[str, object]]:
+        """Return the journal's entries; a value with unprintable characters comes as bytes.
+
+        The daemon waits for no entry: an answer may be there before the entry that tells the same. So who knows that
+        there are some says how many to wait for, `at_least`.
+        """
+        deadline = time.monotonic() + ENTRY_SECONDS
+        while True:
+            self.run("journalctl", "--sync")
+            shown = self.run(
+                "journalctl", "--quiet", "--no-pager", "--all", "--output=json", *matches
+            ).stdout
+            entries = [json.loads(line) for line in shown.splitlines()]
+            if len(entries) >= at_least or time.monotonic() > deadline:
+                break
+            time.sleep(POLL_SECONDS)
         return [{name: _value(field) for name, field in entry.items()} for entry in entries]
 
     def _wait_until_running(self, nspawn: Command, console: IO[bytes]) -> None:

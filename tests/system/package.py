@@ -2,23 +2,32 @@
 """The Debian package on a booted release: installed offline, asked by its own commands, with nothing bound in."""
 
 import base64
+import fcntl
 import json
-from collections.abc import Iterator
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.deb import CACHE
+from tests.deb import CACHE, ROOT, built_deb
 from tests.packages import manifest
-from tests.system.appd import eventually, set_fork_server
-from tests.system.container import Container, Suite
+from tests.system.appd import UNIT, eventually, set_fork_server, show
+from tests.system.container import Container, Suite, make_root
+
+IMAGES = ROOT / ".cache" / "installed"
+KEPT = 2
+"""Images of a release; the oldest go."""
 
 PACKAGE = "weft-runtime"
+COMPILER = "weft-compile.service"
 CODE = "/usr/lib/weft-runtime"
 SYSTEM_STORE, OPERATOR_STORE = "/usr/share/weft/apps", "/var/lib/weft/apps"
 DAEMON_DATA, SERVICE_DATA = "/var/lib/weft/data", "/var/lib/private/weft-apps"
 
 _DEBS, _EXAMPLES = Path("/opt/debs"), Path("/opt/examples")
+_BINDS = {CACHE: _DEBS, ROOT / "examples": _EXAMPLES}
 _APT = {"DEBIAN_FRONTEND": "noninteractive"}
 
 
@@ -26,10 +35,42 @@ _APT = {"DEBIAN_FRONTEND": "noninteractive"}
 def booted(suite: Suite) -> Iterator[Container]:
     """Boot a release that sees packages to install, and the examples, of which one is not in the package."""
     CACHE.mkdir(parents=True, exist_ok=True)
-    binds = {CACHE: _DEBS, Path(__file__).resolve().parents[2] / "examples": _EXAMPLES}
-    with Container(suite, binds=binds) as container:
+    with Container(suite, binds=_BINDS) as container:
         set_fork_server(container)
         yield container
+
+
+@contextmanager
+def device(suite: Suite, binds: Mapping[Path, Path] | None = None) -> Iterator[Container]:
+    """Boot a release on which the package was installed before, and the apps of the package were compiled."""
+    with Container(
+        suite, binds={**_BINDS, **(binds or {})}, root=installed(suite, built_deb())
+    ) as container:
+        if set_fork_server(container):
+            container.run("systemctl", "daemon-reload")
+            container.run("systemctl", "restart", UNIT)
+        yield container
+
+
+def installed(suite: Suite, deb: Path) -> Path:
+    """Return the disks of a release with the package, made once and kept; nothing may write to them."""
+    root = make_root(suite)
+    image = IMAGES / f"{root.name}-{deb.parent.name}"
+    IMAGES.mkdir(parents=True, exist_ok=True)
+    with (IMAGES / f".{suite}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not image.is_dir():
+            old = sorted(IMAGES.glob(f"{suite}-*"), key=lambda path: path.stat().st_mtime)[: 1 - KEPT]
+            unfinished = IMAGES / f"unfinished-{suite}"
+            subprocess.run(["rm", "-rf", "--one-file-system", unfinished, *old], check=True)
+            with booted(suite) as container:
+                install(container, deb)
+                container.run("systemctl", "start", COMPILER)
+                eventually(lambda: show(container, "ActiveState", COMPILER) == "inactive")
+                container.save(unfinished)
+            unfinished.rename(image)
+        os.utime(image)
+    return image
 
 
 def install(container: Container, deb: Path, *options: str) -> str:

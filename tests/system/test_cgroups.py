@@ -91,6 +91,7 @@ def test_compilers_have_a_leaf_of_their_own(service: Container) -> None:
     assert processes(service, "compiler") == set()
 
 
+@pytest.mark.once("it launches nothing")
 def test_the_daemon_names_the_controllers_that_hold_the_limits(service: Container) -> None:
     (answer,) = ask(service, {"type": "QUERY_STATUS"})
     used = service.run("cat", f"{group(service)}/cgroup.subtree_control").stdout.split()
@@ -102,11 +103,12 @@ def test_the_group_of_a_session_goes_with_it(service: Container) -> None:
     until_state(service, "running", session)
     ask(service, {"type": "TERMINATE_APP", "session_id": session})
     eventually(lambda: groups(service) == {"supervisor"})
-    (entry,) = entries(service, f"WEFT_SESSION_ID={session}", "WEFT_EVENT=session-ended")
+    (entry,) = entries(service, f"WEFT_SESSION_ID={session}", "WEFT_EVENT=session-ended", at_least=1)
     # What the compiler used is in it, although the session's process did not wait for all of it.
     assert int(str(entry["WEFT_CPU_USEC"])) > 0
 
 
+@pytest.mark.once("the runtime is a script, which offers no fork server")
 def test_the_end_of_a_session_is_the_end_of_all_in_its_group(service: Container) -> None:
     service.write("/usr/local/bin/breeder", BREEDER, 0o755)
     service.write(CONFIG, 'runtime_bin = "/usr/local/bin/breeder"\n')
@@ -116,9 +118,11 @@ def test_the_end_of_a_session_is_the_end_of_all_in_its_group(service: Container)
     eventually(lambda: len(processes(service, f"session-{session}")) == 2)
     ask(service, {"type": "TERMINATE_APP", "session_id": session})
     eventually(lambda: groups(service) == {"supervisor"})
-    assert service.run("pgrep", "sleep", check=False).stdout == ""
+    # systemd, to which it fell, may still have to collect it.
+    eventually(lambda: service.run("pgrep", "sleep", check=False).stdout == "")
 
 
+@pytest.mark.once("the runtime is a script, which offers no fork server")
 def test_groups_that_a_runtime_made_below_its_sessions_go_with_it(service: Container) -> None:
     service.write("/usr/local/bin/nester", NESTER, 0o755)
     service.write("/run/nester-waits", "")
@@ -137,6 +141,7 @@ def test_groups_that_a_runtime_made_below_its_sessions_go_with_it(service: Conta
     eventually(lambda: groups(service) == {"supervisor"})
 
 
+@pytest.mark.once("the limit is that of the group, whoever is in it")
 def test_a_session_cannot_make_many_groups(service: Container) -> None:
     (session,) = launch(service, TICKER)
     until_state(service, "running", session)
@@ -148,6 +153,7 @@ def test_a_session_cannot_make_many_groups(service: Container) -> None:
     eventually(lambda: groups(service) == {"supervisor"})
 
 
+@pytest.mark.once("the runtime is a script, which offers no fork server")
 @pytest.mark.parametrize(
     ("text", "reason"),
     [("#!/nonexistent/python3\n", "No such file or directory"), ("true\n", "Exec format error")],
@@ -195,10 +201,11 @@ def test_after_a_crash_the_groups_are_made_anew(service: Container) -> None:
     assert groups(service) == {"supervisor", f"session-{session}"}
 
 
+@pytest.mark.once("it launches nothing")
 def test_a_limit_that_cannot_hold_is_told_once(service: Container) -> None:
     here = set(service.run("cat", f"{group(service)}/cgroup.controllers").stdout.split())
-    told = [str(entry["MESSAGE"]) for entry in entries(service, "PRIORITY=5")]
     missing = [name for name in ("cpu", "memory", "pids") if name not in here]
+    told = [str(entry["MESSAGE"]) for entry in entries(service, "PRIORITY=5", at_least=bool(missing))]
     expected = f"no controller here for {', '.join(missing)}: sessions run without these limits"
     assert told == ([expected] if missing else [])
 
@@ -213,7 +220,7 @@ def test_without_delegation_there_are_no_groups_and_it_is_told(
         (session,) = launch(container, TICKER)
         until_state(container, "running", session)
         assert groups(container) == set()
-        (told,) = entries(container, "PRIORITY=5")
+        (told,) = entries(container, "PRIORITY=5", at_least=1)
         assert told["MESSAGE"] == "the unit's control group is not delegated: sessions run without limits"
     finally:
         container.run("systemctl", "stop", UNIT)

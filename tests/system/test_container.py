@@ -35,7 +35,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def traces(name: str) -> list[Path]:
     """Return the processes and cgroups on this machine that belong to a container."""
-    found = list(Path("/sys/fs/cgroup").glob(f"**/{name}"))
+    # Other containers' groups come and go meanwhile, which os.walk does not mind.
+    found = [Path(group) for group, _, _ in os.walk("/sys/fs/cgroup") if Path(group).name == name]
     for path in [*Path("/proc").glob("[0-9]*/cmdline"), *Path("/proc").glob("[0-9]*/cgroup")]:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if name.encode() in path.read_bytes():

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.deb import ROOT, built_deb
-from tests.system.appd import eventually, show
+from tests.system import package
 from tests.system.container import Container, Suite
 from tests.system.doctor_cases import CASES, REPAIR, STORE, Case, Fault
 
@@ -50,18 +50,15 @@ code_cache.note_vain(Path("/var/cache/weft/system"), key, vain, public=True)
 @pytest.fixture(scope="module")
 def device(suite: Suite) -> Iterator[Container]:
     """A device with the package, and its file in /tmp, to be installed again."""
-    package = built_deb()
-    with Container(suite, binds={package.parent: Path("/srv"), ROOT: Path("/opt/src")}) as container:
-        container.run("dpkg", "--install", f"/srv/{package.name}", timeout=300)
-        container.run("cp", f"/srv/{package.name}", "/tmp")
+    deb = built_deb()
+    with package.device(suite, {deb.parent: Path("/srv"), ROOT: Path("/opt/src")}) as container:
+        container.run("cp", f"/srv/{deb.name}", "/tmp")
         for name in ("appd.toml", "pack.toml"):
             container.run("cp", f"/etc/weft/{name}", "/opt")
         container.write("/opt/vain.py", VAIN)
         container.run("useradd", "--create-home", "--groups=weft", "alice")
         container.run("mkdir", "-p", "/root/keys", "/etc/weft/trusted.d")
         container.run("weft-pack", "generate-key", "/root/keys")
-        container.run("systemctl", "start", "weft-compile.service")
-        eventually(lambda: show(container, "ActiveState", "weft-compile.service") == "inactive")
         assert list(map(text_of, not_ok(doctor(container)[1]))) == []
         yield container
 

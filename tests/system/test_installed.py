@@ -26,6 +26,12 @@ with connect("ws://127.0.0.1:7410/") as websocket:
 """
 
 
+@pytest.fixture(scope="module")
+def device(just_installed: Container) -> Container:
+    """Not booted since, for this is about what the installation has done."""
+    return just_installed
+
+
 @pytest.fixture(scope="module", autouse=True)
 def people(device: Container) -> None:
     """Two users, one of whom administers apps."""
@@ -63,12 +69,13 @@ def test_the_daemon_is_active_after_the_installation(device: Container) -> None:
         assert show(device, "ActiveState", unit) == ("active" if enabled == "enabled" else "inactive")
     assert device.run("systemctl", "is-system-running").stdout == "running\n"
     assert device.run("systemctl", "--failed", "--plain", "--no-legend").stdout == ""
-    (entry,) = device.journal("WEFT_EVENT=daemon-ready")
+    (entry,) = device.journal("WEFT_EVENT=daemon-ready", at_least=1)
     assert str(entry["MESSAGE"]).endswith(f" serves {SOCKET}, runtime /usr/bin/weft-runtime-wasmtime")
     environ = device.run("cat", f"/proc/{show(device, 'MainPID')}/environ").stdout.split("\0")
     assert "WEFT_RUNTIME_BIN=/usr/bin/weft-runtime-wasmtime" in environ
 
 
+@pytest.mark.once("it launches nothing")
 def test_it_runs_as_its_own_user_without_rights(device: Container) -> None:
     status = device.run("cat", f"/proc/{show(device, 'MainPID')}/status").stdout
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
@@ -78,6 +85,7 @@ def test_it_runs_as_its_own_user_without_rights(device: Container) -> None:
     assert fields["NoNewPrivs"] == "1"
 
 
+@pytest.mark.once("it launches nothing")
 def test_the_socket_is_for_root_and_the_group(device: Container) -> None:
     assert device.run("stat", "--format=%a %U:%G", SOCKET).stdout == "660 root:weft\n"
 
@@ -92,13 +100,15 @@ def test_the_first_command_of_the_readme_works(device: Container) -> None:
     assert device.run("sh", "-c", command).stdout.strip().isdecimal()
 
 
+@pytest.mark.once("who may ask is known before anything is started")
 def test_a_member_of_the_group_may_do_the_same(device: Container) -> None:
     number = device.run("weftctl", "launch", HELLO, user="alice").stdout.strip()
     uid = device.run("id", "--user", "alice").stdout.strip()
-    (launched,) = device.journal("WEFT_EVENT=session-launched", f"WEFT_SESSION_ID={number}")
+    (launched,) = device.journal("WEFT_EVENT=session-launched", f"WEFT_SESSION_ID={number}", at_least=1)
     assert str(launched["MESSAGE"]).startswith(f"{HELLO}[{number}]: launched by alice (uid {uid}) pid ")
 
 
+@pytest.mark.once("it launches nothing")
 def test_everybody_else_is_told_why_not(device: Container) -> None:
     before = len(device.journal("WEFT_EVENT=session-launched"))
     for command in (("launch", HELLO), ("list",), ("stop", "1")):
@@ -112,6 +122,7 @@ def test_everybody_else_is_told_why_not(device: Container) -> None:
 
 def test_the_journal_tells_the_story_of_a_session(device: Container) -> None:
     number = device.run("weftctl", "launch", "--wait", HELLO).stdout.strip()
+    device.journal(f"WEFT_SESSION_ID={number}", "WEFT_EVENT=session-ended", at_least=1)
     found = device.journal(f"WEFT_SESSION_ID={number}", f"WEFT_APP_ID={HELLO}")
     told = {
         identifier: [entry["WEFT_EVENT"] for entry in found if entry["SYSLOG_IDENTIFIER"] == identifier]
@@ -130,9 +141,10 @@ def test_the_journal_tells_the_story_of_a_session(device: Container) -> None:
     assert found[-1]["WEFT_EXIT_STATUS"] == "0"
 
 
+@pytest.mark.once("the entries are those of the test before it")
 def test_the_catalog_explains_the_story(device: Container) -> None:
-    device.run("weftctl", "launch", "--wait", HELLO)
-    device.run("journalctl", "--sync")
+    number = device.run("weftctl", "launch", "--wait", HELLO).stdout.strip()
+    device.journal(f"WEFT_SESSION_ID={number}", "WEFT_EVENT=session-ended", at_least=1)
     for event, subject in {
         "session-ready": f"App {HELLO} is ready (session ",
         "session-ended": f"App {HELLO} has ended (session ",
@@ -152,7 +164,7 @@ def test_the_reason_of_a_crash_is_where_one_looks_for_it(device: Container) -> N
     number = crashed.stdout.strip()
     # The daemon's line alone says why,
     (ended,) = device.journal(
-        f"_SYSTEMD_UNIT={UNIT}", "WEFT_EVENT=session-ended", f"WEFT_SESSION_ID={number}"
+        f"_SYSTEMD_UNIT={UNIT}", "WEFT_EVENT=session-ended", f"WEFT_SESSION_ID={number}", at_least=1
     )
     assert (ended["PRIORITY"], ended["WEFT_EXIT_STATUS"]) == ("4", "134")
     assert "ended with status 134" in str(ended["MESSAGE"])
@@ -172,20 +184,25 @@ def test_a_session_ends_when_it_is_asked_to(device: Container) -> None:
     session = launch(device, TICKER)
     device.run("weftctl", "stop", str(session["session_id"]), user="alice")
     assert sessions(device) == []
-    (ended,) = device.journal("WEFT_EVENT=session-ended", f"WEFT_SESSION_ID={session['session_id']}")
+    (ended,) = device.journal(
+        "WEFT_EVENT=session-ended", f"WEFT_SESSION_ID={session['session_id']}", at_least=1
+    )
     assert (ended["PRIORITY"], ended["WEFT_SIGNAL"]) == ("6", "SIGTERM")
     assert "terminated by alice (uid " in str(ended["WEFT_REASON"])
 
 
+@pytest.mark.once("it launches nothing")
 def test_nothing_listens_on_the_network(device: Container) -> None:
     assert listening(device) == []
 
 
+@pytest.mark.once("it launches nothing")
 def test_the_websocket_serves_where_it_is_enabled(device: Container, websocket: None) -> None:
     assert listening(device) == ["7410"]
     assert '"RUNNING_APPS"' in device.run("python3", "-I", "-c", ASK_WEBSOCKET).stdout
 
 
+@pytest.mark.once("it launches nothing")
 def test_the_websocket_is_gone_where_it_is_disabled_again(device: Container) -> None:
     assert listening(device) == []
     assert show(device, "ActiveState") == "active"

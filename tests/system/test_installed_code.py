@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.deb import built_deb
+from tests.deb import LATER, built_deb
 from tests.packages import wat
 from tests.system.appd import HELLO, TICKER, UNIT, eventually, show
 from tests.system.container import Container
@@ -83,8 +83,9 @@ def loaded(container: Container, app_id: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def device(device: Container) -> Container:
+def device(just_installed: Container) -> Container:
     """With a daemon that says more: that a session has loaded compiled code is no news otherwise."""
+    device = just_installed
     drop_in = "/etc/systemd/system/weft-appd.service.d/debug.conf"
     device.write(drop_in, "[Service]\nEnvironment=WEFT_LOG_LEVEL=debug\n")
     device.run("systemctl", "daemon-reload")
@@ -118,12 +119,14 @@ def test_a_first_launch_loads_what_was_compiled(device: Container) -> None:
     device.run("weftctl", "stop", TICKER)
 
 
+@pytest.mark.once("a service has no daemon")
 def test_a_service_loads_it_too(device: Container) -> None:
     device.run("systemctl", "start", service(TICKER))
     assert loaded(device, TICKER)[-1].startswith("loaded the compiled code of ")
     device.run("systemctl", "stop", service(TICKER))
 
 
+@pytest.mark.once("it launches nothing")
 def test_what_runs_the_compiler_for_root_has_no_rights(device: Container, big: str) -> None:
     seen = device.run("sh", "-ec", WATCH, "sh", "weft-pack", "install", big).stdout
     user, group = (
@@ -148,6 +151,7 @@ def test_what_runs_the_compiler_for_root_has_no_rights(device: Container, big: s
     assert not [name for name in entries(device) if end in name]
 
 
+@pytest.mark.once("it launches nothing")
 def test_nothing_outlives_the_compiler(device: Container) -> None:
     """As a module might leave it behind that has taken the compiler over, to wait for the next one."""
     identity = ("setpriv", "--reuid=weft-compile", "--regid=weft-compile", "--clear-groups")
@@ -157,6 +161,7 @@ def test_nothing_outlives_the_compiler(device: Container) -> None:
     assert left.wait(60) == -9
 
 
+@pytest.mark.once("it launches nothing")
 def test_the_user_can_write_nowhere_near(device: Container) -> None:
     for path in (CACHE, "/run/weft-compile", OPERATOR_STORE):
         done = device.run("touch", f"{path}/file", user="weft-compile", check=False)
@@ -166,13 +171,14 @@ def test_the_user_can_write_nowhere_near(device: Container) -> None:
 def test_an_upgrade_compiles_for_the_engine_that_it_brings(device: Container) -> None:
     device.run("sh", "-ec", OLD_ENGINE)
     assert not is_compiled(device, HELLO)
-    install(device, built_deb(version="99.0"))
+    install(device, built_deb(version=LATER))
     eventually(lambda: is_compiled(device, HELLO) and is_compiled(device, TICKER))
     launch(device, TICKER)
     assert loaded(device, TICKER)[-1].startswith("loaded the compiled code of ")
     device.run("weftctl", "stop", TICKER)
 
 
+@pytest.mark.once("it launches nothing")
 def test_an_app_of_another_package_is_compiled(device: Container) -> None:
     device.run("sh", "-ec", DEB)
     device.run("dpkg", "--install", "/root/other.deb")
@@ -196,6 +202,7 @@ def test_a_launch_does_not_wait_for_it(device: Container, big: str) -> None:
     assert is_compiled(device, BIG, OPERATOR_STORE)
 
 
+@pytest.mark.once("it launches nothing")
 def test_an_app_that_cannot_be_compiled_is_told_and_does_not_stop_the_others(device: Container) -> None:
     add_app(device, BROKEN, b"\0asm\1\0\0\0\1")
     device.run("sh", "-c", f"rm -f {CACHE}/*")

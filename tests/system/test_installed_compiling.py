@@ -4,13 +4,13 @@
 How much is too much is lowered by setrlimit(2), as an operator may do it: nobody can wait for the limits themselves.
 """
 
-import time
 from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.command.guests import slow_to_compile
-from tests.system.appd import POLL_S, UNIT, show
+from tests.system import appd
+from tests.system.appd import UNIT, show
 from tests.system.container import Container
 from tests.system.package import OPERATOR_STORE, add_app, complaints, service
 
@@ -18,7 +18,7 @@ CACHE = "/var/cache/weft/system/code"
 COMPILE, REQUESTS = "weft-compile.service", "weft-compile.path"
 AS_SERVICE, AS_SESSION, TOO_COSTLY = "org.example.one", "org.example.two", "org.example.three"
 KILLED = "org.example.four"
-LIMIT_S = 3
+LIMIT_S = 2
 BACKGROUND_S = 180
 CATALOG = "is too costly to compile"
 
@@ -27,8 +27,8 @@ RUNTIME = f'#!/bin/sh\nulimit -t {LIMIT_S}\nexec /usr/bin/weft-runtime-wasmtime 
 
 
 def costly(number: int) -> bytes:
-    """Some six seconds of CPU time; another module for each number."""
-    return slow_to_compile(4, count=310 + number, depth=100)
+    """Some four seconds of CPU time; another module for each number."""
+    return slow_to_compile(3, count=310 + number, depth=100)
 
 
 @pytest.fixture(autouse=True)
@@ -50,10 +50,7 @@ def messages(container: Container, app_id: str, event: str) -> list[str]:
 
 def eventually(condition: Callable[[], bool]) -> None:
     """Wait longer than elsewhere: what works in the background has an idle machine's leftovers only."""
-    deadline = time.monotonic() + BACKGROUND_S
-    while not condition():
-        assert time.monotonic() < deadline, "still not so"
-        time.sleep(POLL_S)
+    appd.eventually(condition, BACKGROUND_S)
 
 
 def until_compiled(container: Container) -> None:

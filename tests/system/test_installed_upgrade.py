@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.deb import built_deb
+from tests.deb import LATER, built_deb
 from tests.system.appd import TICKER, UNIT, eventually, show
 from tests.system.container import Container
 from tests.system.package import (
@@ -26,7 +26,6 @@ CONFIG = "/etc/weft/appd.toml"
 EDIT = "max_sessions = 3"
 APP = service(TICKER)
 MEASURED = ("cpu", "memory", "memory_peak")  # of a session, other at each moment
-NEW = "99.0"  # of the same code, but for what it says of itself
 # Where installing any package leaves something, and whatever runs.
 ELSEWHERE = (
     "/var/lib/apt",
@@ -103,8 +102,8 @@ def test_a_reload_touches_no_app(device: Container, before: Before) -> None:
 
 def test_an_upgrade_touches_no_app(device: Container, before: Before) -> None:
     device.run("sh", "-c", f"echo '{EDIT}' >>{CONFIG}")
-    printed = install(device, built_deb(version=NEW))
-    assert f"Unpacking {PACKAGE} ({NEW}) over (" in printed
+    printed = install(device, built_deb(version=LATER))
+    assert f"Unpacking {PACKAGE} ({LATER}) over (" in printed
     assert now(device) == before
     assert show(device, "NRestarts") == "0"
     assert is_heard(device)
@@ -116,7 +115,7 @@ def test_an_upgrade_touches_no_app(device: Container, before: Before) -> None:
 def test_the_daemon_is_the_new_one_after_an_upgrade(device: Container) -> None:
     assert len(device.journal("WEFT_EVENT=reloaded")) == 2
     told = device.run("weft-appd", "--reload").stdout
-    assert told == f"reloaded, weft-appd {NEW} is running\n"
+    assert told == f"reloaded, weft-appd {LATER} is running\n"
 
 
 def test_an_upgrade_keeps_what_the_operator_wrote(device: Container) -> None:

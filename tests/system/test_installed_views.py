@@ -263,6 +263,8 @@ def test_history_tells_who_did_what(device: Container) -> None:
         ("ended", "service", TICKER, None, None),
         ("refused", "session", "org.example.nowhere", None, None),
     ]
+    # The daemon waits for no entry.
+    eventually(lambda: len(told(device, "-n", "10000")) >= before + len(expected))
     assert told(device, "-n", "10000")[before:] == expected
     assert told(device, TICKER)[-4:] == expected[:-1]
     assert told(device, "-n", "1", TICKER) == expected[3:4]

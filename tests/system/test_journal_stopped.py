@@ -24,6 +24,7 @@ from tests.system.appd import (
 from tests.system.container import Container
 
 STOPPED_S = 300 if os.environ.get("WEFT_SOAK") == "1" else 20
+PAUSE_S = 0 if os.environ.get("WEFT_SOAK") == "1" else 1
 NO_WATCHDOG = "[Service]\nWatchdogSec=0\n"
 
 # One sender is bounded by its own buffer, the receiver by net.unix.max_dgram_qlen.
@@ -81,9 +82,11 @@ def test_launches_go_on_and_nothing_is_lost_unseen(service: Container) -> None:
     with stopped(service):
         deadline = time.monotonic() + STOPPED_S
         while time.monotonic() < deadline or len(launched) < 5:
+            begun = time.monotonic()
             (hello,) = launch(service, HELLO)
             until_state(service, "stopped", hello)
             launched.append(hello)
+            eventually(lambda begun=begun: time.monotonic() >= begun + PAUSE_S)  # type: ignore[misc]
         (ticker,) = launch(service, TICKER)
         running = until_state(service, "running", ticker)[ticker]
         launched.append(ticker)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.deb import ROOT, built_deb
+from tests.deb import ROOT
+from tests.system import package
 from tests.system.container import Container, Suite
 
 pytestmark = pytest.mark.sessions
@@ -24,9 +25,7 @@ POLL_S = 0.1
 @pytest.fixture(scope="module")
 def device(suite: Suite) -> Iterator[Container]:
     """A device with the package installed, a source to install from, and a user of nothing."""
-    package = built_deb()
-    with Container(suite, binds={package: Path("/srv/weft.deb"), ROOT: Path("/opt/src")}) as container:
-        container.run("dpkg", "--install", "/srv/weft.deb", timeout=300)
+    with package.device(suite, {ROOT: Path("/opt/src")}) as container:
         container.run("useradd", "--create-home", "alice")
         container.run("cp", "-r", "/opt/src/examples/ticker", SOURCE)
         container.run("mkdir", "/root/keys", "/etc/weft/trusted.d")
@@ -71,6 +70,7 @@ def reason_of(device: Container, session: int) -> str:
         time.sleep(POLL_S)
 
 
+@pytest.mark.once("it launches nothing")
 @pytest.mark.parametrize("user", ["root", "weft", "alice"])
 def test_everybody_can_check_and_run_a_package(user: str, device: Container) -> None:
     device.run("sh", "-c", "rm -rf /tmp/hello && cp -r /opt/src/examples/hello /tmp/hello")
@@ -104,6 +104,7 @@ def test_root_installs_for_the_daemon_and_a_running_app_is_not_disturbed(device:
     assert device.run("ls", "-A", "/var/lib/weft/apps").stdout in ("", ".lock\n")
 
 
+@pytest.mark.once("it launches nothing")
 def test_a_user_installs_for_itself(device: Container) -> None:
     device.run("cp", "-r", SOURCE, "/home/alice/source")
     device.run("chown", "-R", "alice", "/home/alice/source")
@@ -115,6 +116,7 @@ def test_a_user_installs_for_itself(device: Container) -> None:
     device.run("rm", "-rf", "/home/alice/source")
 
 
+@pytest.mark.once("it launches nothing")
 @pytest.mark.parametrize("user", ["weft", "alice"])
 def test_nobody_else_can_replace_what_root_trusts(user: str, device: Container) -> None:
     device.run("weft-pack", "install", SOURCE)
@@ -155,6 +157,7 @@ def test_only_what_is_trusted_is_installed_and_starts_where_that_is_required(dev
     assert "no key is trusted here" in reason_of(device, revoked)
 
 
+@pytest.mark.once("a service has no daemon")
 def test_what_root_has_verified_is_believed_by_the_sandbox(device: Container) -> None:
     trust_and_sign(device)
     require_signatures(device)
@@ -168,6 +171,7 @@ def test_what_root_has_verified_is_believed_by_the_sandbox(device: Container) ->
         assert device.run("ls", root, check=False).stdout == ""
 
 
+@pytest.mark.once("it launches nothing")
 def test_an_archive_is_bundled_and_installed(device: Container) -> None:
     device.run("weft-pack", "bundle", SOURCE, "--out", "/root")
     device.run("weft-pack", "install", f"/root/{APP}.app.tar.zst")

@@ -89,6 +89,7 @@ def launch(container: Container, app_id: str) -> int:
     return int(json.loads(container.run("weftctl", "status", number, "--json").stdout)["pid"])
 
 
+@pytest.mark.once("it launches nothing")
 def test_systemd_has_no_complaint(container: Container) -> None:
     units = sorted(path for path in container.run("ls", UNITS).stdout.split() if path.startswith("weft-"))
     units = [unit for unit in units if not unit.endswith(".d")]
@@ -99,6 +100,7 @@ def test_systemd_has_no_complaint(container: Container) -> None:
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.once("it launches nothing")
 @pytest.mark.parametrize("unit", THRESHOLDS)
 def test_a_service_is_hardened(container: Container, unit: str) -> None:
     container.run(
@@ -107,6 +109,7 @@ def test_a_service_is_hardened(container: Container, unit: str) -> None:
     )  # fmt: skip
 
 
+@pytest.mark.once("it launches nothing")
 def test_directories_belong_to_who_writes_there(container: Container) -> None:
     owners = {
         "/run/weft": "root:root 755", "/run/weft/appd.sock": "root:weft 660", "/run/weft-appd": "weft:weft 755",
@@ -131,6 +134,7 @@ def test_the_daemon_may_only_write_to_its_own_control_group(container: Container
     assert container.run(*inside, *weft, "mkdir", f"{group}/../beside", check=False).returncode
 
 
+@pytest.mark.once("it launches nothing")
 def test_the_websocket_is_there_when_it_is_enabled(container: Container) -> None:
     def doors() -> str:
         restart(container)
@@ -151,6 +155,7 @@ def test_the_websocket_is_there_when_it_is_enabled(container: Container) -> None
     assert container.run("python3", "-c", connect, check=False).returncode
 
 
+@pytest.mark.once("a service has no daemon")
 def test_the_data_of_a_service_is_its_state_directory(container: Container) -> None:
     unit = service(APP_ID)
     container.run("systemctl", "start", unit)
@@ -161,6 +166,7 @@ def test_the_data_of_a_service_is_its_state_directory(container: Container) -> N
     assert container.run("test", "-e", path, check=False).returncode
 
 
+@pytest.mark.once("a service has no daemon")
 @pytest.mark.parametrize(
     ("app_id", "status"),
     [("org.example.nowhere", "166"), ("nonsense", "164"), ("org.example.greedy", "177")],

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.command.harness import eventually
 from weft_runtime import code_cache, integrity, limits
 from weft_runtime.code_cache import Caches, Key, Lookup, Vain, Why
 from weft_runtime.errors import Problem, WeftError
@@ -639,3 +640,30 @@ def test_a_note_that_others_could_have_written_is_none(tmp_path: Path, how: str)
             path.unlink()
             path.mkdir()
     assert code_cache.vain(place.own, place.key) is None
+
+
+# Begins to compile and has done so, again and again, until it is killed.
+COMPILES = """
+import os, sys
+from pathlib import Path
+from weft_runtime import code_cache
+from weft_runtime.limits import CompileBounds
+
+cache, key = Path(sys.argv[1]), code_cache.Key(bytes(32), bytes(32))
+while True:
+    fd = code_cache.note_begun(cache, key, CompileBounds.here())
+    code_cache.forget_vain(cache, key)
+    os.close(fd)
+"""
+
+
+def test_one_that_ends_while_somebody_looks_was_not_killed(tmp_path: Path) -> None:
+    key = code_cache.Key(bytes(32), bytes(32))
+    with subprocess.Popen([sys.executable, "-c", COMPILES, str(tmp_path)]) as other:
+        try:
+            eventually(lambda: any(tmp_path.glob("code/*")), "it has begun")
+            found = [code_cache.vain(tmp_path, key) for _ in range(30_000)]
+            assert other.poll() is None
+        finally:
+            other.kill()
+    assert set(found) == {None}

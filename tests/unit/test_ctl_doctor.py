@@ -3,7 +3,8 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -336,18 +337,23 @@ def test_a_store_of_the_system_that_others_can_write(tmp_path: Path) -> None:
     assert finding.what == f"{tmp_path} can be written by others than root"
 
 
-def test_a_way_is_barred_where_a_directory_above_is(tmp_path: Path) -> None:
+@pytest.fixture
+def place_of_all() -> Iterator[Path]:
+    """A directory that everybody gets into; into pytest's own nobody does, and each start of pytest sees to that."""
+    with tempfile.TemporaryDirectory(prefix="weft-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_a_way_is_barred_where_a_directory_above_is(place_of_all: Path) -> None:
     """By the mode, for who is somebody else: root tries it as that user, on a real device."""
-    place = tmp_path / "a/b"
+    place = place_of_all / "a/b"
     place.mkdir(parents=True)
     file = place / "file"
     file.write_text("x")
     file.chmod(0o644)
-    for directory in (place, tmp_path / "a", *tmp_path.parents):
-        if directory == Path("/tmp"):
-            break
+    for directory in (place, place.parent):
         directory.chmod(0o755)
-    tmp_path.chmod(0o755)
     stranger = Account("stranger", os.geteuid() + 7, os.getegid() + 7)
     member = stranger._replace(groups=(os.stat(file).st_gid,))
     assert stranger.barrier(file) is None
@@ -356,8 +362,8 @@ def test_a_way_is_barred_where_a_directory_above_is(tmp_path: Path) -> None:
     assert member.barrier(file) is None
     place.chmod(0o750)
     assert stranger.barrier(file) == place
-    (tmp_path / "a").chmod(0o700)
-    assert member.barrier(file) == tmp_path / "a"
+    place.parent.chmod(0o700)
+    assert member.barrier(file) == place.parent
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")

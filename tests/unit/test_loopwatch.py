@@ -2,6 +2,9 @@
 """Tests of weft_runtime.appd.loopwatch: what it takes for a fault, and what not."""
 
 import asyncio
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 
@@ -69,6 +72,29 @@ def test_one_that_is_blocked_for_long_is_a_fault_too(monkeypatch: pytest.MonkeyP
     assert " voluntary and " in text
     monkeypatch.setattr(loopwatch, "WALL_MAX_S", 0.04)
     assert any("<function blocked at " in text for text in faults(blocked))
+
+
+def test_who_waits_for_a_cpu_is_not_blocked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside a process that takes half of the only CPU."""
+    monkeypatch.setattr(loopwatch, "CPU_MAX_S", 10.0)
+    monkeypatch.setattr(loopwatch, "_WALL_NOTED_S", 0.05)
+    monkeypatch.setattr(loopwatch, "WALL_MAX_S", 0.05)
+
+    def works() -> None:
+        end = time.thread_time() + 0.2
+        while time.thread_time() < end:
+            pass
+
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        with subprocess.Popen([sys.executable, "-IS", "-c", "while True: pass"]) as other:
+            reports = [report for report in found(works) if "<locals>.works at " in report[0]]
+            other.kill()
+    finally:
+        os.sched_setaffinity(0, before)
+    ((text, is_fault),) = reports
+    assert not is_fault, text
 
 
 def test_nothing_is_said_of_what_is_quick_or_not_watched() -> None:

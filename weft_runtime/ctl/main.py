@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from weft_runtime import __version__
 from weft_runtime.commandline import ArgumentParser, checked, prepare_streams, write_note
 from weft_runtime.ctl import commands, history, logs, restore
-from weft_runtime.ctl.doctor import doctor
 from weft_runtime.ctl.launch import Until, launch
 from weft_runtime.ctl.listing import list_all
 from weft_runtime.ctl.restart import restart
@@ -154,6 +153,8 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             act = restore.forget if options.forget else restore.restore
             return act(screen, environ, options.app)
         case _:
+            from weft_runtime.ctl.doctor import doctor  # noqa: PLC0415 - a quarter of the time of any other command
+
             return doctor(screen, environ)
 
 

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of the tests, and which of them one worker runs in a row."""
+
+import pytest
+
+LONGEST = (
+    # The third makes packages, and needs none of the roots that the first two make at the beginning, one for each release.
+    "tests/system/test_doctor.py", "tests/package/test_build.py", "tests/package/test_install.py",
+    "tests/system/test_stopped.py", "tests/system/test_appd.py", "tests/package/test_chroot.py",
+    "tests/system/test_neighbours.py", "tests/system/test_installed_views.py",
+    "tests/system/test_installed_compiling.py", "tests/system/test_installed_journal.py",
+    "tests/system/test_cgroups.py", "tests/system/test_journal_stopped.py", "tests/system/test_bench.py",
+    "tests/command/test_compiling.py", "tests/appd/test_fork_server.py", "tests/appd/test_faults.py",
+    "tests/appd/test_fairness.py", "tests/appd/test_blocking.py", "tests/command/test_weftctl.py",
+    "tests/command/test_weftctl_journal.py", "tests/appd/test_compiling.py", "tests/bench/test_bench.py",
+    "tests/pack/test_compile.py",
+)  # fmt: skip
+"""Files that take longer than others, the longest first. Begun last, each would be waited for by all other workers."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest at the beginning."""
+    ranks = {file: rank for rank, file in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """Who tests a package that he builds has no pytest-xdist, perhaps."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from tests.schedule import FilesAndReleases  # noqa: PLC0415
+
+    # In the order of the collection, not the file with the most tests first.
+    config.option.loadscopereorder = False
+    return FilesAndReleases(config, log)
