@@ -52,8 +52,8 @@ hang on its output, but at 64 KiB a read that is 13 MB/s of what nobody will see
 everybody else, the daemon's and the app's."""
 
 _REFUSAL_EVENTS = {
-    ErrorCode.NO_RUNTIME: Event.NO_RUNTIME,
-    ErrorCode.CAPABILITY_REFUSED: Event.CAPABILITY_REFUSED,
+    Problem.ENGINE_MISSING: Event.NO_RUNTIME,
+    Problem.CAPABILITY_REFUSED: Event.CAPABILITY_REFUSED,
 }
 """All others: Event.LAUNCH_REFUSED."""
 
@@ -68,12 +68,13 @@ _REFUSALS = {
 
 
 class Refused(Exception):
-    """A launch that was not done: the code and the text of the ERROR."""
+    """A launch that was not done: the code and the text of the ERROR, and the event that it is."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, event: Event = Event.LAUNCH_REFUSED) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.event = event
 
 
 class _Live:
@@ -193,8 +194,7 @@ class Supervisor:
             if is_again:
                 raise
             self._log.entry(
-                Level.WARNING, f"launch for {caller} refused: {refusal.message}",
-                _REFUSAL_EVENTS.get(refusal.code, Event.LAUNCH_REFUSED),
+                Level.WARNING, f"launch for {caller} refused: {refusal.message}", refusal.event,
                 WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
             )  # fmt: skip
             raise
@@ -372,7 +372,7 @@ class Supervisor:
             package = store.open_package(app_id, self.stores, self.manifests.recall)
             os.close(package.module_fd)
         except WeftError as error:
-            raise Refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), str(error)) from None
+            raise _refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), error) from None
         try:
             grants = capabilities.resolve(
                 package.manifest.capabilities,
@@ -380,7 +380,7 @@ class Supervisor:
                 self._places.home,
             )
         except WeftError as error:
-            raise Refused(ErrorCode.CAPABILITY_REFUSED, str(error)) from None
+            raise _refused(ErrorCode.CAPABILITY_REFUSED, error) from None
         argv = [os.fspath(runtime), app_id, str(number)]
         for grant in grants.directories:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
@@ -772,6 +772,10 @@ class Supervisor:
         self, live: _Live, level: Level, message: str, event: Event | None = None, **fields: str
     ) -> None:
         self._log.entry(level, message, event, **live.fields, **fields)
+
+
+def _refused(code: ErrorCode, error: WeftError) -> Refused:
+    return Refused(code, str(error), _REFUSAL_EVENTS.get(error.problem, Event.LAUNCH_REFUSED))
 
 
 def _shown(path: str | Path | None) -> str | None:

@@ -49,6 +49,9 @@ _EMPTY_MODULE = b"\0asm\1\0\0\0"
 # The name under which the exports are looked up; its linker holds nothing else.
 _APP = "app"
 
+_MEMORY = "memory"
+"""Under which a WASI command has to export its memory."""
+
 
 Module = wasmtime.Module
 
@@ -56,7 +59,14 @@ Linked = wasmtime.InstancePre
 """A module whose imports are resolved."""
 
 
-class GuestExit(Exception):
+class GuestEnd(Exception):
+    """The guest has ended before its call was over."""
+
+    memory: int | None = None
+    """Bytes that its memory had, where that is known: a growth beyond limits.MEMORY fails inside the guest alone."""
+
+
+class GuestExit(GuestEnd):
     """The guest called proc_exit."""
 
     def __init__(self, status: int, note: str = "") -> None:
@@ -65,7 +75,7 @@ class GuestExit(Exception):
         self.note = note
 
 
-class GuestTrap(Exception):
+class GuestTrap(GuestEnd):
     """The engine stopped the guest. All three texts are safe to log."""
 
     def __init__(self, kind: str, cause: str, backtrace: str) -> None:
@@ -237,8 +247,14 @@ class Guest:
         """Call the export `name`, a function () -> (). Raises GuestExit or GuestTrap."""
         function = self._exports.get(self._store, _APP, name)
         assert isinstance(function, wasmtime.Func)
-        with _translated_errors():
-            function(self._store)
+        try:
+            with _translated_errors():
+                function(self._store)
+        except GuestEnd as end:
+            memory = self._exports.get(self._store, _APP, _MEMORY)
+            if isinstance(memory, wasmtime.Memory):
+                end.memory = memory.data_len(self._store)
+            raise
 
 
 def entries(module: wasmtime.Module, *names: str) -> list[Entry | None]:
