@@ -49,9 +49,6 @@ _EMPTY_MODULE = b"\0asm\1\0\0\0"
 # The name under which the exports are looked up; its linker holds nothing else.
 _APP = "app"
 
-_MEMORY = "memory"
-"""Under which a WASI command has to export its memory."""
-
 
 Module = wasmtime.Module
 
@@ -59,14 +56,7 @@ Linked = wasmtime.InstancePre
 """A module whose imports are resolved."""
 
 
-class GuestEnd(Exception):
-    """The guest has ended before its call was over."""
-
-    memory: int | None = None
-    """Bytes that its memory had, where that is known: a growth beyond limits.MEMORY fails inside the guest alone."""
-
-
-class GuestExit(GuestEnd):
+class GuestExit(Exception):
     """The guest called proc_exit."""
 
     def __init__(self, status: int, note: str = "") -> None:
@@ -75,7 +65,7 @@ class GuestExit(GuestEnd):
         self.note = note
 
 
-class GuestTrap(GuestEnd):
+class GuestTrap(Exception):
     """The engine stopped the guest. All three texts are safe to log."""
 
     def __init__(self, kind: str, cause: str, backtrace: str) -> None:
@@ -247,14 +237,8 @@ class Guest:
         """Call the export `name`, a function () -> (). Raises GuestExit or GuestTrap."""
         function = self._exports.get(self._store, _APP, name)
         assert isinstance(function, wasmtime.Func)
-        try:
-            with _translated_errors():
-                function(self._store)
-        except GuestEnd as end:
-            memory = self._exports.get(self._store, _APP, _MEMORY)
-            if isinstance(memory, wasmtime.Memory):
-                end.memory = memory.data_len(self._store)
-            raise
+        with _translated_errors():
+            function(self._store)
 
 
 def entries(module: wasmtime.Module, *names: str) -> list[Entry | None]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from weft_runtime import limits, store
+from weft_runtime import store
 from weft_runtime.binary import HEADER_SIZE, Kind, has_start_section, kind_of
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
@@ -16,16 +16,7 @@ from weft_runtime.runtime import engine
 from weft_runtime.runtime.app import App, CodeSettings, Groundwork
 from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
-from weft_runtime.runtime.engine import (
-    Entry,
-    Guest,
-    GuestEnd,
-    GuestExit,
-    GuestSetup,
-    GuestTrap,
-    Linked,
-    Module,
-)
+from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked, Module
 from weft_runtime.runtime.loading import Launch, Loading, load_known
 from weft_runtime.settings import SYSTEM_STORES, EngineKind
 from weft_runtime.store import Package
@@ -33,9 +24,6 @@ from weft_runtime.store import Package
 START = "_start"
 WEFT_READY = "weft_ready"
 START_SECTION = "its start section"
-
-_AFTER_REFUSAL = ("unreachable", "memory-out-of-bounds")
-"""Traps of a guest that was refused more memory: one that gives up, and one that does not look."""
 
 
 def engine_name() -> str:
@@ -87,10 +75,7 @@ def run(app: App) -> Outcome:
         where = app.ending.phase.removeprefix("running ")
         if where == START_SECTION and not error.backtrace:
             where = "its data or element segments"
-        detail = error.backtrace
-        if detail and error.kind in _AFTER_REFUSAL and error.memory is not None and not _nears_limit(error):
-            detail += f"\n  {_memory(error)}"
-        return trapped(where, error.kind, error.cause + _note_of_memory(error), detail)
+        return trapped(where, error.kind, error.cause, error.backtrace)
 
 
 def check(request: CheckRequested, code: CodeSettings, ending: Ending) -> None:
@@ -164,23 +149,8 @@ def _run(app: App) -> Outcome:
     try:
         guest.call(START)
     except GuestExit as error:
-        return exited(error.status, error.note + (_note_of_memory(error) if error.status else ""))
+        return exited(error.status, error.note)
     return exited(0)
-
-
-def _note_of_memory(end: GuestEnd) -> str:
-    """What the reason says of a guest that may have been refused more memory: nobody else could tell."""
-    return f"; {_memory(end)}" if _nears_limit(end) else ""
-
-
-def _nears_limit(end: GuestEnd) -> bool:
-    """Whether the guest was so near to its limit that a growth as allocators ask for it, to the double, fails."""
-    return end.memory is not None and 2 * end.memory >= limits.MEMORY.value
-
-
-def _memory(end: GuestEnd) -> str:
-    most = limits.MEMORY.value / limits.MIB
-    return f"its memory had {(end.memory or 0) / limits.MIB:.1f} MiB, and a guest may have {most:.1f} MiB"
 
 
 def _launch(app: App) -> Launch:
