@@ -22,13 +22,13 @@ STEPS = {
     "appd": (
         ("weft_runtime.appd.connection", "ControlClient.take_turn", "read the request and do all of it"),
         ("weft_runtime.appd.dispatch", "Dispatcher.push", "send {}"),
-        ("weft_runtime.appd.supervisor", "Supervisor._command", "look at the package and its capabilities"),
-        ("weft_runtime.appd.supervisor", "Supervisor._fork", "give it to a process that waits"),
-        ("weft_runtime.appd.supervisor", "Supervisor._make_group", "make a control group"),
-        ("weft_runtime.appd.supervisor", "processes.spawn", "execute the runtime"),
+        ("weft_runtime.appd.launcher", "Launcher.command", "look at the package and its capabilities"),
+        ("weft_runtime.appd.launcher", "Launcher.fork", "give it to a process that waits"),
+        ("weft_runtime.appd.launcher", "Launcher._make_group", "make a control group"),
+        ("weft_runtime.appd.launcher", "processes.spawn", "execute the runtime"),
         ("weft_runtime.appd.supervisor", "Supervisor._adopt", "watch the process"),
         ("weft_runtime.appd.persistence", "LastSession.save", "note which apps run"),
-        ("weft_runtime.appd.supervisor", "Supervisor._readable", "read output"),
+        ("weft_runtime.appd.streams", "Streams._readable", "read output"),
         ("weft_runtime.journal", "Log.entry", "log"),
     ),
     "runtime": (

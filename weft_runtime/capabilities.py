@@ -3,7 +3,7 @@
 
 import os
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +14,16 @@ from weft_runtime.ids import AppId
 _APP_DATA = {"fs:rw:app-data": True, "fs:read:app-data": False}
 _DOCUMENTS = {"fs:rw:xdg-documents": True, "fs:read:xdg-documents": False}
 
-# Known to the package format, but of no effect in this release.
-_UNSERVED = frozenset(
-    {"sys:notifications", "sys:clipboard:read", "sys:clipboard:write", "hw:gpu:compute", "hw:gpu:render"}
-)
+# Known to the package format, but of no effect in this release; and what an app does without.
+_UNSERVED: Mapping[str, str] = {
+    "sys:notifications": "the app cannot show notifications",
+    "sys:clipboard:read": "the app cannot read the clipboard",
+    "sys:clipboard:write": "the app cannot write to the clipboard",
+    "hw:gpu:compute": "the app cannot compute on a graphics processor",
+    "hw:gpu:render": "the app cannot draw with a graphics processor",
+}
 _FETCH = "net:fetch:"
+_FETCH_UNSERVED = "the app has no network"
 
 
 class Grant(NamedTuple):
@@ -49,6 +54,17 @@ def is_known(capability: str) -> bool:
     if capability in _APP_DATA or capability in _DOCUMENTS or capability in _UNSERVED:
         return True
     return capability.startswith(_FETCH) and len(capability) > len(_FETCH)
+
+
+def shortfall(capability: str) -> str | None:
+    """What a package that asks for a known capability has to do without, and where; None if it gets it everywhere."""
+    if capability in _DOCUMENTS:
+        return (
+            "has no effect under the weft-appd of the system, nor in a service: only the weft-appd of a user gives the app"
+            " the Documents of that user"
+        )
+    lack = _FETCH_UNSERVED if capability.startswith(_FETCH) else _UNSERVED.get(capability)
+    return None if lack is None else f"has no effect, since this release does not serve it: {lack}"
 
 
 def resolve(capabilities: Iterable[str], data: Callable[[], Path], home: Path | None) -> Grants:

@@ -76,6 +76,10 @@ class Table:
             raise self.error(key, "is missing: expected a table")
         return self.optional_table(key)
 
+    def table_or_none(self, key: str) -> "Table | None":
+        """An optional table whose absence means something else than an empty one."""
+        return self.optional_table(key) if key in self._values else None
+
     def optional_table(self, key: str) -> "Table":
         """An optional table; absent means empty."""
         value = self._values.get(key, {})

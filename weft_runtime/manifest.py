@@ -54,7 +54,8 @@ class Manifest(NamedTuple):
     ready: ReadyMode | None
     args: tuple[str, ...]
     env: tuple[tuple[str, str], ...]
-    ui_entry: str
+    ui_entry: str | None
+    """None for an app without a user interface."""
 
 
 def parse(data: bytes, source: str) -> Manifest:
@@ -63,7 +64,7 @@ def parse(data: bytes, source: str) -> Manifest:
     Raises WeftError: MANIFEST_INVALID naming file, key and what was expected, or LIMIT_EXCEEDED.
     """
     top = Table(load(data, source), source, Problem.MANIFEST_INVALID)
-    package, runtime, ui = top.table("package"), top.table("runtime"), top.table("ui")
+    package, runtime, ui = top.table("package"), top.table("runtime"), top.table_or_none("ui")
     try:
         package_id = AppId.parse(package.string("id"))
     except ValueError as error:
@@ -85,7 +86,7 @@ def parse(data: bytes, source: str) -> Manifest:
         ready=runtime.optional_choice("ready", ReadyMode),
         args=args,
         env=env,
-        ui_entry=ui.string("entry"),
+        ui_entry=None if ui is None else ui.string("entry"),
     )
 
 

@@ -58,6 +58,8 @@ class RuntimeSettings(NamedTuple):
     """The file by which a compiler enters a control group of its own."""
     has_background: bool = False
     """Whether root's background compiler is asked for what a launch could not compile."""
+    directory: Path | None = None
+    """The package, where it is in no store."""
 
 
 class ServiceSettings(NamedTuple):
@@ -88,6 +90,7 @@ def runtime_settings(environ: Mapping[str, str] = os.environ) -> RuntimeSettings
         notify_socket=_get(environ, "NOTIFY_SOCKET"),
         compiler_group=Path(group) if (group := _get(environ, "WEFT_COMPILER_GROUP")) else None,
         has_background=_boolean(environ, "WEFT_BACKGROUND"),
+        directory=Path(directory) if (directory := _get(environ, "WEFT_APP_DIR")) else None,
     )
 
 

@@ -73,23 +73,29 @@ def parse_file(fd: int, source: str) -> Manifest:
 
 
 def open_package(
-    app_id: AppId, stores: Sequence[Path], parse: Callable[[int, str], Manifest] = parse_file
+    app_id: AppId,
+    stores: Sequence[Path],
+    parse: Callable[[int, str], Manifest] = parse_file,
+    directory: Path | None = None,
 ) -> Package:
-    """Find the package of `app_id`, parse its manifest, check `ui.entry` and open the module.
+    """Find the package of `app_id`, parse its manifest, check `ui.entry` if it has one and open the module.
 
+    It is in `directory` if that is given, whatever is in the stores.
     `parse` is `parse_file` or something that remembers what that has said. Raises WeftError: as `find` and `manifest.parse` do; MANIFEST_INVALID for a path that leaves the package
     or a `ui.entry` that is not there; MODULE_NOT_FOUND; MODULE_INVALID or LIMIT_EXCEEDED for a module that
     is no regular file or too large; NOT_PERMITTED or OS_ERROR for what the system refused.
     """
-    directory = find(app_id, stores)
+    if directory is None:
+        directory = find(app_id, stores)
     source = directory / manifest.FILE_NAME
     values = read_by(directory, parse)
-    try:
-        os.close(_open_inside(directory, values.ui_entry))
-    except (_Outside, _NotRegular, FileNotFoundError) as error:
-        raise _wrong_path(source, "ui.entry", values.ui_entry, error) from None
-    except OSError as error:
-        raise from_os_error(f"open {quote(str(directory / values.ui_entry))}", error) from None
+    if values.ui_entry is not None:
+        try:
+            os.close(_open_inside(directory, values.ui_entry))
+        except (_Outside, _NotRegular, FileNotFoundError) as error:
+            raise _wrong_path(source, "ui.entry", values.ui_entry, error) from None
+        except OSError as error:
+            raise from_os_error(f"open {quote(str(directory / values.ui_entry))}", error) from None
     module = directory / paths.local(values.module)
     module_fd = _open_module(directory, values.module, source)
     return Package(app_id, directory, values, module, module_fd)

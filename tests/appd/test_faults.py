@@ -220,7 +220,7 @@ def test_an_accept(faulty: Callable[..., Appd]) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "ask"),
     [
-        ("supervisor:Supervisor", "_command", LaunchApp(APP_ID, 0)),
+        ("launcher:Launcher", "command", LaunchApp(APP_ID, 0)),
         ("supervisor:Supervisor", "_adopt", LaunchApp(APP_ID, 0)),
         ("supervisor:Supervisor", "find", TerminateApp(7)),
         ("status", "describe", QueryStatus()),
@@ -292,10 +292,10 @@ def test_the_conversation_with_the_fork_server(faulty: Callable[..., Appd], name
     [
         ("daemon:Daemon", "_tell_change"),
         ("daemon:Daemon", "_look_for_strays"),
-        ("supervisor:Supervisor", "_act_at_deadline"),
-        ("supervisor:Supervisor", "_summarize"),
+        ("live:Live", "_act_at_deadline"),
+        ("streams:Streams", "_summarize"),
         ("supervisor:Supervisor", "_ended"),
-        ("supervisor:Supervisor", "_log_end"),
+        ("ending", "tell"),
     ],
 )
 def test_a_timer_or_an_end(faulty: Callable[..., Appd], owner: str, name: str) -> None:

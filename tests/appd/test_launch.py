@@ -115,6 +115,17 @@ def test_a_broken_package_is_refused(appd: Appd, broken: str) -> None:
     assert str(package) in answer.message
 
 
+def test_an_app_without_a_face_is_listed_and_launched_as_any(appd: Appd) -> None:
+    package = appd.install("ready(); wait()")
+    toml = (package / "wapp.toml").read_text()
+    (package / "wapp.toml").write_text(toml.replace('[ui]\nentry = "ui/index.html"', ""))
+    shutil.rmtree(package / "ui")
+    listed = appd.control.ask(QueryInstalledApps())
+    assert listed == InstalledApps((InstalledApp(APP_ID, "A test", "1.2.3"),))
+    number = appd.launch()
+    appd.until_ready(number)
+
+
 def test_a_daemon_without_a_runtime_says_so_at_its_start_and_at_each_launch(make: Make) -> None:
     appd = make(WEFT_RUNTIME_BIN="/nonexistent/runtime")
     message = "the runtime '/nonexistent/runtime' is no executable program"

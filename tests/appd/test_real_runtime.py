@@ -9,6 +9,8 @@ import pytest
 from tests import packages
 from tests.appd.conftest import Make
 from tests.appd.harness import REAL_RUNTIME, Appd, eventually
+from tests.command.foreign import KINDS
+from tests.pack.command import pack
 from tests.packages import APP_ID, PROC_EXIT, printing, wat
 from weft_runtime.protocol import AppState, LaunchAck, LaunchApp, SessionInfo, State, TerminateApp
 
@@ -101,6 +103,17 @@ def test_an_app_that_cannot_start_is_never_ready_and_says_why(real: Appd) -> Non
     assert (end.exit_status, end.ready) == (165, None)
     assert end.reason is not None
     assert "exports no _start" in end.reason
+
+
+@pytest.mark.parametrize("name", ["go", "node add-on", "reactor"])
+def test_the_reason_is_in_the_words_of_a_check(real: Appd, name: str) -> None:
+    end = ended(real, KINDS[name][0])
+    (complaint, *_) = pack("check", real.store / APP_ID).problems
+    assert end.exit_status == 165
+    assert end.reason is not None
+    message, _, hint = complaint.partition(": ")[2].rpartition(" [")
+    assert end.reason.startswith(f"{real.store}/{APP_ID}/app.wasm {message}")
+    assert end.reason.endswith(f" [{hint}")
 
 
 def test_an_app_is_stopped_while_it_sleeps(real: Appd) -> None:

@@ -29,7 +29,7 @@ def test_a_module_that_could_be_run_is_not_run(tmp_path: Path, run: Run) -> None
         (wat(""), "exports no _start ["),
         (
             wat(f'{START} (func (export "weft_ready") (param i32))'),
-            "exports weft_ready as a function with 1 ",
+            "exports weft_ready as a function (i32) -> (): expected a function () -> ()",
         ),
         (
             wat(f'{START} (memory 1) (data (i32.const 65536) "x")'),

@@ -58,15 +58,16 @@ def written() -> Iterator[tuple[str, dict[str, str]]]:
                 continue
             events = [found for argument in node.args for found in events_in(argument)]
             name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-            if not events or name not in {"entry", "_entry", "warning", "_tell", "_write"}:
+            if not events or name not in {"entry", "warning", "_tell", "_write"}:
                 continue
             fields = {
                 word.arg: f"the {word.arg.lower()}"
                 for word in node.keywords
                 if word.arg and word.arg.isupper()
             }
-            # By `_entry` it is about a session; a runtime has bound its app; `warning` has no fields.
-            if name == "_entry":
+            # By a Live it is about a session; a runtime has bound its app; `warning` has no fields.
+            assert isinstance(node.func, ast.Attribute)
+            if module == "appd/live.py" or ast.unparse(node.func.value) == "live":
                 fields |= SESSION
             elif module.startswith("runtime/"):
                 fields |= SERVICE

@@ -57,7 +57,7 @@ def env(text: str) -> str:
         ),
         (PACKAGE + '[ui]\nentry = "x"\n', "runtime is missing: expected a table"),
         (PACKAGE + '[runtime]\n[ui]\nentry = "x"\n', "runtime.module is missing: expected a string"),
-        (PACKAGE + '[runtime]\nmodule = "app.wasm"\n', "ui is missing: expected a table"),
+        (PACKAGE + '[runtime]\nmodule = "app.wasm"\n[[ui]]\n', "ui is an array: expected a table"),
         (PACKAGE + '[ui]\n[runtime]\nmodule = "app.wasm"\n', "ui.entry is missing: expected a string"),
         (
             manifest(runtime='ready = "soon"'),

@@ -94,10 +94,10 @@ def test_a_weft_ready_that_traps(store: Path, run: Run) -> None:
 @pytest.mark.parametrize(
     ("field", "found"),
     [
-        ('(func (export "weft_ready") (param i32))', "a function with 1 parameters and 0 results"),
+        ('(func (export "weft_ready") (param i32))', "a function (i32) -> ()"),
         (
             '(func (export "weft_ready") (result i32) (i32.const 1))',
-            "a function with 0 parameters and 1 results",
+            "a function () -> (i32)",
         ),
         ('(memory (export "weft_ready") 1)', "a memory"),
         ('(global (export "weft_ready") i32 (i32.const 1))', "a global"),

@@ -228,7 +228,8 @@ def test_status_of_no_session(appd: Device) -> None:
     assert appd.ctl("status", "9") == Done(
         166,
         "",
-        "weftctl: there is no session 9 ['weftctl list --all' shows those that weft-appd remembers]\n",
+        "weftctl: there is no session 9 ['weftctl list --all' shows those that weft-appd remembers,"
+        " 'weftctl logs 9' what there was before]\n",
     )
 
 

@@ -4,6 +4,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -278,6 +279,13 @@ def test_the_journal_of_the_system_is_not_for_everybody(journaled: Device, power
     assert f"weftctl: cannot show the output of the app: {expected}" in done.stderr
 
 
+def change(device: Device, app_id: str, start: str) -> None:
+    """Another program in an installed package."""
+    module = device.store / app_id / "app.wasm"
+    module.unlink()  # sessions go on with theirs
+    module.write_bytes(guest(start))
+
+
 def history(device: Device, *args: str) -> list[tuple[object, ...]]:
     subprocess.run([*device.wrapper, "journalctl", "--sync"], check=True)
     done = device.ctl("history", "--json", *args)
@@ -306,6 +314,95 @@ def test_history_tells_what_was_launched_and_how_it_ended(journaled: Device) -> 
     assert header.split() == ["TIME", "EVENT", "APP", "VERSION", "ID", "BY", "WHY"]
     assert "uid 0" in rows[0]
     assert rows[1].endswith("the app exited with status 3")
+
+
+def test_history_tells_who_ended_a_session(journaled: Device) -> None:
+    """Who asked for it; itself where nobody did; nobody where a signal came from nobody knows where."""
+    install(journaled.store, guest(STAYS))
+    by_user, by_signal = journaled.launch(), journaled.launch()
+    journaled.ctl("stop", str(by_user))
+    pid = journaled.session(by_signal)["pid"]
+    assert isinstance(pid, int)
+    os.kill(pid, signal.SIGKILL)
+    eventually(lambda: journaled.session(by_signal)["state"] == "stopped", "it has ended")
+    by_daemon = journaled.launch()
+    change(journaled, APP_ID, leave(0))
+    by_itself = int(journaled.ctl("launch", "--wait", APP_ID).stdout)
+    change(journaled, APP_ID, "unreachable")
+    by_a_trap = int(journaled.ctl("launch", "--wait", APP_ID).stdout)
+    journaled.stop()
+    journaled.start(WEFT_LOG="journal")
+    subprocess.run([*journaled.wrapper, "journalctl", "--sync"], check=True)
+    ended = {
+        item["session_id"]: item["by"]
+        for item in journaled.ctl("history", "--json").json
+        # The last one is started again, and ends again.
+        if item["event"] == "ended" and item["session_id"] <= by_a_trap  # type: ignore[operator] # from JSON
+    }
+    assert re.fullmatch(r".*\(?uid \d+\)? pid \d+", str(ended.pop(by_user)))
+    assert ended == {by_signal: None, by_daemon: "weft-appd", by_itself: "itself", by_a_trap: "itself"}
+    rows = journaled.ctl("history", "-n", "1000").stdout.splitlines()
+    assert any(" itself " in row for row in rows)
+
+
+NOWHERE = "org.example.nowhere"
+TARGETS = {
+    # What is given: the number of a session that runs, that has ended, that no daemon remembers, that never was; an app
+    # of which one runs, of which all have ended, which was never there.
+    "runs": ("1", (0, 0, 0, 0)),
+    "ended": ("2", (0, 0, 0, 0)),
+    "forgotten": ("3", (0, 166, 166, 166)),
+    "never": ("77", (166, 166, 166, 166)),
+    "app that runs": (APP_ID, (0, 0, 0, 0)),
+    "app that ended": (OTHER_ID, (0, 0, 166, 166)),
+    "app that never ran": (NOWHERE, (166, 166, 166, 166)),
+}
+
+
+@pytest.fixture
+def used(journaled: Device) -> Device:
+    """A daemon that has a session that runs and one that has ended, and one before it."""
+    install(journaled.store, guest(leave(3)), app_id=OTHER_ID)
+    for expected in ("1", "2", "3"):
+        assert journaled.ctl("launch", "--wait", OTHER_ID).stdout == f"{expected}\n"
+    journaled.stop()
+    # Numbers go on after a reboot; here they begin again, so that those above can stand in a table.
+    (journaled.directory / "run/weft/next-session").unlink()
+    journaled.start(WEFT_LOG="journal")
+    install(journaled.store, guest(STAYS))
+    assert journaled.launch() == 1
+    assert journaled.ctl("launch", "--wait", OTHER_ID).stdout == "2\n"
+    subprocess.run([*journaled.wrapper, "journalctl", "--sync"], check=True)
+    return journaled
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_commands_take_a_number_or_an_app_of_what_runs_and_what_has_ended(used: Device, name: str) -> None:
+    target, expected = TARGETS[name]
+    # Those that change something come last.
+    commands = ("logs", "status", "restart", "stop")
+    change(used, OTHER_ID, STAYS)
+    # A session that was restarted has another number from then on.
+    found = {command: used.ctl(command, target) for command in commands}
+    assert tuple(found[command].status for command in commands) == expected, found
+    for command, done in found.items():
+        if done.status:
+            assert done.stdout == "", (command, done)
+            assert re.fullmatch(r"(weftctl: [^\n]+\n)+", done.stderr), (command, done)
+            assert target in done.stderr, (command, done)
+            assert "['" in done.stderr or "[see '" in done.stderr, (command, done)
+        else:
+            assert done.stdout, (command, done)
+
+
+def test_logs_of_what_is_not_there_yet_follows(journaled: Device) -> None:
+    install(journaled.store, guest(STAYS))
+    following = journaled.begin("logs", "--follow", "--json", APP_ID)
+    eventually(lambda: "yet" in following.stderr, "it says that there is nothing")
+    assert following.stderr == f"weftctl: the journal has nothing of {APP_ID} yet\n"
+    journaled.launch()
+    assert json.loads(following.line())["WEFT_EVENT"] == "session-launched"
+    following.interrupt()
 
 
 def test_nobody_else_can_make_up_a_history(journaled: Device) -> None:

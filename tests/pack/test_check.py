@@ -25,6 +25,10 @@ ID_RULE = (
     "expected three or more labels of a-z and 0-9, each beginning with a letter, joined by dots, such as"
     " org.example.notes"
 )
+COMPONENT = (
+    "a WebAssembly component: components are not supported by this release [build a WASI preview 1 command, such as with"
+    " the target wasm32-wasip1]"
+)
 VERSION_RULE = "expected a version such as 1.2.3 or 1.2.3-beta.1 (Semantic Versioning 2.0.0)"
 
 
@@ -110,8 +114,8 @@ GOOD = manifest()
             "7: runtime.env.A is an integer: expected a string",
         ),
         ('entry = "ui/index.html"', 'entry = "ui/x"', "9: ui.entry 'ui/x' does not exist"),
-        ("[ui]", "[gui]", "ui is missing: expected a table"),
-        ('[ui]\nentry = "ui/index.html"', "", "ui is missing: expected a table"),
+        ('entry = "ui/index.html"', "", "8: ui.entry is missing: expected a string"),
+        ('[ui]\nentry = "ui/index.html"', "[[ui]]", "ui is an array: expected a table"),
         ("[package]", "package = 1\n[pack]", "1: package is an integer: expected a table"),
         ("[package]", "[package", "1: is not TOML: Expected ']' at the end of a table declaration (at line 1, column 9)"),
         ('name = "A test"', 'name = "A\x01test"', "3: is not TOML: Illegal character '\\x01' (at line 3, column 10)"),
@@ -143,7 +147,10 @@ def test_all_that_is_wrong_is_told_at_once_in_the_order_of_the_file(package: Pat
         ("wapp.toml:6:", "package.capabilities[2] is 'y': no such capability is known"),
         ("wapp.toml:9:", "runtime.ready is '': expected one of 'host', 'export', 'guest'"),
         ("wapp.toml:10:", "runtime.args is a string: expected an array of strings"),
-        ("app.wasm:0x0:", "is a WebAssembly component: components are not supported by this release"),
+        (
+            "app.wasm:0x0:",
+            f"is {COMPONENT}",
+        ),
         ("ui/link:", "is a link to '../../x', which does not exist"),
     ]
     done = pack("check", "--json", package)
@@ -151,7 +158,8 @@ def test_all_that_is_wrong_is_told_at_once_in_the_order_of_the_file(package: Pat
     values = json.loads(done.out)
     assert len(values) == 11
     assert values[0] == {
-        "file": "wapp.toml", "line": 2, "offset": None, "message": "ui.entry '../x' leads out of the package"
+        "file": "wapp.toml", "line": 2, "offset": None, "message": "ui.entry '../x' leads out of the package",
+        "level": "error",
     }  # fmt: skip
     assert (values[9]["file"], values[9]["line"], values[9]["offset"]) == ("app.wasm", None, 0)
 
@@ -261,6 +269,94 @@ def test_no_semantic_version(version: str) -> None:
 )  # fmt: skip
 def test_the_capabilities_of_the_format(capability: str, is_known: bool) -> None:
     assert capabilities.is_known(capability) == is_known
+
+
+# What the format has, and this release does not serve or does not serve everywhere.
+LACKING = {
+    "net:fetch:*": "the app has no network",
+    "net:fetch:https://example.org": "the app has no network",
+    "sys:notifications": "the app cannot show notifications",
+    "sys:clipboard:read": "the app cannot read the clipboard",
+    "sys:clipboard:write": "the app cannot write to the clipboard",
+    "hw:gpu:compute": "the app cannot compute on a graphics processor",
+    "hw:gpu:render": "the app cannot draw with a graphics processor",
+    "fs:rw:xdg-documents": "only the weft-appd of a user gives the app the Documents of that user",
+    "fs:read:xdg-documents": "only the weft-appd of a user gives the app the Documents of that user",
+}
+
+
+def asking_for(*wanted: str) -> str:
+    return GOOD.replace(
+        "[runtime]", f"capabilities = [\n{''.join(f'{json.dumps(name)},' for name in wanted)}]\n[runtime]"
+    )
+
+
+@pytest.mark.parametrize("capability", LACKING)
+def test_a_capability_without_effect_is_noted(package: Path, capability: str) -> None:
+    (package / "wapp.toml").write_text(asking_for("fs:rw:app-data", capability, capability))
+    done = pack("check", package)
+    assert (done.status, done.out, len(done.problems)) == (0, "OK\n", 1)
+    assert done.err.startswith(f"wapp.toml:6: note: package.capabilities[1] '{capability}' has no effect")
+    assert done.err.endswith(f": {LACKING[capability]}\n")
+
+
+def test_each_capability_without_effect_has_its_note_in_json_too(package: Path) -> None:
+    (package / "wapp.toml").write_text(asking_for("sys:notifications", "fs:read:app-data", "net:fetch:*"))
+    done = pack("check", "--json", package)
+    assert (done.status, done.err) == (0, "")
+    why = "has no effect, since this release does not serve it"
+    assert json.loads(done.out) == [
+        {"file": "wapp.toml", "line": 6, "offset": None, "level": "note", "message": message}
+        for message in (
+            f"package.capabilities[0] 'sys:notifications' {why}: the app cannot show notifications",
+            f"package.capabilities[2] 'net:fetch:*' {why}: the app has no network",
+        )
+    ]
+
+
+def test_notes_come_after_what_is_wrong_and_forge_no_line(package: Path) -> None:
+    (package / "wapp.toml").write_text(asking_for("net:fetch:a\nOK\x1b[2J", "net:fetch", "net:fetch:é"))
+    done = pack("check", package)
+    assert (done.status, done.out) == (1, "")
+    assert (
+        done.problems[0]
+        == "wapp.toml:6: package.capabilities[1] is 'net:fetch': no such capability is known"
+    )
+    assert [line.partition(" has ")[0] for line in done.problems[1:]] == [
+        "wapp.toml:6: note: package.capabilities[0] 'net:fetch:a\\x0aOK\\x1b[2J'",
+        "wapp.toml:6: note: package.capabilities[2] 'net:fetch:é'",
+    ]
+    assert [item["level"] for item in json.loads(pack("check", "--json", package).out)] == [
+        "error",
+        "note",
+        "note",
+    ]
+
+
+def test_more_notes_than_anybody_reads_are_counted(package: Path) -> None:
+    (package / "wapp.toml").write_text(asking_for(*(f"net:fetch:{number}" for number in range(1007))))
+    done = pack("check", package)
+    assert (done.status, done.out, len(done.problems)) == (0, "OK\n", 1001)
+    assert done.problems[-1] == "... and 7 more"
+
+
+def test_every_known_capability_that_grants_no_directory_here_is_noted() -> None:
+    granted = {"fs:rw:app-data", "fs:read:app-data"}
+    known = granted | set(LACKING)
+    assert {name for name in known if capabilities.shortfall(name) is None} == granted
+    unserved = capabilities.resolve(known, Path, None).unserved
+    assert unserved
+    assert [name for name in unserved if capabilities.shortfall(name) is None] == []
+
+
+def test_an_app_without_a_face_needs_no_page(package: Path) -> None:
+    (package / "ui/index.html").unlink()
+    (package / "ui").rmdir()
+    (package / "wapp.toml").write_text(GOOD.replace('[ui]\nentry = "ui/index.html"', ""))
+    assert pack("check", package) == (0, "OK\n", "")
+    # A table of another name is somebody else's.
+    (package / "wapp.toml").write_text(GOOD.replace("[ui]", "[gui]"))
+    assert pack("check", package) == (0, "OK\n", "")
 
 
 SCALARS = (

@@ -126,6 +126,30 @@ def test_a_package_with_something_wrong_is_not_installed(
     assert "wapp.toml:" in capsys.readouterr().err
 
 
+def test_a_capability_without_effect_is_noted_and_the_package_installed(
+    device: Device, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = device.source("1.0.0")
+    toml = trees.manifest("1.0.0").replace("[runtime]", 'capabilities = ["net:fetch:*"]\n[runtime]')
+    (source / "wapp.toml").write_text(toml)
+    archive.bundle(SCREEN, source, device.directory)
+    device.install(device.directory / f"{APP_ID}.app.tar.zst")
+    shown = capsys.readouterr().err.splitlines()
+    note = "wapp.toml:5: note: package.capabilities[0] 'net:fetch:*' has no effect, since this release does not serve it"
+    assert f"{note}: the app has no network" in shown
+
+
+def test_an_app_without_a_face_is_bundled_signed_and_installed(device: Device) -> None:
+    source = device.source("1.0.0")
+    shutil.rmtree(source / "ui")
+    (source / "wapp.toml").write_text(trees.manifest("1.0.0").partition("[ui]")[0])
+    signing.generate_key(SCREEN, device.directory)
+    signing.sign(SCREEN, source, device.directory / "weft-sign.key")
+    archive.bundle(SCREEN, source, device.directory)
+    device.install(device.directory / f"{APP_ID}.app.tar.zst")
+    assert trees.content(device.live) == trees.content(source)
+
+
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../../etc/passwd"])
 def test_a_link_out_of_a_package_is_not_installed(target: str, device: Device) -> None:
     source = device.source("1.0.0")

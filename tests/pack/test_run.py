@@ -93,6 +93,32 @@ def test_an_app_runs_from_its_directory(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["sources"]
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("", "compiled {}/app.wasm in "),
+        ("rm app.wasm", "app.wasm not found at {}/app.wasm"),
+        ("rm ui/index.html", "{}/wapp.toml: ui.entry 'ui/index.html' does not exist"),
+        (
+            "touch ../x; ln -sf ../x app.wasm",
+            "{}/wapp.toml: runtime.module 'app.wasm' leads out of the package",
+        ),
+        ("rm app.wasm; mkdir app.wasm", "{}/app.wasm is not a regular file"),
+        ("printf x >app.wasm", "{}/app.wasm is text"),
+        ("printf '\\0asm\\1\\0\\0\\0' >app.wasm", "{}/app.wasm exports no _start"),
+        ("truncate -s 1G app.wasm", "{}/app.wasm has 1073741824 bytes"),
+    ],
+)
+def test_what_is_told_of_a_run_names_the_directory_of_the_developer(
+    tmp_path: Path, change: str, told: str
+) -> None:
+    package = install(tmp_path, guest(leave(0))).rename(tmp_path / "my app")
+    subprocess.run(["/bin/sh", "-ec", change], cwd=package, check=True)
+    done = pack("run", package, "--", "--log-level", "debug")
+    assert told.format(package) in done.err
+    assert "weft-run-" not in done.err
+
+
 def test_an_app_gets_a_data_directory_for_the_run(tmp_path: Path) -> None:
     made = (
         f"(if (call $path_create_directory (i32.const 3) (i32.const 1024) (i32.const 1)) (then {leave(1)}))"
@@ -103,7 +129,10 @@ def test_an_app_gets_a_data_directory_for_the_run(tmp_path: Path) -> None:
     package = install(tmp_path, guest(f"(i32.store8 (i32.const 1024) (i32.const 97)) {made}"), toml=toml)
     done = pack("run", package, "--", "--log-level", "err")
     assert (done.status, done.out) == (0, "READY\n")
-    assert done.err == "weft-pack: capabilities that this release does not serve: sys:notifications\n"
+    assert done.err == (
+        "weft-pack: the capability 'sys:notifications' has no effect, since this release does not serve it: the app cannot"
+        " show notifications\n"
+    )
 
 
 def test_options_behind_two_dashes_are_for_the_runtime(tmp_path: Path) -> None:
@@ -180,6 +209,16 @@ def test_info_of_the_least(tmp_path: Path) -> None:
         "module:  app.wasm",
         "ui:      ui/index.html",
     ]
+
+
+def test_an_app_without_a_face_runs_and_is_told_so(tmp_path: Path) -> None:
+    package = install(
+        tmp_path, guest(say("out\n")), toml=manifest().replace('[ui]\nentry = "ui/index.html"', "")
+    )
+    (package / "ui/index.html").unlink()
+    assert pack("info", package).out.splitlines()[-1] == "module:  app.wasm"
+    assert json.loads(pack("info", "--json", package).out)["ui_entry"] is None
+    assert pack("run", package, "--", "--log-level", "err") == (0, "READY\nout\n", "")
 
 
 @pytest.mark.parametrize("command", ["info", "run"])

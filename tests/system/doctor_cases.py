@@ -10,6 +10,8 @@ from typing import NamedTuple
 HELLO, TICKER = "org.weft.examples.hello", "org.weft.examples.ticker"
 STORE = "/var/lib/weft/apps"
 DROP_IN = "/etc/systemd/system/weft-appd.service.d"
+APP_DROP_IN = "/etc/systemd/system/weft-app@.service.d"
+TICKER_DROP_IN = f"/etc/systemd/system/weft-app@{TICKER}.service.d"
 
 
 class Fault(NamedTuple):
@@ -51,7 +53,7 @@ def _full(directory: str, options: str, fill: str) -> str:
 
 REPAIR = f"""
 umount /var/lib/weft/data /var/lib/weft/appd /var/cache/weft/appd /var/cache/weft/system
-rm -rf {STORE}/* /var/lib/weft/data/* /etc/weft/trusted.d/* /etc/weft/revoked.d {DROP_IN} /var/lib/weft/appd/last-*
+rm -rf {STORE}/* /var/lib/weft/data/* /etc/weft/trusted.d/* /etc/weft/revoked.d {DROP_IN} {APP_DROP_IN} {TICKER_DROP_IN} /var/lib/weft/appd/last-*
 systemctl unmask weft-appd.service weft-appd.socket
 systemctl disable --now weft-appd-ws.socket weft-app@org.example.none weft-app@org.example.gone weft-app@org.example.i
 systemctl stop hog weft-appd.service weft-appd.socket
@@ -351,6 +353,37 @@ UNITS = (
             ),
         ),
         after=f"systemctl disable --now weft-appd-ws.socket; systemctl reset-failed weft-appd; systemctl restart weft-appd; rm -rf {STORE}/*",
+    ),
+    Case(
+        "services that never fail",
+        (
+            Fault(
+                f"mkdir -p {APP_DROP_IN}; printf '[Service]\\nTimeoutStartSec=2min\\n' >{APP_DROP_IN}/x.conf; "
+                "systemctl daemon-reload",
+                "apps", "note",
+                r"weft-app@\.service is started again for ever .*READY: StartLimitIntervalSec= is 240 s, .* need 631 s",
+            ),
+            Fault(
+                f"mkdir -p {TICKER_DROP_IN}; printf '[Unit]\\nStartLimitIntervalSec=0\\n' >{TICKER_DROP_IN}/x.conf; "
+                "systemctl daemon-reload",
+                "apps", "note",
+                rf"weft-app@{TICKER}\.service is started again for ever .*READY: StartLimitIntervalSec= is 0 s",
+            ),
+        ),
+        after=f"rm -r {APP_DROP_IN} {TICKER_DROP_IN}; systemctl daemon-reload",
+    ),
+    Case(
+        "a WebSocket that a boot opens by itself",
+        (
+            Fault(
+                "mkdir -p /etc/systemd/system/sockets.target.wants; ln -s /lib/systemd/system/weft-appd-ws.socket "
+                "/etc/systemd/system/sockets.target.wants; systemctl daemon-reload",
+                "websocket", "problem",
+                r"sockets\.target\.wants/weft-appd-ws\.socket is left of an earlier release: a boot opens",
+            ),
+        ),
+        after="test -L /etc/systemd/system/weft-appd.service.wants/weft-appd-ws.socket; "
+        "systemctl disable --now weft-appd-ws.socket; systemctl reset-failed weft-appd; systemctl restart weft-appd",
     ),
     Case(
         "a WebSocket that is not open",

@@ -169,11 +169,11 @@ SESSIONS = (
     Failure(
         "an app crashes because it gets no more memory",
         f"{_put('greedy')} weftctl launch --wait org.example.greedy || [ $? = 134 ]",
-        Event.TRAPPED, "the app trapped in ...; its memory had ... MiB, and a guest may have ... MiB",
-        r"memory had 960\.2 MiB, and a guest may have 1024\.0 MiB",
+        Event.TRAPPED, "the app trapped in ...; it had ... bytes of memory: the limit for one guest memory is ... bytes",
+        r"it had 1006895104 bytes of memory: the limit for one guest memory is 1073741824 bytes",
         "weftctl logs APP",
-        app=_app("greedy"), explains="one that asks for more than a guest may have is refused", shows="memory had 960",
-        says=(("weftctl list --all", "memory had 960"),),
+        app=_app("greedy"), explains="an app that asks for more is refused", shows="limit for one guest memory",
+        says=(("weftctl list --all", "limit for one guest memory"),),
     ),
     Failure(
         "somebody has stopped a session",

@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of weft_runtime.ctl: the checks of the doctor, and who may read the journal."""
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.packages import APP_ID, install
-from weft_runtime import __version__, signature
+from weft_runtime import __version__, programs, signature
 from weft_runtime.account import Account
 from weft_runtime.client import SYSTEM_SOCKET
 from weft_runtime.ctl import logs, scene
-from weft_runtime.ctl.checks import daemon, packages, settings, storage, trust, units, users
+from weft_runtime.ctl.checks import daemon, packages, settings, starts, storage, trust, units, users
 from weft_runtime.ctl.finding import RESET, SERVICES, Finding, Status, note, ok, problem
 from weft_runtime.ctl.scene import SOCKET_UNIT, WEBSOCKET_UNIT, Scene
 from weft_runtime.errors import Problem, WeftError
@@ -181,6 +182,61 @@ def test_the_websocket_of_a_daemon_that_is_stopped_need_not_be_open() -> None:
     stopped = {**LOADED, "ActiveState": "inactive", "Result": "success", "UnitFileState": "enabled"}
     every = {UNIT: stopped, SOCKET_UNIT: stopped, WEBSOCKET_UNIT: stopped}
     assert units.websocket(system(units=every)) == [ok("weft-appd-ws.socket is enabled, inactive")]
+
+
+def test_spans_of_systemctl() -> None:
+    spans = {
+        "30s": 30,
+        "1min 30s": 90,
+        "4min": 240,
+        "100ms": 0.1,
+        "1.500s": 1.5,
+        "1h": 3600,
+        "0": 0,
+        "1w 2d": 777600,
+    }
+    assert {text: starts.seconds(text) for text in spans} == spans
+    assert starts.seconds("infinity") == math.inf
+    assert [starts.seconds(text) for text in ("", "x", "1fortnight", "1min x")] == [None] * 4
+
+
+TIMES = {
+    "TimeoutStartUSec": "30s", "TimeoutStopUSec": "5s", "RestartUSec": "1s", "StartLimitIntervalUSec": "4min",
+    "StartLimitBurst": "5", "Restart": "on-failure",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({}, 0),
+        ({"TimeoutStartUSec": "1min"}, 1),
+        ({"TimeoutStartUSec": "1min", "StartLimitIntervalUSec": "5min 31s"}, 0),
+        ({"TimeoutStartUSec": "1min", "StartLimitIntervalUSec": "5min 30s"}, 1),
+        ({"RestartUSec": "30s"}, 1),
+        ({"StartLimitIntervalUSec": "0"}, 1),
+        ({"StartLimitIntervalUSec": "infinity", "TimeoutStartUSec": "1h"}, 0),
+        ({"TimeoutStartUSec": "infinity"}, 0),
+        ({"TimeoutStartUSec": "1min", "Restart": "no"}, 0),
+        ({"TimeoutStartUSec": "1min", "StartLimitBurst": "3"}, 0),
+        ({"TimeoutStartUSec": "of another systemd"}, 0),
+    ],
+)
+def test_a_start_limit_that_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, changes: Mapping[str, str], found: int
+) -> None:
+    name = "weft-app@org.example.one.service"
+
+    def show(units: Sequence[str], properties: str, environ: Mapping[str, str]) -> dict[str, dict[str, str]]:
+        assert name in units
+        return {unit: {**TIMES, **(changes if unit == name else {})} for unit in units}
+
+    monkeypatch.setattr(programs, "show", show)
+    assert len(starts.start_limits(system(), [name])) == found
+    # Of all services alike there is one finding.
+    monkeypatch.setattr(programs, "show", lambda units, *_: {unit: {**TIMES, **changes} for unit in units})
+    told = starts.start_limits(system(), [name, "weft-app@org.example.two.service"])
+    assert [finding.what.partition(" ")[0] for finding in told] == ["weft-app@.service"] * found
 
 
 def test_a_daemon_of_a_user_needs_no_unit(tmp_path: Path) -> None:

@@ -213,17 +213,19 @@ def linking(fields: str) -> WeftError:
 
 def test_an_unknown_import_is_named_and_diagnosed() -> None:
     error = linking('(import "env" "print" (func))')
-    assert error.message == "unknown import: `env::print` has not been defined"
+    assert error.message == "imports 'env' 'print', which weft-runtime does not offer"
     assert error.hint is None
     error = linking('(import "wasi_unstable" "fd_write" (func))')
-    assert error.message == "unknown import: `wasi_unstable::fd_write` has not been defined"
+    assert error.message == "imports 'wasi_unstable' 'fd_write', which weft-runtime does not offer"
     assert error.hint is not None
     assert "wasi_unstable" in error.hint
 
 
 def test_an_import_of_the_wrong_type_is_named() -> None:
     message = linking('(import "wasi_snapshot_preview1" "proc_exit" (func))').message
-    assert message.startswith("incompatible import type for `wasi_snapshot_preview1::proc_exit`")
+    assert message.startswith(
+        "cannot be linked: incompatible import type for `wasi_snapshot_preview1::proc_exit`"
+    )
 
 
 def test_a_hostile_import_stays_on_one_line() -> None:

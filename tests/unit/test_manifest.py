@@ -121,7 +121,11 @@ def test_a_required_key_that_is_missing_is_named(key: str) -> None:
     assert error_of("\n".join(lines)) == f"{table}.{key} is missing: expected a string"
 
 
-@pytest.mark.parametrize("table", ["package", "runtime", "ui"])
+def test_an_app_without_a_face_needs_no_ui() -> None:
+    assert parse(FULL.partition("[ui]")[0]) == parse(FULL)._replace(ui_entry=None)
+
+
+@pytest.mark.parametrize("table", ["package", "runtime"])
 def test_a_required_table_that_is_missing_is_named(table: str) -> None:
     assert error_of(FULL.replace(f"[{table}", f"[x{table}")) == f"{table} is missing: expected a table"
 

@@ -99,7 +99,8 @@ def document_bytes(document: Mapping[str, Value]) -> bytes:
 
 def is_valid(document: Mapping[str, Value]) -> bool:
     """What wapp.toml(5) says, in other words than the parser's."""
-    package, runtime, ui = (document.get(name) for name in ("package", "runtime", "ui"))
+    package, runtime = document.get("package"), document.get("runtime")
+    ui = document.get("ui", {"entry": ""})
     if not (isinstance(package, dict) and isinstance(runtime, dict) and isinstance(ui, dict)):
         return False
     strings = [
@@ -148,7 +149,7 @@ def test_a_manifest_is_accepted_exactly_if_its_types_are_right(document: dict[st
 def test_what_an_accepted_manifest_says_arrives_unchanged(document: dict[str, Value]) -> None:
     accepted = parsed_or_refused(document_bytes(document))
     assert accepted is not None
-    package, runtime, ui = (document[name] for name in ("package", "runtime", "ui"))
+    package, runtime, ui = document["package"], document["runtime"], document.get("ui", {})
     assert isinstance(package, dict)
     assert isinstance(runtime, dict)
     assert isinstance(ui, dict)
@@ -163,7 +164,7 @@ def test_what_an_accepted_manifest_says_arrives_unchanged(document: dict[str, Va
         ready=runtime.get("ready"),
         args=tuple(runtime.get("args", ())),
         env=tuple(runtime.get("env", {}).items()),
-        ui_entry=ui["entry"],
+        ui_entry=ui.get("entry"),
     )
 
 

@@ -141,7 +141,7 @@ class Daemon:
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         # After a reload it would be that of the interpreter.
         libc.prctl(_PR_SET_NAME, PROCESS_NAME, 0, 0, 0)
-        self._supervisor.groups = self._open_groups(is_first=state is None)
+        self._supervisor.launcher.groups = self._open_groups(is_first=state is None)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         loop.add_signal_handler(signal.SIGHUP, self._request_reload, None)
@@ -439,7 +439,7 @@ class Daemon:
             # The kernel would let the whole process wait for a thread that waits for a disk.
             if not await self._keeper.settle():
                 raise TimeoutError("the disk of the state directory does not answer")
-            if not await self._supervisor.settle():
+            if not await self._supervisor.packages.settle():
                 raise TimeoutError("the disk of a package store does not answer")
             handover.block_signals()
             try:

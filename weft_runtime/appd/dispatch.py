@@ -12,9 +12,10 @@ from weft_runtime import store
 from weft_runtime.appd import turns
 from weft_runtime.appd.answers import Places, Steps
 from weft_runtime.appd.keeper import Keeper
+from weft_runtime.appd.launcher import Refused
 from weft_runtime.appd.numbers import NotNumbered
 from weft_runtime.appd.session import Session
-from weft_runtime.appd.supervisor import Refused, Supervisor
+from weft_runtime.appd.supervisor import Supervisor
 from weft_runtime.appd.turns import Turns
 from weft_runtime.errors import WeftError
 from weft_runtime.escape import printable, quote
@@ -319,8 +320,8 @@ class Dispatcher:
         return steps()
 
     def _installed(self) -> Steps:
-        apps, known = [], self.supervisor.manifests
-        for package in store.packages(self.supervisor.stores):
+        apps, known = [], self.supervisor.packages.manifests
+        for package in store.packages(self.supervisor.packages.stores):
             yield None
             if package is None:
                 continue
@@ -339,7 +340,7 @@ class Dispatcher:
         return InstalledApps(tuple(apps))
 
     def _read(self, directory: Path) -> Generator[asyncio.Future[Reading], None, Reading]:
-        reading = self.supervisor.read(directory)
+        reading = self.supervisor.packages.read(directory)
         yield reading
         return reading.result()
 
@@ -384,7 +385,7 @@ class Dispatcher:
         else:
             client.waiting_for = session.id
             self.restorer.forget_session(session.id)
-            self.supervisor.stop(session, f"terminated by {client.caller}", expected=True)
+            self.supervisor.stop(session, client.caller)
             # From now on it is on the list no more, whatever becomes of the daemon.
             self.keeper.save(at_once=True)
 

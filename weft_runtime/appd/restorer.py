@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from weft_runtime.appd.dispatch import READINGS_MAX
+from weft_runtime.appd.launcher import Refused
 from weft_runtime.appd.numbers import NotNumbered
 from weft_runtime.appd.session import Session
-from weft_runtime.appd.supervisor import Refused, Supervisor
+from weft_runtime.appd.supervisor import Supervisor
 from weft_runtime.appd.tasks import Tasks
 from weft_runtime.errors import ExitStatus, WeftError
 from weft_runtime.journal import Event, Level, Log
@@ -225,7 +226,7 @@ class Restorer:
                 continue
             except NotRemembered as absent:
                 with contextlib.suppress(WeftError):  # the launch finds it again
-                    reading = await self._supervisor.read(absent.directory)
+                    reading = await self._supervisor.packages.read(absent.directory)
             else:
                 # In the same callback: the list has it once, whenever it is written.
                 self.waiting.remove(entry)

@@ -12,6 +12,9 @@ from weft_runtime.protocol import SessionDetails, SessionInfo, State
 
 OUTPUT_CLOSED_GRACE_S = 1.0
 
+DAEMON = "weft-appd"
+"""Who asks for an end that no client has asked for: that of an app which is not ready in time, or of the daemon itself."""
+
 _TIMES = ("launched_at", "ready_at", "stopped_at")
 
 
@@ -21,6 +24,8 @@ class Facts(NamedTuple):
     version: str | None = None
     """The version that runs: that of the manifest at the launch."""
     launched_by: str | None = None
+    ended_by: str | None = None
+    """Who asked for its end."""
     package: str | None = None
     """The directory that it was started from."""
     data: str | None = None
@@ -96,13 +101,16 @@ class Session:
             self.deadline = now + OUTPUT_CLOSED_GRACE_S
         return []
 
-    def stop(self, why: str, *, kill_deadline: float, expected: bool = False) -> list[Action]:
-        """The end is asked for. Asking again changes nothing, but that an end may be expected then."""
+    def stop(
+        self, why: str, *, kill_deadline: float, expected: bool = False, by: str = DAEMON
+    ) -> list[Action]:
+        """The end is asked for, `by` somebody. Asking again changes nothing, but that an end may be expected then."""
         if self.state not in (State.STARTING, State.RUNNING):
             self.stop_expected |= expected and self.is_live
             return []
         self.state, self.deadline = State.STOPPING, kill_deadline
         self.stop_reason, self.stop_expected = why, expected
+        self.facts = self.facts._replace(ended_by=by)
         return [Action.TERMINATE]
 
     def deadline_passed(self, timeout: float, *, kill_deadline: float) -> list[Action]:

@@ -29,7 +29,7 @@ def describe(
         runtime = printable(paths.shown(find_runtime(settings)))
     except WeftError as error:
         problem = str(error)
-    groups = supervisor.groups
+    groups = supervisor.launcher.groups
     return DaemonStatus(
         version=__version__,
         pid=os.getpid(),
@@ -42,8 +42,8 @@ def describe(
         log="journal" if log_to_journal else "stderr",
         limits=tuple(_limits(settings)),
         controllers=() if groups is None else groups.controllers,
-        fork_server=supervisor.spares.server_pid,
-        spares=supervisor.spares.waiting,
+        fork_server=supervisor.launcher.spares.server_pid,
+        spares=supervisor.launcher.spares.waiting,
     )
 
 

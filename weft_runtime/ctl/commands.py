@@ -65,7 +65,7 @@ def daemon_status(screen: Screen, environ: Mapping[str, str]) -> int:
 
 
 def _websocket(environ: Mapping[str, str]) -> Iterator[tuple[str, str | Cell]]:
-    """Whether the WebSocket of the system's daemon is open: that is systemd's, and the daemon knows of one that is alone."""
+    """Whether the WebSocket of the system's daemon is open: that is systemd's, which opens it."""
     if not is_system(socket_path(environ)):
         return
     unit = programs.show([WEBSOCKET_UNIT], "ActiveState,UnitFileState,Listen", environ).get(

@@ -116,5 +116,5 @@ def find(known: Sequence[SessionInfo], session_id: int) -> SessionInfo:
 
 
 def unknown(session_id: int) -> WeftError:
-    hint = "'weftctl list --all' shows those that weft-appd remembers"
+    hint = f"'weftctl list --all' shows those that weft-appd remembers, 'weftctl logs {session_id}' what there was before"
     return WeftError(NOT_FOUND, f"there is no session {session_id}", hint)

@@ -47,6 +47,13 @@ _OF_SERVICE = {
 }  # fmt: skip
 """What the runtime says of itself, where no supervisor does."""
 
+_BY_OF_SERVICE = {
+    **dict.fromkeys(_OF_SERVICE, "itself"),
+    **dict.fromkeys(("starting", "stopped", "not-ready"), "systemd"),
+    "out-of-memory": None,
+}
+"""Who is behind it: systemd alone gives such a service signals, for whomever; the kernel ends what uses too much."""
+
 _UNIT_RESULTS = {
     "signal": "killed by a signal", "core-dump": "killed by a signal", "oom-kill": "out of memory",
     "timeout": "it did not start or end in time", "watchdog": "it was silent for too long",
@@ -167,7 +174,7 @@ def _happening(entry: Entry) -> Happening | None:
         kind="service" if of_service else "session",
         session_id=session_id,
         version=entries.text(entry, "WEFT_VERSION") or None,
-        by=entries.text(entry, "WEFT_CALLER") or ("systemd" if of_service and name == LAUNCHED else None),
+        by=entries.text(entry, "WEFT_CALLER") or (_BY_OF_SERVICE.get(event) if of_service else None),
         text=entries.text(entry, "WEFT_REASON") or None,
         is_bad=name in _BAD and level is not None and level <= Level.WARNING,
     )

@@ -14,8 +14,8 @@ from typing import IO, NamedTuple, NoReturn, Self
 
 from weft_runtime.account import DYNAMIC_USERS
 from weft_runtime.client import socket_path
-from weft_runtime.ctl import words
-from weft_runtime.ctl.daemon import connect, is_system, sessions
+from weft_runtime.ctl import entries, words
+from weft_runtime.ctl.daemon import NOT_FOUND, connect, is_system, sessions
 from weft_runtime.ctl.entries import JOURNALCTL, text
 from weft_runtime.ctl.screen import Screen
 from weft_runtime.ctl.services import STATE_DIRECTORY
@@ -49,8 +49,10 @@ def show(
     path = socket_path(environ)
     if complaint := denied(of_system=is_system(path)):
         raise complaint
+    subject, note = f"{target}", None
     if isinstance(target, SessionId):
-        session = _session(screen, environ, target)
+        subject = f"session {target}"
+        session, note = _session(environ, target)
         matches = [f"WEFT_SESSION_ID={target}"] if session is None else session_matches(session)
         matches += writers(path)
         if follow and session is not None and session.state is State.STOPPED:
@@ -59,6 +61,15 @@ def show(
     else:
         matches = [f"WEFT_APP_ID={target}", *writers(path)]
         matches += service_matches(target) if is_system(path) else ()
+    if sys.stdout is None:  # journalctl would get some file of its own there
+        raise WeftError(Problem.OS_ERROR, f"cannot write to standard output: {os.strerror(errno.EBADF)}")
+    if not _has(matches):
+        message = f"the journal has nothing of {subject}"
+        if not follow:
+            raise WeftError(NOT_FOUND, message, "see 'weftctl list --all' and 'weftctl history'")
+        note = f"{message} yet"
+    if note is not None:
+        screen.note(note)
     options = ["--follow"] if follow else []
     if lines is not None:
         options.append(f"--lines={lines}")
@@ -66,8 +77,6 @@ def show(
         options.append("--no-tail")
     if screen.as_json:
         options.append("--output=json")
-    if sys.stdout is None:  # journalctl would get some file of its own there
-        raise WeftError(Problem.OS_ERROR, f"cannot write to standard output: {os.strerror(errno.EBADF)}")
     sys.stdout.flush()
     try:
         os.execvp(JOURNALCTL, [JOURNALCTL, *options, *matches])
@@ -197,18 +206,22 @@ class Follower:
         return self._process.stdout
 
 
-def _session(screen: Screen, environ: Mapping[str, str], session_id: SessionId) -> SessionInfo | None:
-    """What the daemon knows of a session; None, with a note, where it knows nothing or is not there."""
+def _has(matches: Sequence[str]) -> bool:
+    """Whether there is any entry with these. Raises WeftError."""
+    with entries.latest(matches) as found:
+        return next(found, None) is not None
+
+
+def _session(environ: Mapping[str, str], session_id: SessionId) -> tuple[SessionInfo | None, str | None]:
+    """What the daemon knows of a session; None, and what to say of that, where it knows nothing or is not there."""
     try:
         with connect(environ) as daemon:
             found = [session for session in sessions(daemon) if session.session_id == session_id]
     except WeftError as error:
-        screen.note(f"{error}; these are the sessions {session_id} of all its runs")
-        return None
+        return None, f"{error}; these are the sessions {session_id} of all its runs"
     if not found:
-        screen.note(f"weft-appd does not know session {session_id}: these are those of all its runs")
-        return None
-    return found[0]
+        return None, f"weft-appd does not know session {session_id}: these are those of all its runs"
+    return found[0], None
 
 
 def _entries(directory: Path) -> list[Path]:

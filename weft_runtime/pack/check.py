@@ -12,7 +12,7 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.manifest import FILE_NAME, Manifest
 from weft_runtime.pack import schema
-from weft_runtime.pack.findings import Finding
+from weft_runtime.pack.findings import Finding, Level
 from weft_runtime.pack.judge import judge
 from weft_runtime.pack.screen import Screen
 from weft_runtime.store import WrongPath
@@ -31,6 +31,8 @@ class Checked(NamedTuple):
     findings: tuple[Finding, ...]
     note: str | None = None
     """What was not looked at."""
+    remarks: tuple[Finding, ...] = ()
+    """What keeps it from nothing, but should be known."""
 
 
 def check(
@@ -64,7 +66,7 @@ def check(
                 found += verdict.findings
                 note = verdict.note if verdict.by_engine or verdict.findings else _NO_ENGINE
     found.sort(key=_place)
-    return Checked(contents.manifest, (*found, *_misplaced(directory)), note)
+    return Checked(contents.manifest, (*found, *_misplaced(directory)), note, contents.notes)
 
 
 def _place(finding: Finding) -> tuple[bool, int, int]:
@@ -74,12 +76,13 @@ def _place(finding: Finding) -> tuple[bool, int, int]:
 
 
 def show(screen: Screen, environ: Mapping[str, str], directory: Path, *, as_json: bool) -> int:
-    """Print OK, or whatever is wrong; returns the exit status."""
+    """Print OK, or whatever is wrong, and what is noted; returns the exit status."""
     done = check(directory, environ, screen)
     if as_json:
-        screen.json([finding._asdict() for finding in done.findings])
+        screen.json([finding._asdict() for finding in (*done.findings, *done.remarks)])
     else:
         tell(screen, done.findings)
+        tell(screen, done.remarks)
         if not done.findings:
             screen.line("OK")
     if done.note is not None:
@@ -88,11 +91,13 @@ def show(screen: Screen, environ: Mapping[str, str], directory: Path, *, as_json
 
 
 def tell(screen: Screen, findings: tuple[Finding, ...]) -> None:
-    """Show what is wrong, a line each."""
+    """Show what is wrong, or what is noted, a line each."""
     for finding in findings[:FINDINGS_MAX]:
-        screen.problem(str(finding))
+        screen.problem(str(finding), in_red=finding.level is Level.ERROR)
     if len(findings) > FINDINGS_MAX:
-        screen.problem(f"... and {len(findings) - FINDINGS_MAX} more")
+        screen.problem(
+            f"... and {len(findings) - FINDINGS_MAX} more", in_red=findings[0].level is Level.ERROR
+        )
 
 
 def expect_directory(directory: Path) -> None:

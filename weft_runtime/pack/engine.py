@@ -276,7 +276,9 @@ def _answer(ended: _Ended) -> Answer | None:
         reason, problem = str(report["reason"]), report.get("problem")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         reason, problem = f"{RUNTIME} ended with status {ended.status} and told no reason", None
-    about_it = reason.removeprefix(store.shown("-")).lstrip()
+    # Its name there is that of the way it came, which nobody knows who has asked for a check.
+    reason = reason.replace(store.shown("-"), "the module")
+    about_it = reason.removeprefix("the module").lstrip()
     if ended.status == ExitStatus.DATA:
         return Answer(about_it)
     if ended.status == ExitStatus.TRY_AGAIN and problem == Problem.COMPILE_LIMIT:

@@ -21,7 +21,8 @@ def show(screen: Screen, directory: Path, *, as_json: bool) -> int:
     lines = [("id", values.id), ("name", values.name), ("version", values.version)]
     lines += [("desc", values.description)] if values.description is not None else []
     lines += [("author", values.author)] if values.author is not None else []
-    lines += [("module", values.module), ("ui", values.ui_entry)]
+    lines += [("module", values.module)]
+    lines += [("ui", values.ui_entry)] if values.ui_entry is not None else []
     lines += [("cap", capability) for capability in values.capabilities]
     for label, value in lines:
         screen.line(f"{label + ':':<9}{value}")

@@ -203,6 +203,7 @@ def _checked(
     if checked.note is not None:
         screen.note(checked.note)
     check.tell(screen, checked.findings)
+    check.tell(screen, checked.remarks)
     if checked.findings or checked.manifest is None:
         count = len(checked.findings)
         what = "one thing is" if count == 1 else f"{count} things are"

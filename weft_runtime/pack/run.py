@@ -43,7 +43,9 @@ def run(screen: Screen, environ: Mapping[str, str], directory: Path, args: Seque
             Path(store, manifest.id).symlink_to(directory.resolve())
             preopens = _preopens(screen, manifest, Path(scratch))
             command = [program, manifest.id, SESSION, *preopens, *args]
-            return _wait_for(command, {**environ, "WEFT_APP_STORE": str(store)})
+            # The store is for runtimes of others; ours opens the directory itself, and names it in messages.
+            places = {"WEFT_APP_STORE": str(store), "WEFT_APP_DIR": str(directory.absolute())}
+            return _wait_for(command, {**environ, **places})
     except OSError as error:
         raise from_os_error(f"run {quote(str(directory))}", error) from None
 
@@ -56,8 +58,9 @@ def _preopens(screen: Screen, manifest: Manifest, scratch: Path) -> list[str]:
     grants = capabilities.resolve(
         manifest.capabilities, lambda: capabilities.data_directory(scratch / "data", manifest.id), home=None
     )
-    if grants.notice is not None:
-        screen.note(grants.notice)
+    for capability in dict.fromkeys(manifest.capabilities):
+        if (lack := capabilities.shortfall(capability)) is not None:
+            screen.note(f"the capability {quote(capability)} {lack}")
     options: list[str] = []
     for grant in grants.directories:
         options += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]

@@ -11,7 +11,7 @@ from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
 from weft_runtime.ids import AppId
 from weft_runtime.manifest import FILE_NAME, Manifest, ReadyMode
-from weft_runtime.pack.findings import Finding
+from weft_runtime.pack.findings import Finding, Level
 from weft_runtime.pack.lines import Lines
 
 NAME_MAX = 64
@@ -51,6 +51,8 @@ class Contents(NamedTuple):
     ui_entry: str | None
     ready: ReadyMode | None
     lines: Lines
+    notes: tuple[Finding, ...] = ()
+    """What is right, but has no effect here."""
 
 
 def check(data: bytes) -> Contents:
@@ -75,6 +77,7 @@ def check(data: bytes) -> Contents:
         _text(values, "ui", "entry"),
         ReadyMode(ready) if ready in list(ReadyMode) else None,
         lines,
+        tuple(_notes(values, lines)),
     )
 
 
@@ -87,6 +90,8 @@ def _text(values: Mapping[str, object], table: str, key: str) -> str | None:
 def _findings(values: Mapping[str, object], lines: Lines) -> Iterator[Finding]:
     top = Table(values, FILE_NAME, Problem.MANIFEST_INVALID)
     for name, checks in _CHECKS.items():
+        if name == "ui" and name not in values:
+            continue  # an app without a user interface
         try:
             table = top.table(name)
         except WeftError as error:
@@ -97,6 +102,18 @@ def _findings(values: Mapping[str, object], lines: Lines) -> Iterator[Finding]:
         for key, look in checks.items():
             for path, wrong in look(table, raw, key):
                 yield Finding(FILE_NAME, _text_of(wrong), lines.of(name, *path))
+
+
+def _notes(values: Mapping[str, object], lines: Lines) -> Iterator[Finding]:
+    package = values.get("package")
+    wanted = package.get("capabilities") if isinstance(package, dict) else None
+    noted = set[str]()
+    for index, name in enumerate(wanted if isinstance(wanted, list) else ()):
+        if not isinstance(name, str) or name in noted or (lack := capabilities.shortfall(name)) is None:
+            continue
+        noted.add(name)
+        message = f"package.capabilities[{index}] {quote(name)} {lack}"
+        yield Finding(FILE_NAME, message, lines.of("package", "capabilities", index), level=Level.NOTE)
 
 
 def _text_of(error: WeftError) -> str:

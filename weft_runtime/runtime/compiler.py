@@ -20,9 +20,12 @@ import wasmtime
 from weft_runtime import code_cache, limits
 from weft_runtime.binary import without_costly_names
 from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.escape import printable
 from weft_runtime.limits import Limit
+from weft_runtime.manifest import ReadyMode
 from weft_runtime.runtime import cgroup
 from weft_runtime.runtime.engine import NOT_EXECUTABLE, Engine, compatibility, not_executable, one_line
+from weft_runtime.wasm import foreign, rules
 
 TELL_S = 5.0
 """Seconds between two signs that a compiler is at work: whoever waits for READY waits 30 s for the next one."""
@@ -43,8 +46,11 @@ _REFUSED = 1
 _HOST_FAILED = 2
 """Exit status of the child where the system, not the module, was in its way."""
 
-_TEXT_MAX = 8192
-"""Bytes of what the child may tell: an error's text, or a panic message."""
+_UNFIT = 3
+"""Exit status of the child for a module whose bytes say that it cannot be started; it has told why, as JSON."""
+
+_TEXT_MAX = 32 * limits.KIB
+"""Bytes of what the child may tell: an error's text, a panic message, or all that is wrong with a module."""
 
 # What the allocators of Rust and Python say when the memory bound is hit. Each is written by a single call, so that
 # another thread can write before and behind it, but not within.
@@ -87,9 +93,17 @@ class Compilation:
     """A compilation under way in a child; the parent can prepare the guest meanwhile."""
 
     def __init__(
-        self, engine: Engine, module_fd: int, source: str, group: Path | None, bounds: Bounds | None = None
+        self,
+        engine: Engine,
+        module_fd: int,
+        source: str,
+        group: Path | None,
+        bounds: Bounds | None = None,
+        ready: ReadyMode | None = None,
     ) -> None:
-        """Start compiling the module open on `module_fd`; `source` is its path for messages.
+        """Start compiling the module open on `module_fd`, unless its bytes say that it cannot be started.
+
+        `source` is its path for messages, `ready` what the app's manifest says.
 
         The compiler enters a control group of its own by the file `group`, if that can be done.
         The engine must not have compiled anything in this process with threads: those do not survive a fork. The other threads, which wait for stop signals and for a log that does not read, hold no lock that the compiler needs.
@@ -116,7 +130,7 @@ class Compilation:
             raise from_os_error("start the compiler", error) from None
         if self._pid == 0:
             _end_with(parent)
-            _Child(engine, module_fd, self._code_fd, self._stage).work(
+            _Child(engine, module_fd, self._code_fd, self._stage, ready).work(
                 text_end, group, self._cpu, self._memory
             )
         os.close(text_end)
@@ -125,12 +139,15 @@ class Compilation:
         """Wait for the child: a descriptor of the entry that it made, which nobody can change; it is the caller's.
 
         `tell` is called at once and then every few seconds as long as the compiler works. Raises WeftError:
-        MODULE_INVALID, COMPILE_LIMIT or COMPILE_STARVED naming the limit, COMPILE_MEMORY where the kernel has ended the
+        MODULE_INVALID or LIMIT_EXCEEDED where the module is at fault, COMPILE_LIMIT or COMPILE_STARVED naming the limit, COMPILE_MEMORY where the kernel has ended the
         compiler for want of memory, or INTERNAL_ERROR where it crashed.
         """
         try:
             status, used = self._wait(tell)
-            self.note = one_line(os.read(self._text_fd, _TEXT_MAX).decode(errors="replace"))
+            text = os.read(self._text_fd, _TEXT_MAX).decode(errors="replace")
+            if status == _UNFIT:
+                raise self._unfit(text)
+            self.note = one_line(text)
             if status != 0:
                 raise self._error(status, used)
             # What has written it is gone: from here on it stays as it is.
@@ -181,6 +198,18 @@ class Compilation:
             raise self._exceeded(Problem.COMPILE_STARVED, self._bounds.elapsed, used)
         return os.waitstatus_to_exitcode(status), used
 
+    def _unfit(self, text: str) -> WeftError:
+        import json  # noqa: PLC0415 - for nothing but this
+
+        try:
+            problem, message, hint = json.loads(text)
+            return WeftError(
+                Problem(problem), f"{self._source} {printable(message)}", hint and printable(hint)
+            )
+        except (ValueError, TypeError):
+            message = f"the compiler ended with status {_UNFIT} on {self._source} and told no reason"
+            return WeftError(Problem.INTERNAL_ERROR, message)
+
     def _error(self, status: int, used: Usage) -> WeftError:
         if status == -signal.SIGXCPU or (status == -signal.SIGKILL and used.cpu >= self._cpu.value):
             return self._exceeded(Problem.COMPILE_LIMIT, self._cpu, used)
@@ -194,7 +223,8 @@ class Compilation:
         if NOT_EXECUTABLE in self.note:
             return not_executable(self.note)
         if status == _REFUSED:
-            return WeftError(Problem.MODULE_INVALID, f"{self._source} is not a valid module: {self.note}")
+            message = f"{self._source} is not a valid module: {self.note}"
+            return WeftError(Problem.MODULE_INVALID, message, foreign.proposal(self.note))
         if status == _HOST_FAILED:
             why = self.note or "no reason was told"
             return WeftError(Problem.OS_ERROR, f"cannot compile {self._source}: {why}")
@@ -244,7 +274,10 @@ def _killed_for_memory(group: Path | None) -> int:
 class _Child:
     """The child: leaves by os._exit or a signal, never through the parent's code."""
 
-    def __init__(self, engine: Engine, module_fd: int, code_fd: int, stage: mmap.mmap) -> None:
+    def __init__(
+        self, engine: Engine, module_fd: int, code_fd: int, stage: mmap.mmap, ready: ReadyMode | None
+    ) -> None:
+        self._ready = ready
         self._engine = engine
         self._module_fd = module_fd
         self._code_fd = code_fd
@@ -258,9 +291,17 @@ class _Child:
             os.dup2(text_fd, 2)
             note = _enter(group)
             _bound(cpu.value, memory.value)
-            self._compile()
-            os.write(2, note.encode(errors="replace"))
-            status = 0
+            module = self._read()
+            if (complaint := rules.judge(module, self._ready)) is not None:
+                status = _UNFIT
+                import json  # noqa: PLC0415 - for nothing but this
+
+                told = json.dumps((complaint.problem, complaint.message, complaint.hint))
+                os.write(2, told.encode())
+            else:
+                self._compile(module)
+                os.write(2, note.encode(errors="replace"))
+                status = 0
         except BaseException as error:  # whatever it is, the parent tells it
             status = _REFUSED if isinstance(error, wasmtime.WasmtimeError) else _HOST_FAILED
             text = repr(error) if isinstance(error, MemoryError) else str(error)
@@ -268,10 +309,12 @@ class _Child:
         finally:
             os._exit(status)
 
-    def _compile(self) -> None:
+    def _read(self) -> bytes:
         with open(self._module_fd, "rb", closefd=False) as file:
             file.seek(0)
-            module = file.read()
+            return file.read()
+
+    def _compile(self, module: bytes) -> None:
         digest = sha256(module).digest()
         self._stage[0] = _COMPILING
         code = wasmtime.Module(self._engine.engine, without_costly_names(module)).serialize()

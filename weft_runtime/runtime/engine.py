@@ -17,7 +17,7 @@ try:
 except ImportError:  # before Python 3.12
     from _sha256 import sha256 as _sha256  # type: ignore[import-not-found]
 
-from weft_runtime import imports, limits, paths
+from weft_runtime import limits, paths
 from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
 from weft_runtime.escape import printable, quote
 from weft_runtime.runtime.arguments import Preopen
@@ -49,6 +49,12 @@ _EMPTY_MODULE = b"\0asm\1\0\0\0"
 # The name under which the exports are looked up; its linker holds nothing else.
 _APP = "app"
 
+# What functions are called to which Rust and C++ go when they get no memory.
+_NO_MEMORY = r"alloc_error|(rust|rdl|rg)_oom|bad_alloc"
+
+_MEMORY = "memory"
+"""The name under which every WASI program exports its memory."""
+
 
 Module = wasmtime.Module
 
@@ -56,7 +62,14 @@ Linked = wasmtime.InstancePre
 """A module whose imports are resolved."""
 
 
-class GuestExit(Exception):
+class GuestEnd(Exception):
+    """The guest has ended before `_start` returned."""
+
+    memory = ""
+    """What its memory may have to do with that: empty, or safe words to add to the reason."""
+
+
+class GuestExit(GuestEnd):
     """The guest called proc_exit."""
 
     def __init__(self, status: int, note: str = "") -> None:
@@ -65,7 +78,7 @@ class GuestExit(Exception):
         self.note = note
 
 
-class GuestTrap(Exception):
+class GuestTrap(GuestEnd):
     """The engine stopped the guest. All three texts are safe to log."""
 
     def __init__(self, kind: str, cause: str, backtrace: str) -> None:
@@ -214,15 +227,11 @@ class Guest:
         self._exports = wasmtime.Linker(engine.engine)
 
     def link(self, module: wasmtime.Module) -> Linked:
-        """Resolve the imports. Raises WeftError(MODULE_INVALID) naming the one that is not WASI's."""
+        """Resolve the imports. Raises WeftError(MODULE_INVALID), whose message completes "FILE ..."."""
         try:
             return self._linker.instantiate_pre(module)
         except wasmtime.WasmtimeError as error:
-            names = [(imported.module, imported.name or "") for imported in module.imports]
-            # The name in the first part may hold anything, line breaks too.
-            what, _, why = str(error).rpartition(_CAUSE)
-            message = f"{printable(what)}: {one_line(why)}" if what else printable(why)
-            raise WeftError(Problem.MODULE_INVALID, message, imports.diagnose(names)) from None
+            raise _not_linked(module, str(error)) from None
 
     def instantiate(self, linked: Linked, setup: GuestSetup) -> None:
         """Make the instance, which runs its start section. Raises GuestExit, GuestTrap or WeftError: OS_ERROR for a
@@ -237,8 +246,28 @@ class Guest:
         """Call the export `name`, a function () -> (). Raises GuestExit or GuestTrap."""
         function = self._exports.get(self._store, _APP, name)
         assert isinstance(function, wasmtime.Func)
-        with _translated_errors():
-            function(self._store)
+        try:
+            with _translated_errors():
+                function(self._store)
+        except GuestEnd as error:
+            error.memory = self._about_memory(error)
+            raise
+
+    def _about_memory(self, end: GuestEnd) -> str:
+        """What to say of a guest that has failed, if it may have been refused memory.
+
+        The engine tells nobody that it has refused some. A guest that allocates twice as much as before, as containers do,
+        is refused when it has half of the limit; one that wants much at once has names for that, if any.
+        """
+        try:
+            memory = self._exports.get(self._store, _APP, _MEMORY)
+        except wasmtime.WasmtimeError:  # it has none, or no WASI program would find it
+            return ""
+        size = memory.data_len(self._store) if isinstance(memory, wasmtime.Memory) else 0
+        is_named = isinstance(end, GuestTrap) and re.search(_NO_MEMORY, end.backtrace)
+        if 2 * size < limits.MEMORY.value and not is_named:
+            return ""
+        return f"; {limits.exceeded(limits.MEMORY, f'it had {size} bytes of memory').message}"
 
 
 def entries(module: wasmtime.Module, *names: str) -> list[Entry | None]:
@@ -247,6 +276,22 @@ def entries(module: wasmtime.Module, *names: str) -> list[Entry | None]:
         export.name: Entry(_type_text(export.type)) for export in module.exports if export.name in names
     }
     return [found.get(name) for name in names]
+
+
+def _not_linked(module: wasmtime.Module, text: str) -> WeftError:
+    """The error where imports cannot be resolved that nobody has judged before: of code that was in a cache already."""
+    from weft_runtime.wasm import reader, rules  # noqa: PLC0415 - a launch has no need of it
+
+    imports = [
+        reader.Import(imported.module, imported.name or "", _kind_text(imported.type), None, 0)
+        for imported in module.imports
+    ]
+    if found := rules.by_imports(imports):
+        return WeftError(found.problem, found.message, found.hint)
+    # The name in the first part may hold anything, line breaks too.
+    what, _, why = text.rpartition(_CAUSE)
+    message = f"{printable(what)}: {one_line(why)}" if what else printable(why)
+    return WeftError(Problem.MODULE_INVALID, f"cannot be linked: {message}")
 
 
 _NOT_SHOWN = ("Caused by:", "note: run with `RUST_BACKTRACE")
@@ -269,7 +314,13 @@ def _type_text(kind: object) -> str:
             if params or results
             else PLAIN_FUNCTION
         )
-    return f"a {type(kind).__name__.removesuffix('Type').lower()}"
+    return f"a {_kind_text(kind)}"
+
+
+def _kind_text(kind: object) -> str:
+    if isinstance(kind, wasmtime.FuncType):
+        return "function"
+    return type(kind).__name__.removesuffix("Type").lower()
 
 
 def _wasi_config(setup: GuestSetup) -> wasmtime.WasiConfig:

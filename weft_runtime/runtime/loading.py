@@ -15,6 +15,7 @@ from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Event, Level, Log
 from weft_runtime.limits import CompileBounds, Limit
+from weft_runtime.manifest import ReadyMode
 from weft_runtime.runtime.app import CodeSettings
 from weft_runtime.runtime.engine import CodeRefused, Module, compatibility, machine
 
@@ -82,8 +83,9 @@ class Loading:
         *,
         launch: Launch | None = None,
         copy_to: int | None = None,
+        ready: ReadyMode | None = None,
     ) -> None:
-        """Begin with the module open on `module_fd`; `source` is its path for messages.
+        """Begin with the module open on `module_fd`; `source` is its path for messages, `ready` what its manifest says.
 
         What is compiled goes, as a sealed entry, to the file open on `copy_to` as well. Raises WeftError where a `launch`
         had better not compile: COMPILE_LIMIT while the background compiler does, COMPILE_MEMORY where the launch before was
@@ -108,7 +110,9 @@ class Loading:
             from weft_runtime.runtime.compiler import Bounds, Compilation  # noqa: PLC0415 - only where it must be
 
             bounds = None if launch is None else Bounds(launch.cpu, hint=launch.hint)
-            self._compilation = Compilation(self.engine, module_fd, source, settings.compiler_group, bounds)
+            self._compilation = Compilation(
+                self.engine, module_fd, source, settings.compiler_group, bounds, ready
+            )
 
     def result(self) -> Module:
         """The module. Raises WeftError as `Compilation.result` does, or where its code cannot be loaded."""

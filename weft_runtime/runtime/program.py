@@ -126,13 +126,17 @@ def go(
     runner = find_runner(needs_engine=needs_engine)
     ending.phase = "opening the package"
     ahead = lookout and lookout.take(options.app_id)
-    package, groundwork = ahead or (store.open_package(options.app_id, environment.stores), None)
+    package, groundwork = ahead or (
+        store.open_package(options.app_id, environment.stores, directory=environment.directory),
+        None,
+    )
     rule = policy.read()
     if rule is policy.Policy.REQUIRE:
         _demand_trust(package)
     if log.level >= Level.DEBUG:
         searched = ", ".join(quote(str(path)) for path in environment.stores)
-        log.debug(f"the package is {quote(str(package.directory))}, of the stores {searched}")
+        where = f"of the stores {searched}" if environment.directory is None else "which $WEFT_APP_DIR names"
+        log.debug(f"the package is {quote(str(package.directory))}, {where}")
         log.debug(f"the policy in {policy.CONFIG_FILE} is '{rule}'")
     if package.manifest.id != options.app_id:
         where = f"{printable(str(package.directory))}/{manifest.FILE_NAME}"

@@ -13,10 +13,11 @@ from weft_runtime import code_cache, policy, settings, store
 from weft_runtime.code_cache import Caches
 from weft_runtime.errors import WeftError
 from weft_runtime.ids import AppId
-from weft_runtime.runtime import arguments, engine, session
+from weft_runtime.runtime import arguments, engine
 from weft_runtime.runtime.compiler import Compilation
 from weft_runtime.runtime.engine import Guest, GuestSetup
 from weft_runtime.settings import EngineKind
+from weft_runtime.wasm import START, WEFT_READY
 
 _STORE = Path(__file__).with_name("rehearsal_store")
 _APP_ID = AppId.parse("org.weft.rehearsal")
@@ -49,7 +50,7 @@ class Rehearsal:
         found = code_cache.find(self._caches, package.module_fd, self._made_by)
         # Never what was found, which a session could have written: what was compiled here, and nobody can change.
         module = self._engine.load(self._code_fd)
-        engine.entries(module, session.START, session.WEFT_READY)
+        engine.entries(module, START, WEFT_READY)
         guest = Guest(self._engine)
         guest.instantiate(guest.link(module), GuestSetup(("app.wasm",), (), ()))
         for fd in (package.module_fd, self._code_fd, *(() if found.entry is None else (found.entry.fd,))):

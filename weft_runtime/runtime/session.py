@@ -4,10 +4,11 @@
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import store
-from weft_runtime.binary import HEADER_SIZE, Kind, has_start_section, kind_of
+from weft_runtime.binary import CORE_MODULE, HEADER_SIZE, has_start_section
 from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level
@@ -20,9 +21,8 @@ from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, Gue
 from weft_runtime.runtime.loading import Launch, Loading, load_known
 from weft_runtime.settings import SYSTEM_STORES, EngineKind
 from weft_runtime.store import Package
+from weft_runtime.wasm import START, WEFT_READY
 
-START = "_start"
-WEFT_READY = "weft_ready"
 START_SECTION = "its start section"
 
 
@@ -70,12 +70,12 @@ def run(app: App) -> Outcome:
     try:
         return _run(app)
     except GuestExit as error:
-        return exited(error.status, f" in its start section, before READY{error.note}")
+        return exited(error.status, f" in its start section, before READY{error.note}{error.memory}")
     except GuestTrap as error:
         where = app.ending.phase.removeprefix("running ")
         if where == START_SECTION and not error.backtrace:
             where = "its data or element segments"
-        return trapped(where, error.kind, error.cause, error.backtrace)
+        return trapped(where, error.kind, f"{error.cause}{error.memory}", error.backtrace)
 
 
 def check(request: CheckRequested, code: CodeSettings, ending: Ending) -> None:
@@ -109,12 +109,17 @@ def _run(app: App) -> Outcome:
 
     begun, done = time.monotonic(), "loaded the compiled code of"
     if app.groundwork is not None:
+        if ending.log.level >= Level.DEBUG:
+            path = printable(str(Path(f"/proc/self/fd/{app.groundwork.code_fd}").readlink()))
+            ending.log.debug(f"loading {source}: its code is {path}")
         os.close(app.groundwork.code_fd)
         assert isinstance(app.groundwork.loaded, Loaded)
         guest, linked, mode = app.groundwork.loaded
     else:
         ending.phase = "compiling"
-        loading = Loading(app.code, app.package.module_fd, source, ending.log, launch=_launch(app))
+        loading = Loading(
+            app.code, app.package.module_fd, source, ending.log, launch=_launch(app), ready=manifest.ready
+        )
         if loading.is_new:
             done = "compiled"
             ending.log.release()
@@ -149,7 +154,7 @@ def _run(app: App) -> Outcome:
     try:
         guest.call(START)
     except GuestExit as error:
-        return exited(error.status, error.note)
+        return exited(error.status, f"{error.note}{error.memory if error.status else ''}")
     return exited(0)
 
 
@@ -178,23 +183,18 @@ def _link(guest: Guest, module: Module, source: str, ready_mode: ReadyMode | Non
     """Make certain of the exports, and resolve the imports. Raises WeftError."""
     start, ready = engine.entries(module, START, WEFT_READY)
     mode = _ready_mode(ready_mode, start, ready, source)
-    return Loaded(guest, guest.link(module), mode)
+    try:
+        return Loaded(guest, guest.link(module), mode)
+    except WeftError as error:
+        raise WeftError(error.problem, f"{source} {error.message}", error.hint) from None
 
 
 def _check_kind(module_fd: int, source: str) -> None:
-    kind = kind_of(os.pread(module_fd, HEADER_SIZE, 0))
-    if kind is Kind.CORE_MODULE:
+    if os.pread(module_fd, HEADER_SIZE, 0) == CORE_MODULE:
         return
-    message, hint = f"{source} is {kind}", None
-    if kind is Kind.COMPONENT:
-        message += ": components are not supported yet"
-    elif kind is Kind.PRECOMPILED:
-        message += ": not accepted in a package"
-        hint = "ship the .wasm file; it is compiled on the device"
-    elif kind is Kind.TEXT:
-        message += ", not a WebAssembly module"
-        hint = "assemble WAT with wat2wasm(1) or wasm-tools(1) before packaging"
-    raise WeftError(Problem.MODULE_INVALID, message, hint)
+    from weft_runtime.wasm import filekind  # noqa: PLC0415 - for what is no module
+
+    filekind.expect_module(module_fd, source)
 
 
 def _check_preopens(preopens: tuple[Preopen, ...]) -> None:
@@ -210,25 +210,22 @@ def _ready_mode(
     wanted: ReadyMode | None, start: Entry | None, ready: Entry | None, source: str
 ) -> ReadyMode:
     """How READY is said, once it is certain that the app can start. Raises WeftError(MODULE_INVALID)."""
+    mode = wanted or (ReadyMode.HOST if ready is None else ReadyMode.EXPORT)
+    needed = (start, ready) if mode is ReadyMode.EXPORT else (start,)
+    if all(entry is not None and entry.is_plain_function for entry in needed):
+        return mode
+    # Nobody has judged it before: its code was in a cache already, or has types that only the engine can read.
+    from weft_runtime.wasm import rules  # noqa: PLC0415 - a launch has no need of it
+
     if start is None:
-        hint = "a WASI command has one; a library or a reactor does not"
-        raise WeftError(Problem.MODULE_INVALID, f"{source} exports no {START}", hint)
-    if not start.is_plain_function:
-        raise _wrong_type(source, START, start)
-    if wanted is None:
-        wanted = ReadyMode.HOST if ready is None else ReadyMode.EXPORT
-    if wanted is ReadyMode.EXPORT:
-        if ready is None:
-            message = f"{source} exports no {WEFT_READY}, but its manifest has runtime.ready = 'export'"
-            raise WeftError(Problem.MODULE_INVALID, message)
-        if not ready.is_plain_function:
-            raise _wrong_type(source, WEFT_READY, ready)
-    return wanted
-
-
-def _wrong_type(source: str, name: str, entry: Entry) -> WeftError:
-    message = f"{source} exports {name} as {entry.type}: expected {engine.PLAIN_FUNCTION}"
-    return WeftError(Problem.MODULE_INVALID, message)
+        complaint = rules.no_start()
+    elif not start.is_plain_function:
+        complaint = rules.not_plain(START, start.type)
+    elif ready is None:
+        complaint = rules.no_weft_ready()
+    else:
+        complaint = rules.not_plain(WEFT_READY, ready.type)
+    raise WeftError(complaint.problem, f"{source} {complaint.message}", complaint.hint)
 
 
 def _call_weft_ready(guest: Guest) -> None:

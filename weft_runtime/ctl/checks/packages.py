@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from weft_runtime import capabilities, code_cache, store
-from weft_runtime.binary import HEADER_SIZE, Kind, kind_of
 from weft_runtime.code_cache import Key
 from weft_runtime.ctl.daemon import own_store
 from weft_runtime.ctl.finding import Finding, note, ok, problem
@@ -21,6 +20,7 @@ from weft_runtime.plural import counted
 from weft_runtime.settings import SYSTEM_STORES
 from weft_runtime.statusline import VERSION_MAX
 from weft_runtime.versions import is_older
+from weft_runtime.wasm import filekind
 
 _DIGEST_DIGITS = 64
 _ENTRIES_MAX = 20_000
@@ -120,12 +120,9 @@ def _check(app_id: AppId, directory: Path) -> str:
     """The version of a package that can be launched. Raises WeftError for one that cannot."""
     package = store.open_package(app_id, [directory])
     try:
-        kind = kind_of(os.pread(package.module_fd, HEADER_SIZE, 0))
+        filekind.expect_module(package.module_fd, printable(str(package.module)))
     finally:
         os.close(package.module_fd)
-    if kind is not Kind.CORE_MODULE:
-        module = printable(str(package.module))
-        raise WeftError(Problem.MODULE_INVALID, f"{module} is {kind}, not {Kind.CORE_MODULE}")
     for name in package.manifest.capabilities:
         if not capabilities.is_known(name):
             source = printable(str(package.directory))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from weft_runtime import programs
 from weft_runtime.ctl import logs
+from weft_runtime.ctl.checks.starts import DIRECTORIES, start_limits
 from weft_runtime.ctl.finding import INSTALL, RESET, RESTART, SERVICES, Finding, note, ok, problem
 from weft_runtime.ctl.scene import COMPILE_UNITS, SOCKET_UNIT, WEBSOCKET_UNIT, Scene
 from weft_runtime.errors import ExitStatus
@@ -19,7 +20,6 @@ from weft_runtime.plural import counted
 from weft_runtime.programs import UNIT
 from weft_runtime.settings import SYSTEM_STORES
 
-_UNIT_DIRECTORIES = (Path("/etc/systemd/system"), Path("/run/systemd/system"))
 _ENABLED = ("enabled", "enabled-runtime", "linked", "linked-runtime", "static", "alias", "generated")
 _WEBSOCKET_OFF = f"systemctl disable --now {WEBSOCKET_UNIT} && {RESTART}"
 _LISTENS = "0A"
@@ -144,6 +144,8 @@ def websocket(scene: Scene) -> list[Finding]:
     unit = scene.units.get(WEBSOCKET_UNIT, {})
     if unit.get("LoadState") != "loaded":
         return [ok("no unit opens one")]
+    if stale := _stale_links():
+        return [stale]
     state, wanted = unit.get("ActiveState"), unit.get("UnitFileState") in _ENABLED
     address = unit.get("Listen", "").partition(" ")[0]
     if state == "active":
@@ -172,6 +174,16 @@ def websocket(scene: Scene) -> list[Finding]:
             problem(what, f"result: {unit.get('Result')}; systemd opens it when weft-appd starts", open_it)
         ]
     return [ok(f"{WEBSOCKET_UNIT} is {'enabled' if wanted else 'off'}, {state}")]
+
+
+def _stale_links() -> Finding | None:
+    """A link by which a boot opens the WebSocket by itself: the first release made one."""
+    links = (directory / "sockets.target.wants" / WEBSOCKET_UNIT for directory in DIRECTORIES)
+    link = next((link for link in links if link.is_symlink()), None)
+    if link is None:
+        return None
+    why = f"a boot opens {WEBSOCKET_UNIT} even where weft-appd is disabled"
+    return problem(f"{link} is left of an earlier release", why, f"systemctl reenable {WEBSOCKET_UNIT}")
 
 
 def _holder(address: str) -> tuple[str, str] | None:
@@ -221,13 +233,14 @@ def apps(scene: Scene) -> list[Finding]:
             found.append(
                 problem(f"{name} is enabled", f"{app_id} is not installed: it fails at each boot", gone)
             )
+    found += start_limits(scene, {*units, *_enabled()})
     running = sum(unit.get("ActiveState") == "active" for unit in units.values())
     return found or [ok(f"{counted(running, 'service')} of apps running, none failed")]
 
 
 def _enabled() -> list[str]:
     """Services of apps that a boot starts; list-unit-files does not have the instances of a template."""
-    links = [link for directory in _UNIT_DIRECTORIES for link in directory.glob(f"*.*/{programs.APP_UNITS}")]
+    links = [link for directory in DIRECTORIES for link in directory.glob(f"*.*/{programs.APP_UNITS}")]
     return [link.name for link in links if link.is_symlink() and _app_id(link.name) is not None]
 
 

@@ -1,17 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of weft_runtime.imports: what a program is told by what it imports."""
+"""Tests of weft_runtime.wasm.foreign: what a program is told by what it imports."""
+
+import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft_runtime.imports import diagnose
+from weft_runtime.wasm import foreign
+from weft_runtime.wasm.reader import Import, Module
 
 WASI = [("wasi_snapshot_preview1", "fd_write"), ("wasi_snapshot_preview1", "proc_exit")]
 EMSCRIPTEN = "it was built by Emscripten for JavaScript: build it with -sSTANDALONE_WASM"
 GO = "it was built by Go for a browser (GOOS=js): build it with GOOS=wasip1"
 WASM_BINDGEN = "it was built by wasm-bindgen for a browser: build it for the target wasm32-wasip1"
 ASSEMBLYSCRIPT = "it looks like AssemblyScript without WASI: build it with @assemblyscript/wasi-shim"
+
+
+def diagnose(names: list[tuple[str, str]]) -> str | None:
+    """What is said of a module that imports this: functions, and a memory where it has that name."""
+    imports = [
+        Import(module, name, "memory" if name == "memory" else "function", None, 0) for module, name in names
+    ]
+    return foreign.diagnose(Module(tuple(imports), (), (), ()))
 
 
 @pytest.mark.parametrize(
@@ -36,7 +47,7 @@ ASSEMBLYSCRIPT = "it looks like AssemblyScript without WASI: build it with @asse
         ("env", "invoke_vii", EMSCRIPTEN),
         ("env", "__cxa_throw", EMSCRIPTEN),
         ("env", "_embind_register_void", EMSCRIPTEN),
-        ("env", "memory", "it imports its memory, as programs with threads do: build it without threads"),
+        ("env", "memory", "it expects its memory from its host: link it without --import-memory"),
         ("env", "abort", ASSEMBLYSCRIPT),
         (
             "wasi:cli/run@0.2.6", "run",
@@ -66,3 +77,11 @@ def test_emscripten_is_told_wherever_its_own_imports_stand() -> None:
 def test_nothing_of_a_hostile_name_is_repeated(names: list[tuple[str, str]]) -> None:
     hint = diagnose([("env\n", "x\n"), *names])
     assert hint is None or hint.isprintable()
+
+
+def test_names_of_any_length_and_number_are_looked_at_in_time() -> None:
+    long = "a:" + "b/" * 2**20
+    names = [(long, long), *((f"m{number}", f"n{number}") for number in range(100_000))]
+    begun = time.process_time()
+    assert diagnose(names) is not None
+    assert time.process_time() - begun < 5

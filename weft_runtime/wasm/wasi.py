@@ -3,10 +3,9 @@
 
 from collections.abc import Mapping
 
-MODULE = "wasi_snapshot_preview1"
+from weft_runtime.wasm.reader import FunctionType
 
-Signature = tuple[tuple[str, ...], tuple[str, ...]]
-"""Types of the parameters and of the results."""
+MODULE = "wasi_snapshot_preview1"
 
 # Parameters, `i` for i32 and `I` for i64; all but one return an errno, an i32.
 _PARAMETERS = {
@@ -26,7 +25,12 @@ _PARAMETERS = {
 }  # fmt: skip
 _TYPES = {"i": "i32", "I": "i64"}
 
-FUNCTIONS: Mapping[str, Signature] = {
-    name: (tuple(_TYPES[letter] for letter in letters), () if name == "proc_exit" else ("i32",))
+FUNCTIONS: Mapping[str, FunctionType] = {
+    name: FunctionType(tuple(_TYPES[letter] for letter in letters), () if name == "proc_exit" else ("i32",))
     for name, letters in _PARAMETERS.items()
 }
+
+
+def offers(module: str, name: str) -> bool:
+    """Whether weft-runtime has something by this name for a module."""
+    return module == MODULE and name in FUNCTIONS

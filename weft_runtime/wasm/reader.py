@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small reader of WebAssembly modules: what one imports and exports, and how much it asks for.
 
-It validates neither code nor data: that is for the engine. What it takes is version 1 of the binary format with
-what the toolchains of Debian emit; the types of garbage collection are beyond it (`Unsupported`).
+It validates neither code nor data: that is for the engine. What it takes is version 1 of the binary format with the
+types of garbage collection. A section that has anything newer is left at that place, and the others are read.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,8 @@ from weft_runtime.binary import HEADER_SIZE
 Item = TypeVar("Item")
 
 FUNCTION = "function"
-_KINDS = (FUNCTION, "table", "memory", "global", "tag")
+MEMORY = "memory"
+_KINDS = (FUNCTION, "table", MEMORY, "global", "tag")
 """What can be imported and exported, by its number in the file (Core Specification 5.5.5)."""
 
 _TYPE, _IMPORT, _FUNCTION, _TABLE, _MEMORY, _EXPORT, _CODE, _DATA_COUNT, _TAG = 1, 2, 3, 4, 5, 7, 10, 12, 13
@@ -23,9 +24,16 @@ _CUSTOM = 0
 
 _VALUE_TYPES = {
     0x7F: "i32", 0x7E: "i64", 0x7D: "f32", 0x7C: "f64", 0x7B: "v128",
-    0x70: "funcref", 0x6F: "externref", 0x69: "exnref",
+    0x74: "nullexnref", 0x73: "nullfuncref", 0x72: "nullexternref", 0x71: "nullref", 0x70: "funcref",
+    0x6F: "externref", 0x6E: "anyref", 0x6D: "eqref", 0x6C: "i31ref", 0x6B: "structref", 0x6A: "arrayref",
+    0x69: "exnref",
 }  # fmt: skip
-_FUNCTION_TYPE = 0x60
+# A reference to what a heap type says, which is the index of a type, or one of the codes above.
+_REFERENCES = {0x63: "ref null", 0x64: "ref"}
+_PACKED = {0x78: "i8", 0x77: "i16"}
+_FUNCTION_TYPE, _STRUCT_TYPE, _ARRAY_TYPE = 0x60, 0x5F, 0x5E
+# Types that may refer to each other; types with supertypes, open or final.
+_GROUP, _OPEN, _FINAL = 0x4E, 0x50, 0x4F
 
 # Flags of limits: there is a maximum; the memory is shared; sizes are of 64 bits; pages have a size of their own.
 _HAS_MAXIMUM, _SHARED, _IS_64, _HAS_PAGE_SIZE = 1, 2, 4, 8
@@ -37,6 +45,9 @@ PAGE = 64 * 1024
 ITEMS_MAX = 1_000_000
 """Types, imports, sections, ... of one module: the largest real ones have a fifth of that, and each item costs up to
 300 bytes here. (The file may come from anywhere, and root may be asked to install it.)"""
+
+SECTIONS_MAX = 100
+"""Custom sections whose names are kept: real modules have a dozen, object files some more."""
 
 
 class Malformed(Exception):
@@ -65,8 +76,10 @@ class Import(NamedTuple):
     name: str
     kind: str
     type: FunctionType | None
-    """None for what is no function."""
+    """None for what is no function, and where the types could not be read."""
     offset: int
+    is_shared: bool = False
+    """Of a memory: whether threads share it."""
 
 
 class Export(NamedTuple):
@@ -81,6 +94,10 @@ class Size(NamedTuple):
 
     minimum: int
     offset: int
+    is_shared: bool = False
+    """Of a memory: whether threads share it."""
+    is_64: bool = False
+    """Whether its addresses have 64 bits."""
 
 
 class Module(NamedTuple):
@@ -90,10 +107,15 @@ class Module(NamedTuple):
     exports: tuple[Export, ...]
     memories: tuple[Size, ...]
     tables: tuple[Size, ...]
+    sections: tuple[str, ...] = ()
+    """Names of the first custom sections."""
+    unread: Unsupported | None = None
+    """The first thing that the reader does not know: more may be there than what is above, but not less."""
+    has_all_exports: bool = True
 
 
 def read(data: bytes) -> Module:
-    """Read a core module, whose header has been looked at. Raises Malformed or Unsupported."""
+    """Read a core module, whose header has been looked at. Raises Malformed."""
     return _Builder(data).build()
 
 
@@ -143,11 +165,38 @@ class _Reader:
         except UnicodeDecodeError as error:
             raise Malformed(begin + error.start, "a name that is not UTF-8") from None
 
-    def vector(self, item: Callable[[], Item]) -> tuple[Item, ...]:
+    def peek(self) -> int | None:
+        """The next byte, which stays the next one."""
+        return None if self.is_done() else self.data[self.at]
+
+    def signed(self) -> int:
+        """A signed number of 33 bits in LEB128."""
+        begin, number = self.at, 0
+        for shift in range(0, 35, 7):
+            byte = self.byte()
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return number - (1 << shift + 7) if byte & 0x40 else number
+        raise Malformed(begin, "a number of more than 33 bits")
+
+    def each(self, item: Callable[[], object]) -> None:
+        """Read a vector whose items `item` keeps: what was kept stays where the next one cannot be read."""
+        for _ in range(self.count()):
+            item()
+
+    def count(self) -> int:
+        """The number of items of a vector, each of a byte at least."""
         begin = self.at
         count = self.number()
+        if count > self.end - self.at:
+            raise Malformed(begin, f"unexpected end: {count} items are announced")
         self.count_items(begin, count)
-        return tuple(item() for _ in range(count))
+        return count
+
+    def vector(self, item: Callable[[], Item]) -> tuple[Item, ...]:
+        found: list[Item] = []
+        self.each(lambda: found.append(item()))
+        return tuple(found)
 
     def count_items(self, begin: int, count: int) -> None:
         """Keep within the bound; `begin` is where the items stand."""
@@ -161,10 +210,13 @@ class _Builder:
 
     def __init__(self, data: bytes) -> None:
         self._reader = _Reader(data)
-        self._types: tuple[FunctionType, ...] = ()
-        self._functions: list[FunctionType] = []
-        self._imports: tuple[Import, ...] = ()
-        self._exports: tuple[Export, ...] = ()
+        self._types: list[FunctionType | None] = []
+        self._functions: list[FunctionType | None] = []
+        self._imports: list[Import] = []
+        self._exports: list[Export] = []
+        self._sections: list[str] = []
+        self._unread: Unsupported | None = None
+        self._unread_sections: set[int] = set()
         self._memories: list[Size] = []
         self._tables: list[Size] = []
         self._defined = 0
@@ -183,13 +235,18 @@ class _Builder:
         last, reader = -1, self._reader
         while not reader.is_done():
             begin = reader.at
-            reader.count_items(begin, 1)
+            try:
+                reader.count_items(begin, 1)
+            except Unsupported as error:
+                return self._module(error)
             section = reader.byte()
             size = reader.number()
             body = reader.skip(size)
             reader.at, reader.end = body, body + size
             if section == _CUSTOM:
-                reader.name()
+                name = reader.name()
+                if len(self._sections) < SECTIONS_MAX:
+                    self._sections.append(name)
                 reader.at = reader.end
             elif section not in _ORDER:
                 raise Malformed(begin, f"malformed section id: {section}")
@@ -197,48 +254,99 @@ class _Builder:
                 raise Malformed(begin, f"section {section} is out of order, or there are two")
             else:
                 last = _ORDER.index(section)
-                contents.get(section, self._skip)()
+                try:
+                    contents.get(section, self._skip)()
+                except Unsupported as error:
+                    self._unread = self._unread or error
+                    self._unread_sections.add(section)
+                    reader.at = reader.end
             if not reader.is_done():
                 raise Malformed(reader.at, f"section {section} has more bytes than it needs")
             reader.end = len(reader.data)
-        if self._defined != self._bodies:
+        if self._defined != self._bodies and not {_FUNCTION, _CODE} & self._unread_sections:
             raise Malformed(reader.at, f"{self._defined} functions, but {self._bodies} bodies")
-        return Module(self._imports, self._exports, tuple(self._memories), tuple(self._tables))
+        return self._module(self._unread)
+
+    def _module(self, unread: Unsupported | None) -> Module:
+        return Module(
+            imports=tuple(self._imports),
+            exports=tuple(self._exports),
+            memories=tuple(self._memories),
+            tables=tuple(self._tables),
+            sections=tuple(self._sections),
+            unread=unread,
+            has_all_exports=unread is self._unread and _EXPORT not in self._unread_sections,
+        )
 
     def _skip(self) -> None:
         self._reader.at = self._reader.end
 
     def _read_types(self) -> None:
-        self._types = self._reader.vector(self._function_type)
+        def recursive() -> None:
+            if self._reader.peek() == _GROUP:
+                self._reader.byte()
+                self._reader.each(lambda: self._types.append(self._type()))
+            else:
+                self._types.append(self._type())
 
-    def _function_type(self) -> FunctionType:
+        self._reader.each(recursive)
+
+    def _type(self) -> FunctionType | None:
+        """The next type; None for one that is no function's."""
+        if self._reader.peek() in (_OPEN, _FINAL):
+            self._reader.byte()
+            self._reader.each(self._reader.number)  # its supertypes
         begin = self._reader.at
         form = self._reader.byte()
-        if form != _FUNCTION_TYPE:
+        if form == _FUNCTION_TYPE:
+            return FunctionType(self._reader.vector(self._value_type), self._reader.vector(self._value_type))
+        if form == _STRUCT_TYPE:
+            self._reader.each(self._field)
+        elif form == _ARRAY_TYPE:
+            self._field()
+        else:
             raise Unsupported(begin, f"a type of the form {form:#x}")
-        return FunctionType(self._reader.vector(self._value_type), self._reader.vector(self._value_type))
+        return None
+
+    def _field(self) -> None:
+        if self._reader.peek() in _PACKED:
+            self._reader.byte()
+        else:
+            self._value_type()
+        self._reader.byte()  # whether it can be changed
 
     def _value_type(self) -> str:
         begin = self._reader.at
         code = self._reader.byte()
-        if code not in _VALUE_TYPES:
-            raise Unsupported(begin, f"a value of the type {code:#x}")
-        return _VALUE_TYPES[code]
+        if code in _REFERENCES:
+            heap = self._reader.signed()
+            if heap >= 0:
+                return f"({_REFERENCES[code]} {heap})"
+            if (abstract := heap + 0x80) in _VALUE_TYPES and _VALUE_TYPES[abstract].endswith("ref"):
+                return f"({_REFERENCES[code]} {_VALUE_TYPES[abstract].removesuffix('ref')})"
+        elif code in _VALUE_TYPES:
+            return _VALUE_TYPES[code]
+        raise Unsupported(begin, f"a value of the type {code:#x}")
 
-    def _type_at_index(self) -> FunctionType:
+    def _type_at_index(self) -> FunctionType | None:
+        """None where the types could not be read."""
         begin = self._reader.at
         index = self._reader.number()
+        if _TYPE in self._unread_sections:
+            return None
         if index >= len(self._types):
             raise Malformed(begin, f"unknown type {index}")
-        return self._types[index]
+        if (type_ := self._types[index]) is None:
+            raise Malformed(begin, f"type {index} is not that of a function")
+        return type_
 
     def _read_imports(self) -> None:
-        self._imports = self._reader.vector(self._import)
+        self._reader.each(lambda: self._imports.append(self._import()))
 
     def _import(self) -> Import:
         offset = self._reader.at
         module, name, kind = self._reader.name(), self._reader.name(), self._kind()
-        type_ = None
+        type_, is_shared = None, False
         match kind:
             case "function":
                 type_ = self._type_at_index()
@@ -247,13 +355,14 @@ class _Builder:
                 self._tables.append(self._table())
             case "memory":
                 self._memories.append(self._memory())
+                is_shared = self._memories[-1].is_shared
             case "global":
                 self._value_type()
                 self._reader.byte()
             case _:
                 self._reader.byte()
                 self._type_at_index()
-        return Import(module, name, kind, type_, offset)
+        return Import(module, name, kind, type_, offset, is_shared)
 
     def _kind(self) -> str:
         begin = self._reader.at
@@ -268,25 +377,25 @@ class _Builder:
         self._defined = len(functions)
 
     def _read_tables(self) -> None:
-        self._tables.extend(self._reader.vector(self._table))
+        self._reader.each(lambda: self._tables.append(self._table()))
 
     def _table(self) -> Size:
         begin = self._reader.at
-        if self._reader.data[begin : begin + 1] == bytes([_TABLE_WITH_VALUE]):
+        if self._reader.peek() == _TABLE_WITH_VALUE:
             raise Unsupported(begin, "a table whose elements have a value at first")
         self._value_type()
-        offset, minimum, _ = self._limits()
+        offset, _, minimum, _ = self._limits()
         return Size(minimum, offset)
 
     def _read_memories(self) -> None:
-        self._memories.extend(self._reader.vector(self._memory))
+        self._reader.each(lambda: self._memories.append(self._memory()))
 
     def _memory(self) -> Size:
-        offset, minimum, page = self._limits()
-        return Size(minimum * page, offset)
+        offset, flags, minimum, page = self._limits()
+        return Size(minimum * page, offset, bool(flags & _SHARED), bool(flags & _IS_64))
 
-    def _limits(self) -> tuple[int, int, int]:
-        """Where they stand, the minimum, and the bytes of a page."""
+    def _limits(self) -> tuple[int, int, int, int]:
+        """Where they stand, their flags, the minimum, and the bytes of a page."""
         begin = self._reader.at
         flags = self._reader.byte()
         if flags >= 2 * _HAS_PAGE_SIZE:
@@ -297,15 +406,18 @@ class _Builder:
             self._reader.number(bits)
         # The exponent is 0 or 16; whatever else it says, the shift stays small.
         page = 1 << min(self._reader.number(), 16) if flags & _HAS_PAGE_SIZE else PAGE
-        return begin, minimum, page
+        return begin, flags, minimum, page
 
     def _read_exports(self) -> None:
-        self._exports = self._reader.vector(self._export)
         names = set()
-        for export in self._exports:
-            if export.name in names:
-                raise Malformed(export.offset, "duplicate export name")
-            names.add(export.name)
+
+        def export() -> None:
+            self._exports.append(found := self._export())
+            if found.name in names:
+                raise Malformed(found.offset, "duplicate export name")
+            names.add(found.name)
+
+        self._reader.each(export)
 
     def _export(self) -> Export:
         offset = self._reader.at
@@ -314,14 +426,14 @@ class _Builder:
         index = self._reader.number()
         if kind != FUNCTION:
             return Export(name, kind, None, offset)
+        if {_IMPORT, _FUNCTION} & self._unread_sections:
+            return Export(name, kind, None, offset)
         if index >= len(self._functions):
             raise Malformed(begin, f"unknown function {index}")
         return Export(name, kind, self._functions[index], offset)
 
     def _read_code(self) -> None:
-        begin = self._reader.at
-        self._bodies = self._reader.number()
-        self._reader.count_items(begin, self._bodies)
+        self._bodies = self._reader.count()
         for _ in range(self._bodies):
             size = self._reader.number()
             self._reader.skip(size)
