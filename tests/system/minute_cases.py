@@ -169,8 +169,8 @@ SESSIONS = (
     Failure(
         "an app crashes because it gets no more memory",
         f"{_put('greedy')} weftctl launch --wait org.example.greedy || [ $? = 134 ]",
-        Event.TRAPPED, "the app trapped in ...; it had ... bytes of memory: the limit for one guest memory is ... bytes",
-        r"it had 1006895104 bytes of memory: the limit for one guest memory is 1073741824 bytes",
+        Event.TRAPPED, "the app trapped in ...; it had ... bytes of memory; the limit for one guest memory is ... bytes",
+        r"it had 1006895104 bytes of memory; the limit for one guest memory is 1073741824 bytes",
         "weftctl logs APP",
         app=_app("greedy"), explains="an app that asks for more is refused", shows="limit for one guest memory",
         says=(("weftctl list --all", "limit for one guest memory"),),
