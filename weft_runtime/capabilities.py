@@ -2,6 +2,7 @@
 """What a package may ask for (`package.capabilities`), and the directories that some of it becomes."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +70,8 @@ def shortfall(capability: str) -> str | None:
 def resolve(capabilities: Iterable[str], data: Callable[[], Path], home: Path | None) -> Grants:
     """Say what `capabilities` grant an app; `data` finds or makes its data directory if that is among them.
 
-    Raises WeftError: CAPABILITY_REFUSED for a capability that nobody knows, and whatever `data` raises.
+    Raises WeftError: CAPABILITY_REFUSED for a capability that nobody knows, NOT_PERMITTED for a data directory that is to be
+    written and cannot be, and whatever `data` raises.
     """
     wanted = tuple(dict.fromkeys(capabilities))
     for capability in wanted:
@@ -78,12 +80,30 @@ def resolve(capabilities: Iterable[str], data: Callable[[], Path], home: Path | 
     directories = []
     # Writing includes reading: who asks for both gets one directory.
     if app_data := [_APP_DATA[name] for name in wanted if name in _APP_DATA]:
-        directories.append(Grant(data(), "/data", any(app_data)))
+        grant = Grant(data(), "/data", any(app_data))
+        if grant.writable:
+            _demand_writable(grant.host)
+        directories.append(grant)
     documents = [_DOCUMENTS[name] for name in wanted if name in _DOCUMENTS]
     if documents and home is not None and (home / "Documents").is_dir():
         directories.append(Grant(home / "Documents", "/xdg/documents", any(documents)))
     unserved = tuple(name for name in wanted if name in _UNSERVED or name.startswith(_FETCH))
     return Grants(tuple(directories), unserved)
+
+
+def _demand_writable(directory: Path) -> None:
+    """Raises WeftError: the app itself would end with an error that says neither which directory nor why."""
+    if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        return
+    name, user = quote(str(directory)), os.geteuid()
+    status = directory.stat()
+    if os.statvfs(directory).f_flag & os.ST_RDONLY:
+        why, hint = "its file system is read-only", None
+    elif status.st_uid != user:
+        why, hint = f"it belongs to the user {status.st_uid}, not to {user}", f"chown -R {user}: {name}"
+    else:
+        why, hint = f"its mode is {stat.S_IMODE(status.st_mode):o}", f"chmod u+rwx {name}"
+    raise WeftError(Problem.NOT_PERMITTED, f"cannot write to the data directory {name}: {why}", hint)
 
 
 def data_directory(data_root: Path | None, app_id: AppId) -> Path:

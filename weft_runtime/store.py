@@ -38,9 +38,10 @@ def find(app_id: AppId, stores: Sequence[Path]) -> Path:
     """The directory of `app_id` in the first of `stores` that has its manifest.
 
     Raises WeftError: PACKAGE_NOT_FOUND naming every store searched, or NOT_PERMITTED where one of them
-    could not be looked into.
+    or the package could not be looked into.
     """
     searched, denied = [], False
+    closed: Path | None = None
     for store in stores:
         directory = store / app_id
         try:
@@ -48,10 +49,16 @@ def find(app_id: AppId, stores: Sequence[Path]) -> Path:
         except FileNotFoundError:
             searched.append(quote(str(store)))
         except OSError as error:
-            denied = denied or error.errno == errno.EACCES
+            if error.errno == errno.EACCES:
+                denied = True
+                if closed is None and os.path.lexists(directory):
+                    closed = directory
             searched.append(f"{quote(str(store))} ({error.strerror})")
         else:
             return directory
+    if closed is not None:
+        message = f"cannot read the package {quote(str(closed))}: {os.strerror(errno.EACCES)}"
+        raise WeftError(Problem.NOT_PERMITTED, message, f"chmod -R a+rX {quote(str(closed))}")
     raise WeftError(
         Problem.NOT_PERMITTED if denied else Problem.PACKAGE_NOT_FOUND,
         f"package {quote(app_id)} not found in any package store; searched: {', '.join(searched)}",

@@ -115,6 +115,23 @@ def test_a_store_that_may_not_be_searched_is_told() -> None:
         )
 
 
+def test_a_package_that_may_not_be_read_is_not_told_to_be_missing() -> None:
+    with closed_store() as (closed, beside):
+        root = os.geteuid() != os.getuid()
+        if root:
+            os.seteuid(0)
+        closed.chmod(0o755)
+        package = closed / APP_ID
+        package.chmod(0o700 if root else 0)
+        if root:
+            os.seteuid(NOBODY)
+        message = error_of(Problem.NOT_PERMITTED, closed, beside)
+        if root:
+            os.seteuid(0)
+        package.chmod(0o755)
+    assert message == f"cannot read the package '{package}': Permission denied [chmod -R a+rX '{package}']"
+
+
 @pytest.mark.parametrize("name", ["wapp.toml", "ui/index.html", "app.wasm"])
 def test_a_file_that_may_not_be_read_is_told(name: str) -> None:
     with closed_store() as (closed, _):

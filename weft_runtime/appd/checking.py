@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from weft_runtime import programs
+from weft_runtime import policy, programs
 from weft_runtime.account import Account
 from weft_runtime.appd import handover
 from weft_runtime.appd.settings import find_runtime, load, unfit
@@ -34,6 +34,11 @@ def check(config: Path | None, environ: Mapping[str, str]) -> None:
         read_token(settings)
     except WeftError as error:
         problems.append(error.message)
+    if handover.VERSION_VARIABLE not in environ:  # a reload launches nothing
+        try:
+            policy.read()
+        except WeftError as error:
+            problems.append(f"{error.message}: no app would start")
     missing = None
     try:
         find_runtime(settings)

@@ -19,7 +19,7 @@ from weft_runtime.appd.settings import Places, Settings, find_runtime
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
-from weft_runtime.journal import Log
+from weft_runtime.journal import Event, Log
 from weft_runtime.protocol import ErrorCode
 
 _REFUSALS = {
@@ -31,14 +31,18 @@ _REFUSALS = {
     Problem.ENGINE_MISSING: ErrorCode.NO_RUNTIME,
 }
 
+_EVENTS = {Problem.ENGINE_MISSING: Event.NO_RUNTIME, Problem.CAPABILITY_REFUSED: Event.CAPABILITY_REFUSED}
+"""All others: Event.LAUNCH_REFUSED."""
+
 
 class Refused(Exception):
-    """A launch that was not done: the code and the text of the ERROR."""
+    """A launch that was not done: the code and the text of the ERROR, and the event that it is."""
 
-    def __init__(self, code: ErrorCode, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str, event: Event = Event.LAUNCH_REFUSED) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
+        self.event = event
 
 
 class Started(NamedTuple):
@@ -79,7 +83,7 @@ class Launcher:
             package = store.open_package(app_id, self._packages.stores, self._packages.manifests.recall)
             os.close(package.module_fd)
         except WeftError as error:
-            raise Refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), str(error)) from None
+            raise _refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), error) from None
         try:
             grants = capabilities.resolve(
                 package.manifest.capabilities,
@@ -87,7 +91,7 @@ class Launcher:
                 self._places.home,
             )
         except WeftError as error:
-            raise Refused(ErrorCode.CAPABILITY_REFUSED, str(error)) from None
+            raise _refused(ErrorCode.CAPABILITY_REFUSED, error) from None
         argv = [os.fspath(runtime), app_id, str(number)]
         for grant in grants.directories:
             argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
@@ -166,6 +170,10 @@ class Launcher:
         delay = removal.work()
         if delay is not None:
             asyncio.get_running_loop().call_later(delay, self._go_on_removing, removal)
+
+
+def _refused(code: ErrorCode, error: WeftError) -> Refused:
+    return Refused(code, str(error), _EVENTS.get(error.problem, Event.LAUNCH_REFUSED))
 
 
 def _shown(path: str | Path | None) -> str | None:

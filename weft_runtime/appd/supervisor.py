@@ -39,12 +39,6 @@ HISTORY_MAX = 1000
 
 P = ParamSpec("P")
 
-_REFUSAL_EVENTS = {
-    ErrorCode.NO_RUNTIME: Event.NO_RUNTIME,
-    ErrorCode.CAPABILITY_REFUSED: Event.CAPABILITY_REFUSED,
-}
-"""All others: Event.LAUNCH_REFUSED."""
-
 
 class Supervisor:
     """Owns every session. `announce` is called with each push, in order."""
@@ -118,8 +112,7 @@ class Supervisor:
             if is_again:
                 raise
             self._log.entry(
-                Level.WARNING, f"launch for {caller} refused: {refusal.message}",
-                _REFUSAL_EVENTS.get(refusal.code, Event.LAUNCH_REFUSED),
+                Level.WARNING, f"launch for {caller} refused: {refusal.message}", refusal.event,
                 WEFT_APP_ID=printable(app_id_text, 256), WEFT_REASON=refusal.message,
             )  # fmt: skip
             raise

@@ -3,10 +3,10 @@
 
 import select
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
-from weft_runtime import paths
+from weft_runtime import paths, programs
 from weft_runtime.client import socket_path
 from weft_runtime.ctl import restore, services, words
 from weft_runtime.ctl.daemon import (
@@ -19,6 +19,7 @@ from weft_runtime.ctl.daemon import (
     is_system,
     sessions,
 )
+from weft_runtime.ctl.scene import WEBSOCKET_UNIT
 from weft_runtime.ctl.screen import Cell, Colour, Screen
 from weft_runtime.errors import WeftError
 from weft_runtime.ids import AppId, SessionId
@@ -50,6 +51,7 @@ def daemon_status(screen: Screen, environ: Mapping[str, str]) -> int:
         ("PID", str(found.pid)),
         ("Since", since),
         ("Socket", path),
+        *_websocket(environ),
         ("Runtime", found.runtime or Cell(f"none: {found.runtime_problem}", Colour.RED)),
         ("Fork server", _fork_server(found)),
         ("Sessions", f"{found.live}, {found.starting} of them starting"),
@@ -60,6 +62,21 @@ def daemon_status(screen: Screen, environ: Mapping[str, str]) -> int:
     ]
     screen.table((), ((f"{name}:", value) for name, value in rows))
     return 0
+
+
+def _websocket(environ: Mapping[str, str]) -> Iterator[tuple[str, str | Cell]]:
+    """Whether the WebSocket of the system's daemon is open: that is systemd's, which opens it."""
+    if not is_system(socket_path(environ)):
+        return
+    unit = programs.show([WEBSOCKET_UNIT], "ActiveState,UnitFileState,Listen", environ).get(
+        WEBSOCKET_UNIT, {}
+    )
+    address, state = unit.get("Listen", "").partition(" ")[0], unit.get("ActiveState")
+    if state == "active":
+        yield "WebSocket", address
+    elif state == "failed" or unit.get("UnitFileState") == "enabled":
+        text = f"none at {address}: {WEBSOCKET_UNIT} is {state} ['weftctl doctor' says why]"
+        yield "WebSocket", Cell(text, Colour.RED)
 
 
 def _fork_server(found: DaemonStatus) -> str:
