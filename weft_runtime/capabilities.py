@@ -95,12 +95,15 @@ def _demand_writable(directory: Path) -> None:
     """Raises WeftError: the app itself would end with an error that says neither which directory nor why."""
     if os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
         return
-    name, user = quote(str(directory)), os.geteuid()
+    name, user, group = quote(str(directory)), os.geteuid(), os.getegid()
     status = directory.stat()
     if os.statvfs(directory).f_flag & os.ST_RDONLY:
         why, hint = "its file system is read-only", None
     elif status.st_uid != user:
-        why, hint = f"it belongs to the user {status.st_uid}, not to {user}", f"chown -R {user}: {name}"
+        why, hint = (
+            f"it belongs to the user {status.st_uid}, not to {user}",
+            f"chown -R {user}:{group} {name}",
+        )
     else:
         why, hint = f"its mode is {stat.S_IMODE(status.st_mode):o}", f"chmod u+rwx {name}"
     raise WeftError(Problem.NOT_PERMITTED, f"cannot write to the data directory {name}: {why}", hint)

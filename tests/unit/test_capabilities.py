@@ -63,7 +63,7 @@ def test_a_directory_of_somebody_else_is_named_with_what_mends_it() -> None:
         message = refusal(directory)
     assert message == (
         f"cannot write to the data directory '{directory}': it belongs to the user 0, not to {NOBODY}"
-        f" [chown -R {NOBODY}: '{directory}']"
+        f" [chown -R {NOBODY}:{os.getegid()} '{directory}']"
     )
 
 
