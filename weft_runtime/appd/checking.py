@@ -34,21 +34,28 @@ def check(config: Path | None, environ: Mapping[str, str]) -> None:
         read_token(settings)
     except WeftError as error:
         problems.append(error.message)
-    if handover.VERSION_VARIABLE not in environ:  # a reload launches nothing
-        try:
-            policy.read()
-        except WeftError as error:
-            problems.append(f"{error.message}: no app would start")
+    # A reload launches nothing.
+    refusal = policy_complaint() if handover.VERSION_VARIABLE not in environ else []
     missing = None
     try:
         find_runtime(settings)
     except WeftError as error:
         missing = error
-    if problems:
-        problems += [str(missing)] if missing is not None else []
-        raise WeftError(Problem.CONFIG_INVALID, "; ".join(problems))
+    if missing is not None and not problems:
+        raise WeftError(missing.problem, "; ".join([missing.message, *refusal]), missing.hint)
     if missing is not None:
-        raise missing
+        problems.append(str(missing))
+    if problems or refusal:
+        raise WeftError(Problem.CONFIG_INVALID, "; ".join([*problems, *refusal]))
+
+
+def policy_complaint() -> list[str]:
+    """What `check` says at its end of a policy that cannot be known, if that is so."""
+    try:
+        policy.read()
+    except WeftError as error:
+        return [f"{error.message}: no app would start"]
+    return []
 
 
 def _as_the_unit(environ: Mapping[str, str]) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from weft_runtime import programs
 from weft_runtime.appd import settings as appd
+from weft_runtime.appd.checking import policy_complaint
 from weft_runtime.ctl.finding import INSTALL, RESET, SERVICES, Finding, note, ok, problem
 from weft_runtime.ctl.scene import CONFIG_FILE, Scene, config_text
 from weft_runtime.errors import ExitStatus, WeftError
@@ -36,13 +37,21 @@ def settings(scene: Scene) -> list[Finding]:
         if done is None:
             return [problem("weft-appd cannot be run", f"{program} is no program", INSTALL)]
         # Where nothing but the runtime is wrong, the check of the engine says so.
-        complaint = None if done.status == ExitStatus.UNAVAILABLE else done.complaint
+        is_told = done.status == ExitStatus.UNAVAILABLE or done.complaint is None
+        complaint = None if is_told else _without_policy(scene, done.complaint or "")
     if complaint is not None:
         why = "weft-appd does not start with these settings"
         return [*writable, problem(complaint, why, _correction(scene, complaint))]
     source = str(CONFIG_FILE) if os.path.exists(CONFIG_FILE) else f"there is no {CONFIG_FILE}, the defaults"
     unapplied = _unapplied(scene)
     return [*writable, *([unapplied] if unapplied else ())] or [ok(f"{source}: valid")]
+
+
+def _without_policy(scene: Scene, complaint: str) -> str | None:
+    """What the check of trust does not say."""
+    for each in scene.as_daemon(lambda: [note(text) for text in policy_complaint()]):
+        complaint = complaint.removesuffix(each.what).removesuffix("; ")
+    return complaint or None
 
 
 def _writable(scene: Scene) -> list[Finding]:
