@@ -85,7 +85,7 @@ def test_everybody_can_check_and_run_a_package(user: str, device: Container) -> 
     device.run("cp", "/bin/true", "/tmp/hello/app.wasm")
     complaint = stderr_of(device, "weft-pack", "check", "/tmp/hello", user=user)
     assert complaint.startswith(
-        "app.wasm:0x0: is a precompiled module (an ELF file): not accepted in a package"
+        "app.wasm:0x0: is a program, library or object file of Linux (ELF), not a Web"
     )
 
 
