@@ -16,6 +16,9 @@ TIMEOUT_S = 30.0
 UNIT = "weft-appd.service"
 """The unit of the system's daemon."""
 
+SOCKET_UNIT, WEBSOCKET_UNIT = "weft-appd.socket", "weft-appd-ws.socket"
+"""Those of its sockets."""
+
 APP_UNITS = "weft-app@*.service"
 """The pattern of the units of apps as services (weft-app@(8))."""
 

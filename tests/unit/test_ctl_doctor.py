@@ -16,9 +16,9 @@ from weft_runtime.client import SYSTEM_SOCKET
 from weft_runtime.ctl import logs, scene
 from weft_runtime.ctl.checks import daemon, packages, settings, starts, storage, trust, units, users
 from weft_runtime.ctl.finding import RESET, SERVICES, Finding, Status, note, ok, problem
-from weft_runtime.ctl.scene import SOCKET_UNIT, WEBSOCKET_UNIT, Scene
+from weft_runtime.ctl.scene import Scene
 from weft_runtime.errors import Problem, WeftError
-from weft_runtime.programs import UNIT, environment
+from weft_runtime.programs import SOCKET_UNIT, UNIT, WEBSOCKET_UNIT, environment
 from weft_runtime.protocol import DaemonStatus, RefusedList, SessionInfo, State, Waiting, WaitingApp
 from weft_runtime.trust import Places
 

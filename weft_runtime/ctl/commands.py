@@ -19,10 +19,10 @@ from weft_runtime.ctl.daemon import (
     is_system,
     sessions,
 )
-from weft_runtime.ctl.scene import WEBSOCKET_UNIT
 from weft_runtime.ctl.screen import Cell, Colour, Screen
 from weft_runtime.errors import WeftError
 from weft_runtime.ids import AppId, SessionId
+from weft_runtime.programs import WEBSOCKET_UNIT
 from weft_runtime.protocol import (
     AppState,
     DaemonStatus,
@@ -68,9 +68,8 @@ def _websocket(environ: Mapping[str, str]) -> Iterator[tuple[str, str | Cell]]:
     """Whether the WebSocket of the system's daemon is open: that is systemd's, which opens it."""
     if not is_system(socket_path(environ)):
         return
-    unit = programs.show([WEBSOCKET_UNIT], "ActiveState,UnitFileState,Listen", environ).get(
-        WEBSOCKET_UNIT, {}
-    )
+    shown = programs.show([WEBSOCKET_UNIT], "ActiveState,UnitFileState,Listen", environ)
+    unit = shown.get(WEBSOCKET_UNIT, {})
     address, state = unit.get("Listen", "").partition(" ")[0], unit.get("ActiveState")
     if state == "active":
         yield "WebSocket", address

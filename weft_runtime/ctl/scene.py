@@ -17,7 +17,7 @@ from weft_runtime.client import DaemonClient, socket_path
 from weft_runtime.ctl.daemon import ask, is_system
 from weft_runtime.ctl.finding import Finding, Status, note
 from weft_runtime.errors import WeftError
-from weft_runtime.programs import APP_UNITS, UNIT
+from weft_runtime.programs import APP_UNITS, SOCKET_UNIT, UNIT, WEBSOCKET_UNIT
 from weft_runtime.protocol import (
     DaemonSettings,
     DaemonStatus,
@@ -28,7 +28,6 @@ from weft_runtime.protocol import (
 )
 from weft_runtime.settings import SYSTEM_STORES, stores
 
-SOCKET_UNIT, WEBSOCKET_UNIT = "weft-appd.socket", "weft-appd-ws.socket"
 COMPILE_UNITS = ("weft-compile.service", "weft-compile.path")
 JOURNAL_UNIT = "systemd-journald.service"
 CONFIG_FILE = Path("/etc/weft/appd.toml")

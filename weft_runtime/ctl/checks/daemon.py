@@ -24,10 +24,11 @@ from weft_runtime.ctl.finding import (
     ok,
     problem,
 )
-from weft_runtime.ctl.scene import SOCKET_UNIT, Scene
+from weft_runtime.ctl.scene import Scene
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
 from weft_runtime.plural import counted
+from weft_runtime.programs import SOCKET_UNIT
 
 CGROUPS = Path("/sys/fs/cgroup")
 CONTROLLERS = ("cpu", "memory", "pids")

@@ -12,12 +12,12 @@ from weft_runtime import programs
 from weft_runtime.ctl import logs
 from weft_runtime.ctl.checks.starts import DIRECTORIES, start_limits
 from weft_runtime.ctl.finding import INSTALL, RESET, RESTART, SERVICES, Finding, note, ok, problem
-from weft_runtime.ctl.scene import COMPILE_UNITS, SOCKET_UNIT, WEBSOCKET_UNIT, Scene
+from weft_runtime.ctl.scene import COMPILE_UNITS, Scene
 from weft_runtime.errors import ExitStatus
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.plural import counted
-from weft_runtime.programs import UNIT
+from weft_runtime.programs import SOCKET_UNIT, UNIT, WEBSOCKET_UNIT
 from weft_runtime.settings import SYSTEM_STORES
 
 _ENABLED = ("enabled", "enabled-runtime", "linked", "linked-runtime", "static", "alias", "generated")

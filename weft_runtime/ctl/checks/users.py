@@ -7,8 +7,9 @@ import pwd
 import stat
 
 from weft_runtime.ctl.finding import INSTALL, USERS, Finding, note, ok, problem
-from weft_runtime.ctl.scene import SOCKET_UNIT, Scene
+from weft_runtime.ctl.scene import Scene
 from weft_runtime.escape import quote
+from weft_runtime.programs import SOCKET_UNIT
 
 COMPILER = "weft-compile"
 """As whom modules are compiled for root."""
