@@ -37,8 +37,9 @@ def settings(scene: Scene) -> list[Finding]:
         if done is None:
             return [problem("weft-appd cannot be run", f"{program} is no program", INSTALL)]
         # Where nothing but the runtime is wrong, the check of the engine says so.
-        is_told = done.status == ExitStatus.UNAVAILABLE or done.complaint is None
-        complaint = None if is_told else _without_policy(scene, done.complaint or "")
+        complaint = None if done.status == ExitStatus.UNAVAILABLE else done.complaint
+        if complaint is not None:
+            complaint = _without_policy(scene, complaint)
     if complaint is not None:
         why = "weft-appd does not start with these settings"
         return [*writable, problem(complaint, why, _correction(scene, complaint))]
