@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of the tests, and which of them one worker runs in a row."""
+"""The order of the tests, which of them one worker runs in a row, and what tests of several folders ask for."""
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,3 +38,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | 
     # In the order of the collection, not the file with the most tests first.
     config.option.loadscopereorder = False
     return FilesAndReleases(config, log)
+
+
+@pytest.fixture
+def place_of_all() -> Iterator[Path]:
+    """A directory that everybody gets into; into pytest's own nobody does, and each start of pytest sees to that."""
+    with tempfile.TemporaryDirectory(prefix="weft-test-") as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)

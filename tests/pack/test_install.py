@@ -10,9 +10,8 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -334,14 +333,6 @@ def test_a_full_disk_leaves_the_old_version(device: Device, monkeypatch: pytest.
     )
     assert done.stdout == f"status 1\n.lock\n{APP_ID}\n<!doctype html><title>1.0.0</title>"
     assert f"cannot write to the package store '{device.store}': No space left on device" in done.stderr
-
-
-@pytest.fixture
-def place_of_all() -> Iterator[Path]:
-    """A directory that everybody gets into; into pytest's own nobody does, and each start of pytest sees to that."""
-    with tempfile.TemporaryDirectory(prefix="weft-test-") as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
 
 
 def test_the_store_of_root_is_closed_to_others(place_of_all: Path) -> None:

@@ -3,8 +3,7 @@
 
 import math
 import os
-import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -335,14 +334,6 @@ def test_a_store_of_the_system_that_others_can_write(tmp_path: Path) -> None:
     (finding,) = packages.packages(system(environ={"WEFT_APP_STORE": str(tmp_path)}))
     assert finding.status is Status.PROBLEM
     assert finding.what == f"{tmp_path} can be written by others than root"
-
-
-@pytest.fixture
-def place_of_all() -> Iterator[Path]:
-    """A directory that everybody gets into; into pytest's own nobody does, and each start of pytest sees to that."""
-    with tempfile.TemporaryDirectory(prefix="weft-test-") as directory:
-        Path(directory).chmod(0o755)
-        yield Path(directory)
 
 
 def test_a_way_is_barred_where_a_directory_above_is(place_of_all: Path) -> None:
