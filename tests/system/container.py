@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Self
@@ -277,6 +277,15 @@ class Container:
             error.add_note(f"stdout: {stdout}\nstderr: {stderr}")
             raise error
         return subprocess.CompletedProcess(argv, process.returncode, stdout, stderr)
+
+    @contextlib.contextmanager
+    def repaired_by(self, commands: str) -> Iterator[None]:
+        """Run `commands`, each of which may fail, if what is done meanwhile fails: the next test is judged alone then."""
+        try:
+            yield
+        except BaseException:
+            self.run("sh", "-c", commands, check=False, timeout=300)
+            raise
 
     def popen(
         self,

@@ -2,7 +2,6 @@
 """`weftctl doctor` of the installed package, on a device that is broken in each way that it knows: it names what is wrong, and
 the command that it names mends that."""
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.deb import ROOT, built_deb
+from tests.operations import pattern
 from tests.system import package
 from tests.system.container import Container, Suite
+from tests.system.doctor import Findings, doctor, not_ok, text_of
 from tests.system.doctor_cases import CASES, REPAIR, STORE, Case, Fault
-
-Findings = list[dict[str, str | None]]
 
 ROUNDS = 4
 """Lists of commands until all is well: what one of them starts again may need the next one."""
@@ -23,7 +22,7 @@ TABLE = (
     (ROOT / "docs/operations.md").read_text().partition("| `weftctl doctor` says |")[2].partition("\n\n")[0]
 )
 ROWS = [
-    re.compile(".*".join(map(re.escape, said.split("..."))), re.DOTALL)
+    re.compile(pattern(said), re.DOTALL)
     for line in TABLE.splitlines()
     for said in re.findall("`([^`]+)`", line.removeprefix("| ").partition(" | ")[0])
 ]
@@ -63,35 +62,15 @@ def device(suite: Suite) -> Iterator[Container]:
         yield container
 
 
-def doctor(device: Container, user: str | None = None) -> tuple[int, Findings]:
-    done = device.run("weftctl", "doctor", "--json", user=user, check=False, timeout=120)
-    assert done.stderr == ""
-    found: Findings = json.loads(done.stdout)
-    assert done.returncode == any(finding["status"] == "problem" for finding in found), done.stdout
-    return done.returncode, found
-
-
-def text_of(finding: dict[str, str | None]) -> str:
-    return ": ".join(part for part in (finding["what"], finding["why"]) if part)
-
-
 def matches(finding: dict[str, str | None], fault: Fault) -> bool:
     is_it = (finding["check"], finding["status"]) == (fault.check, fault.status)
     return is_it and re.search(fault.text, text_of(finding)) is not None
 
 
-def not_ok(found: Findings) -> Findings:
-    # Which controllers there are depends on the machine that the tests run on.
-    return [finding for finding in found if finding["status"] != "ok" and finding["check"] != "controllers"]
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name.replace(" ", "-"))
 def test_what_is_wrong_is_named_and_mended(device: Container, case: Case) -> None:
-    try:
+    with device.repaired_by(REPAIR):
         break_and_mend(device, case)
-    except BaseException:
-        device.run("sh", "-c", REPAIR, check=False, timeout=300)
-        raise
 
 
 def break_and_mend(device: Container, case: Case) -> None:

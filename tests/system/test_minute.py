@@ -7,16 +7,17 @@ they name is run.
 
 import base64
 import io
-import json
 import re
 import tarfile
 
 import pytest
 
 from tests.deb import CACHE, built_deb
+from tests.operations import pattern
 from tests.packages import manifest
 from tests.system.appd import eventually
 from tests.system.container import Container
+from tests.system.doctor import Findings, doctor, not_ok, text_of
 from tests.system.minute_cases import DOCTOR, FAILURES, GUESTS, SOURCES, STORE, SYSTEMD, UNASKED, Failure
 from weft_runtime.journal import MESSAGE_IDS, UNASKED_END, Event
 
@@ -98,11 +99,8 @@ def packages() -> bytes:
 
 @pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.name.replace(" ", "-"))
 def test_what_goes_wrong_is_told_and_mended(device: Container, failure: Failure) -> None:
-    try:
+    with device.repaired_by(REPAIR):
         tell_and_mend(device, failure)
-    except BaseException:
-        device.run("sh", "-c", REPAIR, check=False, timeout=300)
-        raise
 
 
 def tell_and_mend(device: Container, failure: Failure) -> None:
@@ -115,9 +113,11 @@ def tell_and_mend(device: Container, failure: Failure) -> None:
     if failure.untrue:
         everything = [str(other["MESSAGE"]) for other in entries(device, since)]
         assert not re.search(failure.untrue, "\n".join([explanation, *everything]))
-    commands = [command for finding in doctor(device, failure.doctor) if (command := finding["mend"])]
-    for command, pattern in failure.says:
-        assert re.search(pattern, shell(device, command, check=False), re.DOTALL), command
+    commands = [
+        command for finding in found_by_doctor(device, failure.doctor) if (command := finding["mend"])
+    ]
+    for command, said in failure.says:
+        assert re.search(said, shell(device, command, check=False), re.DOTALL), command
     mended_since = cursor(device) if failure.works else ""
     shown = mend(device, failure, f"{text}\n{explanation}", entry, commands)
     assert re.search(failure.shows, shown, re.DOTALL), shown
@@ -143,14 +143,14 @@ def entries(device: Container, since: str) -> list[Entry]:
 
 def found(device: Container, failure: Failure, since: str) -> list[Entry]:
     """The entries that tell it."""
-    pattern, message_id = re.compile(expanded(failure.seen)), MESSAGE_IDS.get(failure.event)  # type: ignore[call-overload]
+    seen, message_id = re.compile(pattern(failure.seen)), MESSAGE_IDS.get(failure.event)  # type: ignore[call-overload]
     if failure.event == UNASKED:
         message_id = UNASKED_END
     return [
         entry for entry in entries(device, since)
         # Some words about a unit come from a child of systemd.
         if (entry.get("_UID") == "0" and "UNIT" in entry if failure.event == SYSTEMD else entry.get("MESSAGE_ID") == message_id)
-        and pattern.fullmatch(text_of(failure, entry))
+        and seen.fullmatch(text_behind(failure, entry))
     ]  # fmt: skip
 
 
@@ -170,11 +170,6 @@ def told(device: Container, failure: Failure, since: str) -> Entry:
     return matching[0]
 
 
-def expanded(pattern: str) -> str:
-    """A regular expression for a text in which ... stands for anything."""
-    return ".*".join(map(re.escape, pattern.split("...")))
-
-
 def about(failure: Failure, entry: Entry) -> str:
     """What the text of an entry has to begin with."""
     if failure.app is None or failure.event == SYSTEMD:
@@ -183,7 +178,7 @@ def about(failure: Failure, entry: Entry) -> str:
     return f"{failure.app}: " if number is None else f"{failure.app}[{number}]: "
 
 
-def text_of(failure: Failure, entry: Entry) -> str:
+def text_behind(failure: Failure, entry: Entry) -> str:
     """The first line behind app and session; nothing where these are not those of the failure."""
     first, beginning = str(entry["MESSAGE"]).partition("\n")[0], about(failure, entry)
     return first.removeprefix(beginning) if first.startswith(beginning) else ""
@@ -191,7 +186,7 @@ def text_of(failure: Failure, entry: Entry) -> str:
 
 def check_text(failure: Failure, entry: Entry) -> None:
     """App, session and cause are in what `journalctl -o short` and `-o cat` show."""
-    assert re.search(failure.cause, text_of(failure, entry)), entry["MESSAGE"]
+    assert re.search(failure.cause, text_behind(failure, entry)), entry["MESSAGE"]
     if failure.event == SYSTEMD:
         return
     assert entry.get("WEFT_APP_ID") == failure.app or failure.event == Event.USAGE
@@ -207,16 +202,13 @@ def explained(device: Container, entry: Entry) -> str:
     return " ".join(shown.replace("░", "").replace("-- ", "").split())
 
 
-def doctor(device: Container, pattern: str) -> list[dict[str, str | None]]:
+def found_by_doctor(device: Container, expected: str) -> Findings:
     """What the doctor finds that is not well, of which something matches; nothing where it is not asked."""
-    if not pattern:
+    if not expected:
         return []
-    findings = json.loads(shell(device, f"{DOCTOR} --json", check=False))
-    wrong = [
-        finding for finding in findings if finding["status"] != "ok" and finding["check"] != "controllers"
-    ]
-    texts = [": ".join(part for part in (finding["what"], finding["why"]) if part) for finding in wrong]
-    assert any(re.search(pattern, text) for text in texts), texts
+    wrong = not_ok(doctor(device)[1])
+    texts = list(map(text_of, wrong))
+    assert any(re.search(expected, text) for text in texts), texts
     assert all(finding["mend"] for finding in wrong), wrong
     return wrong
 
