@@ -10,11 +10,11 @@ import pytest
 LONGEST = (
     # The third makes packages, and needs none of the roots that the first two make at the beginning, one for each release.
     "tests/system/test_doctor.py", "tests/package/test_build.py", "tests/package/test_install.py",
-    "tests/system/test_stopped.py", "tests/system/test_appd.py", "tests/package/test_chroot.py",
+    "tests/system/test_minute.py", "tests/system/test_stopped.py", "tests/system/test_appd.py", "tests/package/test_chroot.py",
     "tests/system/test_neighbours.py", "tests/system/test_installed_views.py",
     "tests/system/test_installed_compiling.py", "tests/system/test_installed_journal.py",
     "tests/system/test_cgroups.py", "tests/system/test_journal_stopped.py", "tests/system/test_bench.py",
-    "tests/command/test_compiling.py", "tests/appd/test_fork_server.py", "tests/appd/test_faults.py",
+    "tests/pack/test_new.py", "tests/command/test_compiling.py", "tests/appd/test_fork_server.py", "tests/appd/test_faults.py",
     "tests/appd/test_fairness.py", "tests/appd/test_blocking.py", "tests/command/test_weftctl.py",
     "tests/command/test_weftctl_journal.py", "tests/appd/test_compiling.py", "tests/bench/test_bench.py",
     "tests/pack/test_compile.py",
