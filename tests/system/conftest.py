@@ -31,7 +31,7 @@ sys.exit(main_wasmtime())
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def gate() -> Iterator[None]:
     """Without root and tools there is nothing to test on: a skip for a developer, a failure in CI."""
     if lack := missing():
