@@ -21,7 +21,7 @@ from bench.openloop import Spawned, burst
 from bench.places import Packaged, Place
 from bench.report import MILLI, plain, table
 from bench.throughput import launches_per_s
-from weft_runtime.appd.forkserver import SPARES
+from weft_runtime.appd.spares import SPARES
 
 KIB_OF_MIB = 1024
 WARM_UPS = 3
