@@ -211,6 +211,22 @@ def test_a_cache_that_others_can_write_to_is_not_believed(
     assert not has_followed(cached())
 
 
+def test_the_way_to_the_cache_may_be_another_one(store: Path, cached: Callable[..., Finished]) -> None:
+    """As that of a service with a user of its own, which systemd mounts for each start."""
+    install(store, printing("hello\n"))
+    way, before = store.parent / "way", store.parent / "before"
+    cache = {"CACHE_DIRECTORY": str(way / "cache")}
+    way.mkdir()
+    for _ in range(3):
+        cached(**cache)
+    way.rename(before)
+    way.mkdir()
+    (before / "cache").rename(way / "cache")
+    assert has_followed(cached(**cache))
+    way.chmod(0o777)
+    assert not has_followed(cached(**cache))
+
+
 def test_the_service_manager_hears_the_same(store: Path, start: Start, one_manager: Manager) -> None:
     install(store, guest(say("in\n") + FOREVER))
     cache = {"CACHE_DIRECTORY": str(store.parent / "cache")}
