@@ -119,7 +119,9 @@ def test_a_service_follows_the_plan_of_its_last_start(device: Container, ticker:
     def decides() -> bool:
         device.run("systemctl", "reset-failed", ticker)
         device.run("systemctl", "restart", ticker)
-        files = device.run("find", f"/proc/{show(device, 'MainPID', ticker)}/fd", "-printf", "%f %l\\n").stdout
+        files = device.run(
+            "find", f"/proc/{show(device, 'MainPID', ticker)}/fd", "-printf", "%f %l\\n"
+        ).stdout
         assert ".code\n" in files
         return f"/{TICKER}/app.wasm\n" in files
 
