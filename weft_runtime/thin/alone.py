@@ -67,12 +67,14 @@ def run(wanted: Wanted, known: Remembered) -> None:
         machine = Machine()
         session = Session(machine)
         session.load(known.plan.encode(), b"/proc/self/fd/%d" % code_fd)
-    except (OSError, Unusual, MemoryError):
+        course = _Run(wanted, known, session, log)
+        course.watch_signals()
+    except (OSError, Unusual, MemoryError, RuntimeError):  # the last one of a thread that cannot be had
         # With it the full runtime would have one thread where it has several.
         os.environ.pop("TOKIO_WORKER_THREADS", None)
         os.close(code_fd)
         return
-    _Run(wanted, known, session, log).follow(round((time.monotonic() - begun) * 1000))
+    course.follow(round((time.monotonic() - begun) * 1000))
 
 
 class _Run:
@@ -90,10 +92,13 @@ class _Run:
         self._is_ready = False
         self._claim = _thread.allocate_lock()
 
+    def watch_signals(self) -> None:
+        """End the process when a stop signal arrives. Raises RuntimeError where there can be no thread for that."""
+        _thread.start_new_thread(self._wait_for_signal, ())
+
     def follow(self, milliseconds: int) -> NoReturn:
         """Do what the plan says; to load its code has taken so long."""
         plan, log = self._known.plan, self._log
-        _thread.start_new_thread(self._wait_for_signal, ())
         text = f"starting {self._version} from {plan.package.decode()}"
         log.entry(INFO, text, "starting", WEFT_VERSION=self._version)
         if self._known.notice:
