@@ -80,7 +80,7 @@ coverage: $(READY)
 test-engine: $(READY)
 	tools/test-packages
 	packaging/fetch
-	$(VENV)/bin/pytest tests/unit/test_engine.py tests/unit/test_rehearsal.py tests/command tests/pack \
+	$(VENV)/bin/pytest tests/unit/test_engine.py tests/unit/test_thin_library.py tests/command tests/pack \
 	    tests/appd/test_real_runtime.py tests/package/test_build.py tests/package/test_contents.py \
 	    tests/system/test_installed_code.py
 
