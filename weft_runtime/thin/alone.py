@@ -11,7 +11,6 @@ import _signal
 import _socket
 import _thread
 import os
-import resource
 import select
 import stat
 import time
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 IDENTIFIER = "weft-runtime"
 
 STOP_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
-
-STACK_MIN = 1024 * 1024
-"""As in limits.py."""
 
 NOTIFY_TIMEOUT_S = 0.25
 """As in notify.py."""
@@ -228,16 +224,13 @@ class _Log:
 
 
 def _is_usual() -> bool:
-    """Whether the standard streams are open, the log is where it is said to be, and the stack is large enough."""
+    """Whether the standard streams are open, and the log is where it is said to be."""
     try:
         for fd in (0, 1, 2):
             os.fstat(fd)
         # The guest takes "try again" for an error.
         os.set_blocking(1, True)
         os.set_blocking(2, True)
-        size, _ = resource.getrlimit(resource.RLIMIT_STACK)
-        if size != resource.RLIM_INFINITY and size < STACK_MIN:
-            return False
         target = os.environ.get("WEFT_LOG")
         has_journal = target != "journal" or stat.S_ISSOCK(os.stat(forms.JOURNAL_SOCKET).st_mode)
         return has_journal and target in _TARGETS
