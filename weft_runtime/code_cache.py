@@ -199,15 +199,16 @@ def _find(caches: Caches, module_fd: int, engine: bytes, *, reads: bool) -> Look
         raise from_os_error("read the module", error) from None
 
 
-def sources(caches: Caches, found: Lookup) -> list[Source]:
-    """What `found` depends on, besides the module's file."""
+def sources(caches: Caches, found: Lookup, *, with_way: bool = True) -> list[Source]:
+    """What `found` depends on, besides the module's file; `with_way` is whether the way to the caller's own cache counts."""
     names: list[Source] = []
     for cache in (caches.system, caches.own):
         if cache is not None:
             directory = os.fsencode(cache / SUBDIRECTORY)
-            names.append((PLACE, directory))
-            with suppress(OSError):  # one that is not there has nothing above that counts
-                names += _above(directory)
+            if with_way or cache is caches.system:
+                names.append((PLACE, directory))
+                with suppress(OSError):  # one that is not there has nothing above that counts
+                    names += _above(directory)
             for name in (_record_name(found.key.engine, found.module), found.key.file_name):
                 names.append((NAME, directory + b"/" + name.encode()))
     return names

@@ -22,7 +22,7 @@ from weft_runtime.integrity import Identity
 from weft_runtime.manifest import Manifest
 from weft_runtime.plan import Plan
 from weft_runtime.policy import Policy
-from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, Code, Source, Sources
+from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, WRITABLE, Code, Source, Sources
 from weft_runtime.statusline import VERSION_MAX
 from weft_runtime.store import Package
 
@@ -55,6 +55,9 @@ class Asked(NamedTuple):
     """Where root says what it trusts; None for the usual places."""
     directories: tuple[Directory, ...] = ()
     """Those that the guest gets whatever its capabilities are."""
+    judges_way: bool = False
+    """Whether whoever follows the plan judges by itself who could write to the caller's own cache, as it reads the plan from
+    there. Then the way to it is no source: to a service with a user of its own, systemd mounts that anew at each start."""
 
 
 class Decision(NamedTuple):
@@ -148,7 +151,9 @@ def _plan(asked: Asked, package: Package, grants: Grants) -> _Planned:
         )
     finally:
         os.close(found.entry.fd)
-    names += code_cache.sources(asked.caches, found)
+    names += code_cache.sources(asked.caches, found, with_way=not asked.judges_way)
+    # An app that cannot write to its data is not launched, which has to be told.
+    names += [(WRITABLE, os.fsencode(each.host)) for each in grants.directories if each.writable]
     directories = [
         *asked.directories,
         *(Directory(os.fspath(each.host), each.guest, each.writable) for each in grants.directories),

@@ -15,6 +15,9 @@ from tests.command.guests import say, sleep
 from tests.command.harness import RUN_SECONDS, WAIT_SECONDS, eventually
 from tests.packages import APP_ID
 from tests.unit.needs import tool
+from weft_runtime.client import DaemonClient
+from weft_runtime.errors import WeftError
+from weft_runtime.protocol import QueryRunning
 
 PROGRAMS = Path(sys.executable).parent
 OTHER_ID = "org.example.other"
@@ -55,6 +58,7 @@ class Device:
             "TZ": "UTC",
         }
         self.socket = directory / "run/weft/appd.sock"
+        """The daemon's, as this process gets there."""
         self.saved = directory / "run/weft/last-session.json"
         """The list of the apps that the next daemon starts again."""
         self.daemon: subprocess.Popen[bytes] | None = None
@@ -72,8 +76,17 @@ class Device:
     def wait_until_it_serves(self) -> None:
         daemon = self.daemon
         assert daemon is not None
-        eventually(lambda: self.ctl("list").status == 0 or daemon.poll() is not None, "weft-appd serves")
+        eventually(lambda: self._is_served() or daemon.poll() is not None, "weft-appd serves")
         assert daemon.poll() is None, self.log.read_text()
+
+    def _is_served(self) -> bool:
+        # A weftctl a look would take more of the CPU than the start of the daemon.
+        try:
+            with DaemonClient(self.socket, timeout=WAIT_SECONDS) as daemon:
+                daemon.ask(QueryRunning())
+        except WeftError:
+            return False
+        return True
 
     def stop(self) -> None:
         """End the daemon, if it runs, as systemd does, and assert that it ends well."""

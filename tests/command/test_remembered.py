@@ -26,7 +26,7 @@ from tests.command.harness import SESSION, Finished, Run, Running, Start, Stream
 from tests.command.test_launch_imports import LAUNCH
 from tests.command.test_notify import Manager, one_manager
 from tests.packages import APP_ID, install, printing
-from weft_runtime import journal, limits, notify
+from weft_runtime import journal, notify
 from weft_runtime.integrity import SETTLED_NS
 from weft_runtime.journal import Event, Level
 from weft_runtime.runtime import ending, program
@@ -219,6 +219,22 @@ def test_a_cache_that_others_can_write_to_is_not_believed(
     assert not has_followed(cached())
 
 
+def test_the_way_to_the_cache_may_be_another_one(store: Path, cached: Callable[..., Finished]) -> None:
+    """As that of a service with a user of its own, which systemd mounts for each start."""
+    install(store, printing("hello\n"))
+    way, before = store.parent / "way", store.parent / "before"
+    cache = {"CACHE_DIRECTORY": str(way / "cache")}
+    way.mkdir()
+    for _ in range(3):
+        cached(**cache)
+    way.rename(before)
+    way.mkdir()
+    (before / "cache").rename(way / "cache")
+    assert has_followed(cached(**cache))
+    way.chmod(0o777)
+    assert not has_followed(cached(**cache))
+
+
 def test_the_service_manager_hears_the_same(store: Path, start: Start, one_manager: Manager) -> None:
     install(store, guest(say("in\n") + FOREVER))
     cache = {"CACHE_DIRECTORY": str(store.parent / "cache")}
@@ -312,7 +328,6 @@ def test_what_is_told_here_is_told_alike_there() -> None:
     assert {event: journal.MESSAGE_IDS[Event(event)] for event in alone.MESSAGE_IDS} == alone.MESSAGE_IDS
     assert (alone.WARNING, alone.NOTICE, alone.INFO) == (Level.WARNING, Level.NOTICE, Level.INFO)
     assert alone.IDENTIFIER == program.IDENTIFIER
-    assert limits.STACK.value == alone.STACK_MIN
     assert alone.NOTIFY_TIMEOUT_S == notify.SEND_TIMEOUT_S
     assert alone.STATUS_REASON_MAX == ending.STATUS_REASON_MAX
 

@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -140,6 +141,7 @@ def system_appd(device: Device) -> Iterator[Device]:
     assert process.stdout.readline() == b"there\n"
     device.wrapper = ("nsenter", "--target", str(process.pid), "--mount", "--")
     device.environ["WEFT_APPD_SOCKET"] = SYSTEM_SOCKET
+    device.socket = Path(f"/proc/{process.pid}/root{SYSTEM_SOCKET}")
     try:
         device.start()
         yield device

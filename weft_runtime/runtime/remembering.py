@@ -42,6 +42,7 @@ def leave(argv: Sequence[str], options: Arguments, stores: Sequence[Path], code:
         grant,
         (*_ourselves(), *(service.granted_from(places) if is_service else ())),
         Manifests().parse,
+        judges_way=True,
     )
     try:
         decided = decision.decide(asked)
