@@ -21,8 +21,8 @@ import pytest
 
 from tests.command import test_exit, test_guest, test_ready, test_service
 from tests.command.conftest import PROGRAMS, _runner
-from tests.command.guests import FOREVER, guest, leave, say
-from tests.command.harness import SESSION, Finished, Run, Running, Start, Stream, stop
+from tests.command.guests import FOREVER, guest, leave, say, sleep
+from tests.command.harness import SESSION, Finished, Run, Running, Start, Stream, fill_pipe, stop
 from tests.command.test_launch_imports import LAUNCH
 from tests.command.test_notify import Manager, one_manager
 from tests.packages import APP_ID, install, printing
@@ -295,22 +295,41 @@ def test_a_stop_is_told_in_the_same_words(
     assert masked(ends[3]) == masked(ends[2])
 
 
-def test_a_log_that_does_not_read_keeps_nobody_and_loses_nothing_that_it_takes_later(
+def test_a_log_that_is_not_read_keeps_nobody_and_gets_all_in_the_end(store: Path, start: Start) -> None:
+    """Entries wait in the full runtime's log, and the guest runs meanwhile."""
+    install(store, guest(say("in\n") + sleep(3600 * 10**9)))
+    cache = {"CACHE_DIRECTORY": str(store.parent / "cache")}
+    for _ in range(3):
+        settle()
+        stop(lambda: start(until=b"in\n", env=cache), signal.SIGTERM)
+    assert any(store.parent.rglob("*.plan"))
+    reader, writer = os.pipe()
+    filling = fill_pipe(writer)
+    settle()
+    running = start(until=b"READY\nin\n", env=cache, stderr=writer)
+    os.close(writer)
+    with open(reader, "rb") as log:
+        assert log.read(len(filling)) == filling
+        first = [log.readline() for _ in range(3)]
+        running.process.send_signal(signal.SIGTERM)
+        rest = log.read().splitlines(keepends=True)
+    texts = [line.decode().partition(f"{APP_ID}[{SESSION}]: ")[2] for line in (*first, *rest)]
+    assert [re.sub(r"\d+ ms", "N ms", text) for text in texts] == [
+        f"starting 1.2.3 from {store / APP_ID}\n",
+        f"loaded the compiled code of {store / APP_ID}/app.wasm in N ms\n",
+        "the app is ready\n",
+        "stopped by SIGTERM while running _start\n",
+    ]
+
+
+def test_a_log_that_is_never_read_keeps_nobody(
     store: Path, cached: Callable[..., Finished], tmp_path: Path
 ) -> None:
-    """Entries go on to the full runtime's log."""
     install(store, printing("hello\n"))
-    for _ in range(3):
-        cached()
+    assert [has_followed(cached()) for _ in range(3)][-1]
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    size = 0
-    while True:
-        try:
-            size += os.write(writer, b"x" * 4096)
-        except BlockingIOError:
-            break
-    os.set_blocking(writer, True)
+    fill_pipe(writer)
+    settle()
     environment = {
         "PATH": "/usr/bin:/bin", "WEFT_APP_STORE": str(store), "CACHE_DIRECTORY": str(tmp_path / "cache")
     }  # fmt: skip
