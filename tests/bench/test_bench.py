@@ -124,6 +124,13 @@ def check_log(log: dict[str, Any]) -> None:
     assert {ratio["to"] for ratio in log["ratios"]} == {"systemd-cat"}
 
 
+def test_pages_have_the_figures_of_the_results() -> None:
+    for document in page.PAGES:
+        text = document.read_text()
+        assert page.PLACE.search(text), document
+        assert page.filled(text, page.RESULTS) == text, f"{document}: run 'python -m bench.page'"
+
+
 def test_figures_go_where_their_place_is(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("1\n2\n")
     (tmp_path / "b.md").write_text("| 3 |\n")
