@@ -21,14 +21,16 @@ PLACE = b"place"
 """A directory that a path leads to: which one it is, and who may do what with it. What is in it comes and goes."""
 STEP = b"step"
 """A directory that is no link: the same."""
+WRITABLE = b"writable"
+"""Whether this process may write to a directory, which its mode alone does not tell: a file system may be read-only by now."""
 
 Source = tuple[bytes, bytes]
 """A kind and a path."""
 
 State = tuple[int, ...]
 
-_KINDS = (FILE, NAME, PLACE, STEP)
-_FULL, _OF_PLACE = 8, 5
+_KINDS = (FILE, NAME, PLACE, STEP, WRITABLE)
+_FULL = 8
 _CHANGED = 4
 
 
@@ -108,6 +110,8 @@ class Code:
 
 def _state(source: Source) -> State:
     kind, path = source
+    if kind == WRITABLE:
+        return (int(os.access(path, os.W_OK | os.X_OK, effective_ids=True)),)
     try:
         status = os.lstat(path) if kind in (NAME, STEP) else os.stat(path)
     except OSError as error:

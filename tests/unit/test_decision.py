@@ -25,7 +25,7 @@ from weft_runtime.limits import MEMORY
 from weft_runtime.manifest import Manifest
 from weft_runtime.pack import signing
 from weft_runtime.pack.screen import Screen
-from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, Source, Sources
+from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, WRITABLE, Source, Sources
 from weft_runtime.trust import Places
 
 ENGINE = hashlib.sha256(b"an engine").digest()
@@ -106,7 +106,7 @@ class Device:
 
         granted_from: tuple[Source, ...] = (
             (PLACE, os.fsencode(self.data)), (STEP, os.fsencode(self.data / APP_ID)),
-            (PLACE, os.fsencode(self.home / "Documents")),
+            (WRITABLE, os.fsencode(self.data / APP_ID)), (PLACE, os.fsencode(self.home / "Documents")),
         )  # fmt: skip
         return Asked(
             AppId(APP_ID), self.stores, self.caches, ENGINE, grant, granted_from, places=self.places
@@ -339,11 +339,13 @@ CHANGES: dict[str, Callable[[Path], None]] = {
 
 
 def _names(device: Device, sources: Sources) -> list[Source]:
-    """The sources that a test may change, and that are there."""
+    """The sources that a test may change, and that are there. To root, everything is writable."""
     return [
         (kind, path)
         for kind, path in sources.names
-        if path.startswith(os.fsencode(device.directory) + b"/") and os.path.lexists(path)
+        if kind != WRITABLE
+        and path.startswith(os.fsencode(device.directory) + b"/")
+        and os.path.lexists(path)
     ]
 
 
@@ -416,6 +418,20 @@ def test_a_plan_is_dropped_when_something_is_mounted_over_what_it_was_made_of(st
         argv = [*command, os.fspath(other), os.fspath(path or ""), sys.executable, looked]
         done = subprocess.run(argv, input=sources.encode(), capture_output=True, check=True)
         assert done.stdout.strip() == str(path is None).encode(), path
+
+
+def test_a_plan_is_dropped_when_data_can_be_written_no_more(strict: Device) -> None:
+    """As where a file system was mounted read-only: the launch is to say so, and not the app."""
+    if os.geteuid() != 0:
+        missing("only root can mount")
+    sources = strict.sources()
+    looked = "import sys; from weft_runtime.sources import Sources; print(Sources.decode(sys.stdin.buffer.read()).are_unchanged())"
+    script = 'mount --bind "$1" "$1" && mount -o "remount,bind,$2" "$1" || exit 9; exec "$3" -c "$4"'
+    command = [tool("unshare", "util-linux"), "--mount", "sh", "-c", script, "sh"]
+    for how, is_same in (("rw", True), ("ro", False)):
+        argv = [*command, os.fspath(strict.data / APP_ID), how, sys.executable, looked]
+        done = subprocess.run(argv, input=sources.encode(), capture_output=True, check=True)
+        assert done.stdout.strip() == str(is_same).encode(), how
 
 
 def test_all_that_a_decision_opens_is_among_its_sources(strict: Device, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from weft_runtime.journal import Level
 from weft_runtime.manifest import Manifest
 from weft_runtime.plan import Plan
 from weft_runtime.settings import EngineKind
-from weft_runtime.sources import PLACE, STEP, Code, Source, Sources
+from weft_runtime.sources import PLACE, STEP, WRITABLE, Code, Source, Sources
 
 REMEMBERED_MAX = 128
 """Plans that are remembered, each with up to 63 KiB: more than a device launches again and again."""
@@ -56,6 +56,8 @@ class Launchable(NamedTuple):
 class _Remembered(NamedTuple):
     launchable: Launchable
     sources: Sources
+    made_by: bytes | None
+    """For sessions of which engine: its code is another one's no more."""
 
 
 class Plans:
@@ -86,7 +88,11 @@ class Plans:
         Raises WeftError where there is nothing to launch, CapabilityRefused, and what `parse` raises.
         """
         remembered = self._remembered.pop(app_id, None)
-        if remembered is not None and remembered.sources.are_unchanged() and self._made_by() is not None:
+        if (
+            remembered is not None
+            and remembered.made_by == self._made_by()
+            and remembered.sources.are_unchanged()
+        ):
             self._remembered[app_id] = remembered
             return remembered.launchable
         return self._decide(app_id)
@@ -98,12 +104,13 @@ class Plans:
         def grant(values: Manifest) -> Grants:
             return self._grant(app_id, values)
 
+        made_by = self._made_by()
         decided = decision.decide(
             Asked(
                 app_id,
                 self._stores,
                 self._caches,
-                self._made_by() if can_follow else None,
+                made_by if can_follow else None,
                 grant,
                 (*self._granted_from(app_id), *runtime_sources(self._settings)),
                 self._parse,
@@ -125,7 +132,7 @@ class Plans:
             program, tuple(arguments), grants.notice, facts, decided.plan, decided.code
         )  # fmt: skip
         if decided.sources is not None:
-            self._remembered[app_id] = _Remembered(found, decided.sources)
+            self._remembered[app_id] = _Remembered(found, decided.sources, made_by)
             while len(self._remembered) > REMEMBERED_MAX:
                 self._remembered.popitem(last=False)
         return found
@@ -143,7 +150,8 @@ class Plans:
         """What the directories depend on that an app is granted."""
         names: list[Source] = []
         if (root := self._places.data_root) is not None:
-            names += [(PLACE, os.fsencode(root)), (STEP, os.fsencode(root / app_id))]
+            data = os.fsencode(root / app_id)
+            names += [(PLACE, os.fsencode(root)), (STEP, data), (WRITABLE, data)]
         if (home := self._places.home) is not None:
             names.append((PLACE, os.fsencode(home / capabilities.DOCUMENTS)))
         return names
