@@ -22,7 +22,7 @@ from weft_runtime.integrity import Identity
 from weft_runtime.manifest import Manifest
 from weft_runtime.plan import Plan
 from weft_runtime.policy import Policy
-from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, Code, Source, Sources
+from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, WRITABLE, Code, Source, Sources
 from weft_runtime.statusline import VERSION_MAX
 from weft_runtime.store import Package
 
@@ -152,6 +152,8 @@ def _plan(asked: Asked, package: Package, grants: Grants) -> _Planned:
     finally:
         os.close(found.entry.fd)
     names += code_cache.sources(asked.caches, found, with_way=not asked.judges_way)
+    # An app that cannot write to its data is not launched, which has to be told.
+    names += [(WRITABLE, os.fsencode(each.host)) for each in grants.directories if each.writable]
     directories = [
         *asked.directories,
         *(Directory(os.fspath(each.host), each.guest, each.writable) for each in grants.directories),

@@ -22,7 +22,7 @@ PLACE = b"place"
 STEP = b"step"
 """A directory that is no link: the same."""
 WRITABLE = b"writable"
-"""Whether this process may write to a directory, which its mode alone does not tell: a file system may be read-only by now."""
+"""A place, and whether this process may write there: that depends on the file system too."""
 
 Source = tuple[bytes, bytes]
 """A kind and a path."""
@@ -110,14 +110,15 @@ class Code:
 
 def _state(source: Source) -> State:
     kind, path = source
-    if kind == WRITABLE:
-        return (int(os.access(path, os.W_OK | os.X_OK, effective_ids=True)),)
     try:
         status = os.lstat(path) if kind in (NAME, STEP) else os.stat(path)
     except OSError as error:
         return (error.errno or -1,)
-    if kind in (PLACE, STEP):
-        return status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid
+    if kind in (PLACE, STEP, WRITABLE):
+        place = status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid
+        if kind != WRITABLE:
+            return place
+        return *place, int(os.access(path, os.W_OK | os.X_OK, effective_ids=True))
     return (
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
         status.st_mode, status.st_uid, status.st_gid,

@@ -25,7 +25,7 @@ from tests.command.harness import SESSION, Finished, Run, Running, Start, Stream
 from tests.command.test_launch_imports import LAUNCH
 from tests.command.test_notify import Manager, one_manager
 from tests.packages import APP_ID, install, printing
-from weft_runtime import journal, limits, notify
+from weft_runtime import journal, notify
 from weft_runtime.integrity import SETTLED_NS
 from weft_runtime.journal import Event, Level
 from weft_runtime.runtime import ending, program
@@ -320,7 +320,6 @@ def test_what_is_told_here_is_told_alike_there() -> None:
     assert {event: journal.MESSAGE_IDS[Event(event)] for event in alone.MESSAGE_IDS} == alone.MESSAGE_IDS
     assert (alone.WARNING, alone.NOTICE, alone.INFO) == (Level.WARNING, Level.NOTICE, Level.INFO)
     assert alone.IDENTIFIER == program.IDENTIFIER
-    assert limits.STACK.value == alone.STACK_MIN
     assert alone.NOTIFY_TIMEOUT_S == notify.SEND_TIMEOUT_S
     assert alone.STATUS_REASON_MAX == ending.STATUS_REASON_MAX
 

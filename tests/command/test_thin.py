@@ -22,6 +22,7 @@ from weft_runtime.appd import child as processes
 from weft_runtime.appd.child import Child
 from weft_runtime.errors import ExitStatus
 from weft_runtime.plan import Plan
+from weft_runtime.thin import forkserver
 from weft_runtime.thin.session import CODE_FD, REPORT_FD
 
 PROGRAM = PROGRAMS / "weft-runtime-wasmtime"
@@ -266,6 +267,18 @@ def test_a_stack_that_is_too_small_is_no_fork_servers(supervisor: Supervisor) ->
     )  # fmt: skip
     assert done.returncode == ExitStatus.USAGE
     assert "cannot be a fork server" in done.stderr
+
+
+def test_an_engine_that_does_not_say_what_it_takes_is_no_fork_servers() -> None:
+    """Or else no session would ever follow a plan, and nobody would know why."""
+
+    def fails() -> bytes:
+        raise OSError("the engine does not compile here")
+
+    assert forkserver._ask_a_child(lambda: b"digest") == b"digest"
+    for question in (fails, lambda: b""):
+        with pytest.raises(OSError, match="does not say"):
+            forkserver._ask_a_child(question)
 
 
 def test_a_fork_server_imports_next_to_nothing() -> None:

@@ -20,7 +20,7 @@ from weft_runtime.journal import Level
 from weft_runtime.manifest import Manifest
 from weft_runtime.plan import Plan
 from weft_runtime.settings import EngineKind
-from weft_runtime.sources import PLACE, STEP, WRITABLE, Code, Source, Sources
+from weft_runtime.sources import PLACE, STEP, Code, Source, Sources
 
 REMEMBERED_MAX = 128
 """Plans that are remembered, each with up to 63 KiB: more than a device launches again and again."""
@@ -57,7 +57,7 @@ class _Remembered(NamedTuple):
     launchable: Launchable
     sources: Sources
     made_by: bytes | None
-    """For sessions of which engine: its code is another one's no more."""
+    """Its code."""
 
 
 class Plans:
@@ -88,23 +88,20 @@ class Plans:
         Raises WeftError where there is nothing to launch, CapabilityRefused, and what `parse` raises.
         """
         remembered = self._remembered.pop(app_id, None)
-        if (
-            remembered is not None
-            and remembered.made_by == self._made_by()
-            and remembered.sources.are_unchanged()
-        ):
+        made_by = self._made_by()
+        # The engine of a fork server that was started later may be another.
+        if remembered is not None and remembered.made_by == made_by and remembered.sources.are_unchanged():
             self._remembered[app_id] = remembered
             return remembered.launchable
-        return self._decide(app_id)
+        return self._decide(app_id, made_by)
 
-    def _decide(self, app_id: AppId) -> Launchable:
+    def _decide(self, app_id: AppId, made_by: bytes | None) -> Launchable:
         program = find_runtime(self._settings)
         can_follow = self._can_follow and is_own_runtime(program, self._settings)
 
         def grant(values: Manifest) -> Grants:
             return self._grant(app_id, values)
 
-        made_by = self._made_by()
         decided = decision.decide(
             Asked(
                 app_id,
@@ -150,8 +147,7 @@ class Plans:
         """What the directories depend on that an app is granted."""
         names: list[Source] = []
         if (root := self._places.data_root) is not None:
-            data = os.fsencode(root / app_id)
-            names += [(PLACE, os.fsencode(root)), (STEP, data), (WRITABLE, data)]
+            names += [(PLACE, os.fsencode(root)), (STEP, os.fsencode(root / app_id))]
         if (home := self._places.home) is not None:
             names.append((PLACE, os.fsencode(home / capabilities.DOCUMENTS)))
         return names

@@ -11,7 +11,7 @@ from weft_runtime.journal import Log
 from weft_runtime.manifest import Manifest
 from weft_runtime.runtime.arguments import Preopen
 from weft_runtime.settings import ServiceSettings
-from weft_runtime.sources import PLACE, WRITABLE, Source
+from weft_runtime.sources import PLACE, Source
 
 
 def grants(values: Manifest, places: ServiceSettings) -> Grants:
@@ -33,8 +33,7 @@ def grants(values: Manifest, places: ServiceSettings) -> Grants:
 def granted_from(places: ServiceSettings) -> tuple[Source, ...]:
     """What `grants` depends on besides the manifest and the environment."""
     home = None if places.home is None else places.home / capabilities.DOCUMENTS
-    names = tuple((PLACE, os.fsencode(path)) for path in (places.state, home) if path is not None)
-    return names if places.state is None else (*names, (WRITABLE, os.fsencode(places.state)))
+    return tuple((PLACE, os.fsencode(path)) for path in (places.state, home) if path is not None)
 
 
 def preopens(granted: Grants, log: Log) -> tuple[Preopen, ...]:

@@ -11,7 +11,6 @@ import _signal
 import _socket
 import _thread
 import os
-import resource
 import select
 import stat
 import time
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 IDENTIFIER = "weft-runtime"
 
 STOP_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
-
-STACK_MIN = 1024 * 1024
-"""As in limits.py."""
 
 NOTIFY_TIMEOUT_S = 0.25
 """As in notify.py."""
@@ -69,12 +65,14 @@ def run(wanted: Wanted, known: Remembered) -> None:
         log.machine = machine = Machine()
         session = Session(machine)
         session.load(known.plan.encode(), b"/proc/self/fd/%d" % code_fd)
-    except (OSError, Unusual, MemoryError):
+        course = _Run(wanted, known, session, log)
+        course.watch_signals()
+    except (OSError, Unusual, MemoryError, RuntimeError):  # the last one of a thread that cannot be had
         # With it the full runtime would have one thread where it has several.
         os.environ.pop("TOKIO_WORKER_THREADS", None)
         os.close(code_fd)
         return
-    _Run(wanted, known, session, log).follow(round((time.monotonic() - begun) * 1000))
+    course.follow(round((time.monotonic() - begun) * 1000))
 
 
 class _Run:
@@ -92,10 +90,13 @@ class _Run:
         self._is_ready = False
         self._claim = _thread.allocate_lock()
 
+    def watch_signals(self) -> None:
+        """End the process when a stop signal arrives. Raises RuntimeError where there can be no thread for that."""
+        _thread.start_new_thread(self._wait_for_signal, ())
+
     def follow(self, milliseconds: int) -> NoReturn:
         """Do what the plan says; to load its code has taken so long."""
         plan, log = self._known.plan, self._log
-        _thread.start_new_thread(self._wait_for_signal, ())
         text = f"starting {self._version} from {plan.package.decode()}"
         log.entry(INFO, text, "starting", WEFT_VERSION=self._version)
         if self._known.notice:
@@ -236,16 +237,13 @@ class _Log:
 
 
 def _is_usual() -> bool:
-    """Whether the standard streams are open, the log is where it is said to be, and the stack is large enough."""
+    """Whether the standard streams are open, and the log is where it is said to be."""
     try:
         for fd in (0, 1, 2):
             os.fstat(fd)
         # The guest takes "try again" for an error.
         os.set_blocking(1, True)
         os.set_blocking(2, True)
-        size, _ = resource.getrlimit(resource.RLIMIT_STACK)
-        if size != resource.RLIM_INFINITY and size < STACK_MIN:
-            return False
         target = os.environ.get("WEFT_LOG")
         has_journal = target != "journal" or stat.S_ISSOCK(os.stat(forms.JOURNAL_SOCKET).st_mode)
         return has_journal and target in _TARGETS

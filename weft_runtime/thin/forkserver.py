@@ -152,7 +152,7 @@ def serve(name: str) -> NoReturn:
 
 
 def _ask_a_child(question: Callable[[], bytes]) -> bytes:
-    """What `question` gives in a process of its own; nothing where that fails. Raises OSError."""
+    """What `question` gives in a process of its own. Raises OSError, also where that fails."""
     source, target = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -164,6 +164,9 @@ def _ask_a_child(question: Callable[[], bytes]) -> bytes:
     answer = os.read(source, 4096)
     os.close(source)
     os.waitpid(pid, 0)
+    if not answer:
+        # Without it nobody would ever get a plan, and what waits would wait in vain.
+        raise OSError("the engine does not say what compiled code it takes")
     return answer
 
 

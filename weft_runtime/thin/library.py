@@ -115,7 +115,10 @@ class Library:
         os.environ["TOKIO_WORKER_THREADS"] = "1"
         library = ctypes.CDLL(path())
         for name, (result, arguments) in PROTOTYPES.items():
-            function = getattr(library, name)
+            try:
+                function = getattr(library, name)
+            except AttributeError:
+                raise OSError(f"the engine's library has no {name}") from None
             function.restype = result
             function.argtypes = arguments
             setattr(self, name, function)
