@@ -13,11 +13,10 @@ import os
 import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 
-import weft_runtime
 from weft_runtime import fork_protocol
 from weft_runtime import plan as plans
 from weft_runtime.runtime import cgroup
-from weft_runtime.thin import library
+from weft_runtime.thin import library, outdated
 from weft_runtime.thin.session import CODE_FD, REPORT_FD, Machine, Session, end_by, follow
 from weft_runtime.thin.sibling import SiblingFork
 from weft_runtime.thin.title import Title
@@ -173,7 +172,5 @@ def _ask_a_child(question: Callable[[], bytes]) -> bytes:
 
 def _files() -> list[str]:
     """What this program is made of: when one of these has changed, it is another one."""
-    (ours, _), engine = os.path.split(weft_runtime.__file__), library.path()
-    # The time of a directory changes when one of its files is replaced, as by dpkg and pip.
-    directories = (ours, f"{ours}/runtime", f"{ours}/thin", engine.rsplit("/", 2)[0])
-    return sorted({*directories, engine, sys.executable, sys.argv[0]})
+    engine = library.path()
+    return sorted({*outdated.DIRECTORIES, engine.rsplit("/", 2)[0], engine, sys.executable, sys.argv[0]})
