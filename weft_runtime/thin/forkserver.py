@@ -106,7 +106,6 @@ class ForkServer:
             os._exit(_LOST)
 
     def _run(self, procs: str, streams: Sequence[int]) -> NoReturn:
-        os.setpgid(0, 0)
         stdout, stderr, report, order = streams
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
