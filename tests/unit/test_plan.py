@@ -129,12 +129,13 @@ def test_a_text_with_a_nul_is_refused(session_id: bytes) -> None:
     [
         (b"\0A\0b=c\0", b"\0A=\0b=c\0"), (b"\0A\0b=c\0", b"\0\0b=c\0"),
         (b"\0/data\0", b"\0\0"), (b"\0/var/lib/weft\0", b"\0\0"),
+        (b"\0host\0", b"\0hosts\0"), (b"\x001000000\0", b"\x009223372036854775808\0"),
     ],
 )  # fmt: skip
-def test_what_has_no_name_is_refused(old: bytes, new: bytes) -> None:
+def test_what_can_be_written_but_makes_no_plan_is_refused(old: bytes, new: bytes) -> None:
     data = HELLO.encode()
     assert data.count(old) == 1
-    with pytest.raises(ValueError, match=r"no name|empty"):
+    with pytest.raises(ValueError, match=r"no name|empty|nobody|63 bits"):
         Plan.decode(data.replace(old, new))
 
 
