@@ -11,6 +11,7 @@ import select
 import signal
 import socket
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import app, machine
+from bench.app import App
 from bench.measure import BenchError
 from bench.report import table
-from weft_runtime import fork_protocol
-from weft_runtime.fork_protocol import Descriptors, Request
+from weft_runtime import fork_protocol, limits
+from weft_runtime.plan import Plan
 from weft_runtime.runtime import cgroup
 
 ROUNDS, QUICK_ROUNDS = 30, 2
@@ -29,7 +31,7 @@ PAUSE_S = 0.05
 """Between launches: as long as in the table of targets."""
 
 SETTLE_S = 0.1
-"""For a spare process to be done with its rehearsal."""
+"""For a process to be there and wait for its plan."""
 
 TOGETHER = 4
 """Processes that enter a control group at the same time: as many as *sustained* launches at a time."""
@@ -62,7 +64,7 @@ class Floor(NamedTuple):
     fork_ms: float
     """From the request to the number of the process."""
     order_ms: float
-    """From hint and order, written at the same time, to READY."""
+    """From the plan to READY."""
     group_ms: float | None
     """For a process to enter a control group; None where this user cannot make one."""
     groups_ms: float | None
@@ -80,14 +82,16 @@ def run(scratch: Path, *, quick: bool) -> Floor:
     stages: dict[str, list[tuple[int, int, float]]] = {}
     with _fork_server(hello.module.parents[1], scratch) as (server, pid):
         server_kib = _own_kib(pid)
+        plan, code_fd = _plan(hello, scratch)
         for number in range(-1, rounds):
-            fork_s, order_s, seen = _session(server, hello.id)
+            fork_s, order_s, seen = _session(server, plan, code_fd)
             if number < 0:
                 continue
             forks.append(fork_s)
             orders.append(order_s)
             for name, cost in seen.items():
                 stages.setdefault(name, []).append(cost)
+        os.close(code_fd)
     return Floor(
         rounds=rounds,
         page_us=statistics.median(_page_s() for _ in range(rounds)) * MICRO,
@@ -108,13 +112,7 @@ def run(scratch: Path, *, quick: bool) -> Floor:
 def _fork_server(store: Path, scratch: Path) -> Iterator[tuple[socket.socket, int]]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     command = os.fspath(machine.runtime_command())
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "WEFT_APP_STORE": os.fspath(store),
-        "WEFT_LOG": "stderr",
-        "WEFT_LOG_LEVEL": "warning",
-        "XDG_CACHE_HOME": os.fspath(scratch / "cache"),
-    }
+    environment = _environment(store, scratch)
     with ours:
         with theirs:
             pid = os.posix_spawn(
@@ -122,7 +120,7 @@ def _fork_server(store: Path, scratch: Path) -> Iterator[tuple[socket.socket, in
                 file_actions=[(os.POSIX_SPAWN_DUP2, theirs.fileno(), fork_protocol.SERVER_FD)],
             )  # fmt: skip
         try:
-            fork_protocol.parse_hello(ours.recv(fork_protocol.MESSAGE_MAX))
+            fork_protocol.parse_hello(fork_protocol.receive(ours)[0])
             yield ours, pid
         except fork_protocol.ProtocolError as error:
             raise BenchError(f"no fork server: {error}") from None
@@ -131,29 +129,56 @@ def _fork_server(store: Path, scratch: Path) -> Iterator[tuple[socket.socket, in
             os.waitpid(pid, 0)
 
 
-def _session(server: socket.socket, app_id: str) -> tuple[float, float, dict[str, tuple[int, int, float]]]:
-    """Seconds of the fork, seconds from the order to READY, and what it had cost by then."""
-    read_order, order = os.pipe()
-    stdout, write_stdout = os.pipe()
-    null = os.open(os.devnull, os.O_WRONLY)
-    begun = time.perf_counter()
-    pid = fork_protocol.request(
-        server, Request("", app_id, Descriptors(read_order, write_stdout, null, null))
+def _environment(store: Path, scratch: Path) -> dict[str, str]:
+    return {
+        "PATH": "/usr/bin:/bin",
+        "WEFT_APP_STORE": os.fspath(store),
+        "WEFT_LOG": "stderr",
+        "WEFT_LOG_LEVEL": "warning",
+        "CACHE_DIRECTORY": os.fspath(scratch / "cache"),
+    }
+
+
+def _plan(hello: App, scratch: Path) -> tuple[bytes, int]:
+    """The plan of a session, and its code, which a run before it has left. Raises BenchError."""
+    command = (os.fspath(machine.runtime_command()), hello.id, "1")
+    subprocess.run(
+        command, env=_environment(hello.module.parents[1], scratch), stdout=subprocess.DEVNULL, check=True
     )
-    fork_s = time.perf_counter() - begun
-    for fd in (read_order, write_stdout, null):
-        os.close(fd)
-    time.sleep(SETTLE_S)
-    seen = {"it waits for its order": _cost(pid)}
+    entries = [*scratch.glob("cache/code/*.code")]
+    if len(entries) != 1:
+        raise BenchError(f"{hello.id} has left no compiled code")
+    plan = Plan(
+        app_id=hello.id.encode(), session_id=b"1", argv=(hello.module.name.encode(),), environment=(), preopens=(),
+        ready=b"", memory=limits.MEMORY.value, memories=limits.MEMORIES.value, tables=limits.TABLES.value,
+        table_elements=limits.TABLE_ELEMENTS.value, command=tuple(text.encode() for text in command),
+    )  # fmt: skip
+    return plan.encode(), os.open(entries[0], os.O_RDONLY)
+
+
+def _session(
+    server: socket.socket, plan: bytes, code_fd: int
+) -> tuple[float, float, dict[str, tuple[int, int, float]]]:
+    """Seconds of the fork, seconds from the plan to READY, and what it had cost by then."""
     begun = time.perf_counter()
-    os.write(order, fork_protocol.hint(app_id) + fork_protocol.order([app_id, "1"]))
-    os.close(order)
+    fork_protocol.send(server, fork_protocol.request(""))
+    answer, fds = fork_protocol.receive(server)
+    fork_s = time.perf_counter() - begun
+    pid = fork_protocol.parse_answer(answer, fds)
+    pidfd, stdout, stderr, report, order_fd = fds
+    os.set_blocking(stdout, True)
+    time.sleep(SETTLE_S)
+    seen = {"it waits for its plan": _cost(pid)}
+    begun = time.perf_counter()
+    with socket.socket(fileno=order_fd) as order:
+        fork_protocol.send(order, plan, [code_fd])
     if os.read(stdout, 6) != b"READY\n":
-        raise BenchError(f"{app_id} is not ready")
+        raise BenchError("a session is not ready")
     order_s = time.perf_counter() - begun
     while os.read(stdout, PAGE):
         pass
-    os.close(stdout)
+    for fd in (pidfd, stdout, stderr, report):
+        os.close(fd)
     _, _, usage = os.wait4(pid, 0)
     seen["its end"] = (usage.ru_minflt, 0, (usage.ru_utime + usage.ru_stime) * MILLI)
     time.sleep(PAUSE_S)
@@ -284,7 +309,7 @@ def show(result: Floor) -> str:
             table(("a fork, until", "page faults", "own KiB", "CPU ms"), rows),
             "",
             f"A page that becomes the fork's own: {result.page_us:.2f} us. Waking up who waits: {result.wake_us:.0f} us.",
-            f"The fork: {result.fork_ms:.2f} ms. From hint and order to READY: {result.order_ms:.2f} ms.",
+            f"The fork: {result.fork_ms:.2f} ms. From the plan to READY: {result.order_ms:.2f} ms.",
             "Entering a control group cannot be measured here."
             if result.group_ms is None
             else f"Entering a control group: {result.group_ms:.1f} ms; {TOGETHER} processes one each, at the same time:"

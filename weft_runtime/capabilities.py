@@ -14,6 +14,9 @@ from weft_runtime.ids import AppId
 _APP_DATA = {"fs:rw:app-data": True, "fs:read:app-data": False}
 _DOCUMENTS = {"fs:rw:xdg-documents": True, "fs:read:xdg-documents": False}
 
+DOCUMENTS = "Documents"
+"""The directory of a home for the user's documents."""
+
 # Known to the package format, but of no effect in this release; and what an app does without.
 _UNSERVED: Mapping[str, str] = {
     "sys:notifications": "the app cannot show notifications",
@@ -85,8 +88,8 @@ def resolve(capabilities: Iterable[str], data: Callable[[], Path], home: Path | 
             _demand_writable(grant.host)
         directories.append(grant)
     documents = [_DOCUMENTS[name] for name in wanted if name in _DOCUMENTS]
-    if documents and home is not None and (home / "Documents").is_dir():
-        directories.append(Grant(home / "Documents", "/xdg/documents", any(documents)))
+    if documents and home is not None and (home / DOCUMENTS).is_dir():
+        directories.append(Grant(home / DOCUMENTS, "/xdg/documents", any(documents)))
     unserved = tuple(name for name in wanted if name in _UNSERVED or name.startswith(_FETCH))
     return Grants(tuple(directories), unserved)
 

@@ -24,6 +24,7 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable
 from weft_runtime.integrity import SETTLED_NS, Identity, unsafe, unsafe_above
 from weft_runtime.limits import CompileBounds, Limit
+from weft_runtime.sources import NAME, PLACE, STEP, Source
 
 SUBDIRECTORY = "code"
 """Of a cache directory: entries and records, both in one so that one chain of directories is to be checked."""
@@ -32,6 +33,9 @@ ENTRY_SUFFIX = ".code"
 RECORD_SUFFIX = ".module"
 VAIN_SUFFIX = ".vain"
 """Of a note that compiling was in vain, or may be: it stands where the entry would be."""
+
+PLAN_SUFFIX = ".plan"
+"""Of a plan that is remembered (remembered.py)."""
 
 MAGIC = b"weftcode"
 DIGEST_BYTES = 32
@@ -138,6 +142,27 @@ def find(caches: Caches, module_fd: int, engine: bytes) -> Lookup:
 
     The caller closes the entry's descriptor. Raises WeftError where the module cannot be read.
     """
+    found = _find(caches, module_fd, engine, reads=True)
+    assert found is not None
+    return found
+
+
+def recall(caches: Caches, module_fd: int, engine: bytes) -> Lookup | None:
+    """The same without reading a file whole, or writing one: None where `find` had to, or has something to complain of.
+
+    Raises WeftError as that does.
+    """
+    found = _find(caches, module_fd, engine, reads=False)
+    if found is None or found.entry is None:
+        return None
+    if found.complaints:
+        os.close(found.entry.fd)
+        return None
+    return found
+
+
+def _find(caches: Caches, module_fd: int, engine: bytes, *, reads: bool) -> Lookup | None:
+    """As `find`; None where that had to read a file whole and must not."""
     try:
         module = Identity.of(os.fstat(module_fd))
         with ExitStack() as opened:
@@ -148,6 +173,8 @@ def find(caches: Caches, module_fd: int, engine: bytes) -> Lookup:
                     if cache is not None:
                         places.append(opened.enter_context(_Place(cache / SUBDIRECTORY)))
             records, complaints = _recall(places, engine, module)
+            if not records and not reads:
+                return None
             key = Key(engine, records[0].module if records else _digest(module_fd, module.size))
             known = {record.code for record in records if record.module == key.module}
             candidates = [
@@ -157,6 +184,8 @@ def find(caches: Caches, module_fd: int, engine: bytes) -> Lookup:
             candidates.sort(key=lambda candidate: candidate.identity not in known)
             for candidate in candidates:
                 is_known = candidate.identity in known
+                if not is_known and not reads:
+                    return None
                 complaint = candidate.complaint or _complaint(candidate.fd, key, is_known=is_known)
                 if complaint:
                     complaints.append(f"{candidate.path} {complaint}")
@@ -168,6 +197,31 @@ def find(caches: Caches, module_fd: int, engine: bytes) -> Lookup:
             return Lookup(key, module, None, tuple(complaints))
     except OSError as error:
         raise from_os_error("read the module", error) from None
+
+
+def sources(caches: Caches, found: Lookup, *, with_way: bool = True) -> list[Source]:
+    """What `found` depends on, besides the module's file; `with_way` is whether the way to the caller's own cache counts."""
+    names: list[Source] = []
+    for cache in (caches.system, caches.own):
+        if cache is not None:
+            directory = os.fsencode(cache / SUBDIRECTORY)
+            if with_way or cache is caches.system:
+                names.append((PLACE, directory))
+                with suppress(OSError):  # one that is not there has nothing above that counts
+                    names += _above(directory)
+            for name in (_record_name(found.key.engine, found.module), found.key.file_name):
+                names.append((NAME, directory + b"/" + name.encode()))
+    return names
+
+
+def _above(directory: bytes) -> list[Source]:
+    """The directories above one, through all links, as `unsafe_above` looks at them. Raises OSError."""
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        real = os.fsencode(Path(f"/proc/self/fd/{fd}").readlink())
+    finally:
+        os.close(fd)
+    return [(STEP, real[:end] or b"/") for end, byte in enumerate(real) if byte == ord("/")]
 
 
 def trailer(code: bytes | bytearray, key: Key) -> bytes:
@@ -292,6 +346,16 @@ def _note(cache: Path, key: Key, vain: Vain, *, public: bool) -> int:
             os.close(fd)
             raise
         return fd
+
+
+def put(cache: Path, name: str, data: bytes) -> None:
+    """Put a small file into `cache` that is not code. Where nothing can be written safely, nothing is."""
+    with suppress(OSError):
+        _make_directory(cache / SUBDIRECTORY, 0o700)
+        with _Place(cache / SUBDIRECTORY) as place:
+            if place.complaint is None:
+                os.close(place.write(name, data, public=False))
+                _make_room(place, 0, limits.CODE_CACHE)
 
 
 def forget(cache: Path, module: bytes) -> None:
@@ -590,7 +654,7 @@ def _make_room(place: _Place, size: int, limit: Limit, besides: str = "") -> Non
                 continue
             if file.name.startswith("."):
                 _remove_if_left(place, file.name)
-            elif file.name.endswith((RECORD_SUFFIX, VAIN_SUFFIX)):
+            elif file.name.endswith((RECORD_SUFFIX, VAIN_SUFFIX, PLAN_SUFFIX)):
                 records.append((status.st_mtime_ns, file.name))
             elif file.name.endswith(ENTRY_SUFFIX) and file.name != besides:
                 # Being mapped counts as being read. Where the time of that is not kept, the oldest goes first.

@@ -3,130 +3,111 @@
 
 A supervisor executes `PROGRAM --fork-server` with a Unix socket (SOCK_SEQPACKET) at descriptor 3. A program that can
 fork sessions answers with a hello, the files that it is made of; any other does not, and is executed for each
-session instead. Then, for each session:
+session instead. The hello says too what compiled code it takes, as the cache of it does. Then, for each session:
 
-- the supervisor sends the path of the cgroup.procs file to enter, or nothing, and on a second line the id of the app that
-  is most likely, or nothing, with four descriptors: the one to read the order from, standard output, standard error, and
-  the report (`WEFT_REPORT_FD`);
-- the fork server answers with the number of a child of the *supervisor*, which has or will have all of these;
-- before the order may come hints, each a line with a question mark and an app's id: it may be the app of the order, and
-  what needs only the id can be done while the supervisor is still looking at the launch;
-- the child runs what the order says once it has come: the command line without the program, each argument ended by a
-  zero byte, after a line with their size in bytes. Without a whole order it ends.
+- the supervisor sends the path of the cgroup.procs file to enter, or a zero byte where there is none;
+- the fork server answers with the number of a child of the *supervisor*, with descriptors of: the child (pidfd_open(2)),
+  the ends to read from of its standard output, its standard error and its report (`WEFT_REPORT_FD`), which do not block,
+  and a socket;
+- by that socket the supervisor sends the plan that the child follows, with the open descriptor of its compiled code, and
+  perhaps that of its standard input. Without a plan the child ends when the socket is closed: so no app runs in a child
+  that the supervisor has not heard of.
 
 Environment, working directory and limits of a session are those that the fork server was started with.
 """
 
-import os
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from __future__ import annotations
 
-if TYPE_CHECKING:  # each launch imports this module for OPTION alone
-    from socket import socket
+import os
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOL_SOCKET
+from sys import byteorder
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket
+    from collections.abc import Iterable, Sequence
 
 OPTION = "--fork-server"
 SERVER_FD = 3
 
 MESSAGE_MAX = 64 * 1024
-"""Bytes of a message."""
+"""Bytes of a message; a session whose plan is longer is executed."""
 
-_HELLO = "weft-fork-server 1"
+DESCRIPTORS_MAX = 5
+"""Of a message."""
+
+_HELLO = "weft-fork-server 2"
 _FAILED = "failed: "
 
-
-class Descriptors(NamedTuple):
-    """What a session gets, in the order in which they are sent."""
-
-    order: int
-    stdout: int
-    stderr: int
-    report: int
-
-
-class Request(NamedTuple):
-    """What a fork is asked for with."""
-
-    procs: str
-    """The file to write its number to; may be empty."""
-    likely: str
-    """The app that it can expect to run; may be empty. No more than a guess."""
-    descriptors: Descriptors
+_FD_SIZE = 4  # an int of C
+_ANCILLARY_MAX = CMSG_SPACE(DESCRIPTORS_MAX * _FD_SIZE)
 
 
 class ProtocolError(Exception):
     """The other side does not speak this protocol, or could not do what it was asked for; the text says what."""
 
 
-def hello(files: Iterable[str]) -> bytes:
-    """The fork server can fork; it is made of `files`."""
-    return "\n".join([_HELLO, *files]).encode(errors="surrogateescape")
+def hello(made_by: bytes, files: Iterable[str]) -> bytes:
+    """The fork server can fork; it takes code that an engine of the digest `made_by` has made, and is made of `files`."""
+    return "\n".join([_HELLO, made_by.hex(), *files]).encode(errors="surrogateescape")
 
 
-def parse_hello(message: bytes) -> list[str]:
-    """The files. Raises ProtocolError."""
-    greeting, *files = message.decode(errors="surrogateescape").split("\n")
-    if greeting != _HELLO:
-        raise ProtocolError("it does not say hello as a fork server does")
-    return files
+def parse_hello(message: bytes) -> tuple[bytes, list[str]]:
+    """The digest, and the files. Raises ProtocolError."""
+    try:
+        greeting, made_by, *files = message.decode(errors="surrogateescape").split("\n")
+        if greeting == _HELLO:
+            return bytes.fromhex(made_by), files
+    except ValueError:
+        pass
+    raise ProtocolError("it does not say hello as a fork server does")
 
 
-def request(server: "socket", wanted: Request) -> int:
-    """Ask for a session's process; its number. Raises ProtocolError or OSError."""
-    from socket import send_fds  # noqa: PLC0415
-
-    send_fds(server, [os.fsencode(f"{wanted.procs}\n{wanted.likely}")], wanted.descriptors)
-    answer = server.recv(MESSAGE_MAX).decode(errors="replace")
-    if not answer.isascii() or not answer.isdigit():
-        raise ProtocolError(answer.removeprefix(_FAILED) or "it has ended")
-    return int(answer)
+def request(procs: str) -> bytes:
+    """Ask for a process that waits for its plan, in the control group whose file `procs` is, if there is one."""
+    return os.fsencode(procs) or b"\0"
 
 
-def receive(supervisor: "socket") -> Request | None:
-    """The next request; None once the supervisor has closed its side. Raises OSError."""
-    from socket import recv_fds  # noqa: PLC0415
-
-    data, fds, _, _ = recv_fds(supervisor, MESSAGE_MAX, len(Descriptors._fields))
-    for fd in fds:
-        os.set_inheritable(fd, False)  # Python 3.11 overlooks the flag for that
-    if len(fds) != len(Descriptors._fields):
-        return None
-    procs, _, likely = os.fsdecode(data).partition("\n")
-    return Request(procs, likely, Descriptors(*fds))
+def parse_request(message: bytes) -> str:
+    """The file to write its number to; may be empty."""
+    return os.fsdecode(message.rstrip(b"\0"))
 
 
 def forked(pid: int) -> bytes:
     """The answer to a request."""
-    return str(pid).encode()
+    return b"%d" % pid
 
 
 def failed(error: OSError) -> bytes:
     """The answer where there is no child."""
-    return f"{_FAILED}{error.strerror}".encode()
+    return f"{_FAILED}{error.strerror or error}".encode()
 
 
-def order(arguments: Sequence[str]) -> bytes:
-    """What to write, and then to close, for a session to begin."""
-    data = b"".join(os.fsencode(argument) + b"\0" for argument in arguments)
-    return b"%d\n%s" % (len(data), data)
+def parse_answer(message: bytes, descriptors: Sequence[int]) -> int:
+    """The number of the child that came with `descriptors`. Raises ProtocolError."""
+    if not message.isdigit():
+        text = message.decode(errors="replace")
+        raise ProtocolError(text.removeprefix(_FAILED) or "it has ended")
+    if len(descriptors) != DESCRIPTORS_MAX:
+        raise ProtocolError("descriptors are missing")
+    return int(message)
 
 
-def hint(app_id: str) -> bytes:
-    """What to write before the order of an app that may be launched now."""
-    return b"?%s\n" % os.fsencode(app_id)
+def send(connection: socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send a message with descriptors. Raises OSError."""
+    if descriptors:
+        data = b"".join([fd.to_bytes(_FD_SIZE, byteorder) for fd in descriptors])
+        connection.sendmsg([message], [(SOL_SOCKET, SCM_RIGHTS, data)])
+    else:
+        connection.send(message)
 
 
-def read_order(fd: int, on_hint: Callable[[str], None]) -> list[str] | None:
-    """Wait for an order; None if none comes any more, or not all of one. Raises OSError.
-
-    `on_hint` is called with the app's id of each hint, as it comes.
-    """
-    data = b""
-    while chunk := os.read(fd, MESSAGE_MAX):
-        data += chunk
-        while data.startswith(b"?") and b"\n" in data:
-            line, _, data = data.partition(b"\n")
-            on_hint(os.fsdecode(line[1:]))
-    size, _, arguments = data.partition(b"\n")
-    if size != b"%d" % len(arguments):
-        return None
-    return [os.fsdecode(argument) for argument in arguments.split(b"\0")[:-1]]
+def receive(connection: socket) -> tuple[bytes, list[int]]:
+    """The next message and its descriptors, which are closed on exec; nothing at the end. Raises OSError."""
+    message, ancillary, _, _ = connection.recvmsg(MESSAGE_MAX, _ANCILLARY_MAX, MSG_CMSG_CLOEXEC)
+    fds = []
+    for level, kind, data in ancillary:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            for at in range(0, len(data), _FD_SIZE):
+                fds.append(int.from_bytes(data[at : at + _FD_SIZE], byteorder))
+    return message, fds

@@ -10,9 +10,11 @@ from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from weft_runtime import forms
 from weft_runtime.backlog import Backlog
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
+from weft_runtime.forms import about, is_journal, journal_form, stderr_form
 from weft_runtime.ids import AppId
 from weft_runtime.limits import KIB
 from weft_runtime.settings import LogSettings, LogTarget
@@ -20,7 +22,7 @@ from weft_runtime.settings import LogSettings, LogTarget
 if TYPE_CHECKING:
     import _socket
 
-JOURNAL_SOCKET = Path("/run/systemd/journal/socket")
+JOURNAL_SOCKET = Path(forms.JOURNAL_SOCKET)
 
 STDERR_WAIT_MS = 250
 """How long a line of a program that begins or ends waits for a full pipe behind standard error before it is dropped: a
@@ -182,9 +184,6 @@ NAMELESS = frozenset(
 Sink = Callable[[Level, str, dict[str, str]], None]
 """Takes one entry: its level, its message and its other fields."""
 
-Form = Callable[[Level, str, dict[str, str]], bytes]
-"""Makes the bytes of one entry."""
-
 
 class Log:
     """Writes entries at or above a level. Standard logging is not used: it has no place for fields.
@@ -264,7 +263,7 @@ def open_log(identifier: str, settings: LogSettings, *, has_loop: bool = False) 
         level = Level.parse(settings.level or "info")
     except ValueError as error:
         raise WeftError(Problem.CONFIG_INVALID, f"$WEFT_LOG_LEVEL: {error}") from None
-    on_journal = _is_journal(settings.journal_stream)
+    on_journal = is_journal(settings.journal_stream)
     to_journal = settings.target is LogTarget.JOURNAL or (settings.target is LogTarget.AUTO and on_journal)
     if to_journal and JOURNAL_SOCKET.is_socket():
         log, form = Log(_unused, level, is_native=True), journal_form(identifier)
@@ -279,24 +278,6 @@ def open_log(identifier: str, settings: LogSettings, *, has_loop: bool = False) 
         problem = f"there is no {JOURNAL_SOCKET}"
         log.notice(f"cannot log to the journal natively, logging to standard error: {problem}")
     return log
-
-
-def journal_form(identifier: str) -> Form:
-    """Entries in the journal's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL/)."""
-
-    def form(level: Level, message: str, fields: dict[str, str]) -> bytes:
-        entry = {"MESSAGE": message, "PRIORITY": str(int(level)), "SYSLOG_IDENTIFIER": identifier, **fields}
-        return b"".join(
-            _field(name.encode(), value.encode(errors="backslashreplace")) for name, value in entry.items()
-        )
-
-    return form
-
-
-def _field(name: bytes, value: bytes) -> bytes:
-    if b"\n" in value:
-        return name + b"\n" + len(value).to_bytes(8, "little") + value + b"\n"
-    return name + b"=" + value + b"\n"
 
 
 def output_identifier(app_id: str, session_id: int) -> str:
@@ -314,7 +295,7 @@ def _about(fields: dict[str, str]) -> str:
     except ValueError:
         # Whatever somebody has asked for: it must not look like the beginning of another entry.
         app_id = quote(app_id)
-    return f"{app_id}: " if session_id is None else f"{app_id}[{session_id}]: "
+    return about(app_id, session_id)
 
 
 class _Journal:
@@ -426,29 +407,6 @@ def stderr_sink(identifier: str, *, with_priority: bool) -> Sink:
             pass  # closed, full or broken: there is nowhere left to say so
 
     return sink
-
-
-def stderr_form(identifier: str, *, with_priority: bool) -> Form:
-    """Readable lines; with the `<N>` prefix of sd-daemon(3) where a journal reads them."""
-    pid = os.getpid()
-
-    def form(level: Level, message: str, fields: dict[str, str]) -> bytes:
-        writer = fields.get("SYSLOG_IDENTIFIER")
-        text = f"{identifier}[{pid}]: {level.name.lower()}: {f'{writer}: ' if writer else ''}{message}"
-        if with_priority:
-            text = "\n".join(f"<{int(level)}>{line}" for line in text.split("\n"))
-        return f"{text}\n".encode(errors="backslashreplace")
-
-    return form
-
-
-def _is_journal(journal_stream: str | None) -> bool:
-    """Whether standard error is what `$JOURNAL_STREAM` names (systemd.exec(5))."""
-    try:
-        stderr = os.fstat(2)
-    except OSError:
-        return False
-    return journal_stream == f"{stderr.st_dev}:{stderr.st_ino}"
 
 
 def _write_what_fits(data: bytes, patience_ms: int) -> bytes:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime import paths
+from weft_runtime import paths, remembered
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import quote
 
@@ -102,12 +102,11 @@ def service_settings(environ: Mapping[str, str] = os.environ) -> ServiceSettings
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path | None:
     """The caller's own directory for what can be made again: systemd's, or that of the user's home."""
-    if given := (_get(environ, "CACHE_DIRECTORY") or "").partition(":")[0]:
-        return Path(given)
-    cache, home = _get(environ, "XDG_CACHE_HOME"), _get(environ, "HOME")
-    if cache:
-        return Path(cache, "weft")
-    return Path(home, ".cache/weft") if home else None
+    names = ("CACHE_DIRECTORY", "HOME", "XDG_CACHE_HOME")
+    found = remembered.cache_directory(
+        {name: value for name in names if (value := _get(environ, name)) is not None}
+    )
+    return None if found is None else Path(found)
 
 
 def report_descriptor(environ: Mapping[str, str] = os.environ) -> int | None:

@@ -255,7 +255,7 @@ def _open_inside(directory: Path, name: str) -> int:
         name = os.fsdecode(name.encode())
     except UnicodeEncodeError:
         raise _Outside("is no path of a file") from None
-    if (found := _without_links(directory, name)) is not None:
+    if (found := without_links(directory, name)) is not None:
         return os.open(found, _OPEN_FLAGS)
     base = os.path.realpath(directory, strict=True)
     try:
@@ -278,7 +278,7 @@ def _open_inside(directory: Path, name: str) -> int:
     return os.open(real, _OPEN_FLAGS)
 
 
-def _without_links(directory: Path, name: str) -> str | None:
+def without_links(directory: Path, name: str) -> str | None:
     """The path of the regular file `name`, if no link and no ".." is on the way to it: most files of most packages.
 
     That cannot lead out of the package, and takes a fraction of the time of resolving all of the path. None says

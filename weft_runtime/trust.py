@@ -14,6 +14,7 @@ from weft_runtime.errors import Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.integrity import SETTLED_NS, Identity, unsafe
 from weft_runtime.policy import Policy
+from weft_runtime.sources import FILE, NAME, SOURCES_MAX, Source
 from weft_runtime.tree import Kind, Tree
 
 KEY_SUFFIX = ".pub"
@@ -153,12 +154,7 @@ def demand(directory: Path, module_fd: int, module: str, places: Places) -> None
     """
     keys = trusted_keys(places)
     name = _record_name(directory)
-    found = Tree()
-    identities: dict[str, Identity] = {}
-    for entry, place in tree.walk(directory):
-        found.add(entry)
-        if entry.kind is not Kind.DIRECTORY:
-            identities[entry.path] = Identity.of(place.status)
+    found, identities = _look(directory)
     known = _recall(places, name, _fingerprint(identities))
     if known is None or known not in keys.by_value:
         content = signature.read(directory)
@@ -174,6 +170,71 @@ def demand(directory: Path, module_fd: int, module: str, places: Places) -> None
     resolved = found.resolve(module)
     if resolved is None or identities.get(resolved.path) != Identity.of(os.fstat(module_fd)):
         raise not_trusted(directory, "was changed while it was started", keys, Problem.CHANGED)
+
+
+def recall(directory: Path, module_fd: int, module: str, places: Places) -> list[Source] | None:
+    """What the permission of `demand` depends on, where that goes by what is remembered; None for all else.
+
+    Raises WeftError where something cannot be read.
+    """
+    if _is_large(directory):
+        return None
+    keys = trusted_keys(places)
+    looked = _look(directory)
+    known = _recall(places, _record_name(directory), _fingerprint(looked.identities))
+    if known is None or known not in keys.by_value:
+        return None
+    resolved = looked.tree.resolve(module)
+    if resolved is None or looked.identities.get(resolved.path) != Identity.of(os.fstat(module_fd)):
+        return None
+    base = os.fsencode(directory)
+    names: list[Source] = [(FILE, base)]
+    names += [(NAME, paths.below(directory, entry.path)) for entry in looked.tree.sorted()]
+    for of_keys in (*places.keys, places.revoked):
+        names += [(NAME, os.fsencode(of_keys)), (FILE, os.fsencode(of_keys))]
+        try:
+            names += [(FILE, os.fsencode(path)) for path in sorted(of_keys.iterdir())]
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise from_os_error(f"read {quote(str(of_keys))}", error) from None
+    return names
+
+
+class _Looked(NamedTuple):
+    tree: Tree
+    identities: dict[str, Identity]
+    """Of all but directories."""
+
+
+def _is_large(directory: Path) -> bool:
+    """Whether a package has more entries than a decision may depend on, found out without looking at many more.
+
+    Raises WeftError where it cannot be read.
+    """
+    count, directories = 0, [os.fspath(directory)]
+    while directories:
+        try:
+            with os.scandir(directories.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > SOURCES_MAX:
+                        return True
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.path)
+        except OSError as error:
+            raise from_os_error(f"read {quote(str(directory))}", error) from None
+    return False
+
+
+def _look(directory: Path) -> _Looked:
+    """The entries of a package. Raises WeftError as `tree.walk` and `Tree.add` do."""
+    looked = _Looked(Tree(), {})
+    for entry, place in tree.walk(directory):
+        looked.tree.add(entry)
+        if entry.kind is not Kind.DIRECTORY:
+            looked.identities[entry.path] = Identity.of(place.status)
+    return looked
 
 
 def not_trusted(

@@ -22,7 +22,7 @@ from websockets.sync.client import ClientConnection, connect
 from tests import packages
 from tests.appd.client import Control
 from tests.packages import APP_ID
-from weft_runtime.appd.forkserver import SPARES
+from weft_runtime.appd.spares import SPARES
 from weft_runtime.protocol import (
     LaunchAck,
     LaunchApp,
@@ -76,6 +76,7 @@ class Appd:
         self.directory = directory
         self.store = directory / "store"
         self.runtime = directory / "run"
+        self.cache = directory / "cache"
         self.socket = self.runtime / "weft/appd.sock"
         self.config = directory / "appd.toml"
         self.program: Sequence[str] = (*_under_coverage(), os.fspath(PROGRAMS / "weft-appd"))
@@ -83,6 +84,8 @@ class Appd:
             "PATH": "/usr/bin:/bin",
             "XDG_RUNTIME_DIR": os.fspath(self.runtime),
             "WEFT_APP_STORE": os.fspath(self.store),
+            # A session whose code is in there follows a plan.
+            "CACHE_DIRECTORY": os.fspath(self.cache),
             "WEFT_RUNTIME_BIN": os.fspath(FAKE_RUNTIME),
             "WEFT_APPD_WS_PORT": "off",
             "WEFT_STOP_GRACE": "1",
@@ -130,10 +133,12 @@ class Appd:
         counts: list[int] = []
 
         def are_steady() -> bool:
-            helpers = len(self.helpers)
+            held = descriptors(self.process.pid)
+            # Those that the daemon knows: of one that is just being forked it has nothing yet.
+            helpers = sum("[pidfd]" in each for each in held.values())
             if children(self.process.pid) and helpers < HELPERS:
                 counts.clear()  # a fork server is starting, or a runtime that is none is still to be collected
-            counts.append(len(descriptors(self.process.pid)) - DESCRIPTORS_A_HELPER * helpers)
+            counts.append(len(held) - DESCRIPTORS_A_HELPER * helpers)
             return len(counts) >= 5 and len(set(counts[-5:])) == 1
 
         eventually(are_steady, "the daemon has started")

@@ -43,13 +43,13 @@ def test_as_long_as_a_runtime_compiles_it_is_waited_for(start: Make) -> None:
 def test_whoever_does_not_say_so_is_not(hasty: Appd, words: str) -> None:
     hasty.install(f"for _ in range(40): {words or 'pass'}; signal.sigtimedwait([], 0.5)\nready()\nwait()")
     session = hasty.launch()
-    assert hasty.until_stopped(session).reason == "it did not say READY within 2 s: killed by SIGTERM"
+    assert hasty.until_stopped(session).reason == "it did not say READY within 2 s: stopped by SIGTERM"
 
 
 def test_after_the_last_word_its_time_begins_anew_and_ends(hasty: Appd) -> None:
     hasty.install(f"{COMPILING}; wait()")
     found = hasty.until_stopped(hasty.launch())
-    assert found.reason == "it did not say READY within 2 s: killed by SIGTERM"
+    assert found.reason == "it did not say READY within 2 s: stopped by SIGTERM while compiling"
 
 
 def test_what_was_said_meanwhile_hides_no_reason(hasty: Appd) -> None:

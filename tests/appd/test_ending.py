@@ -57,7 +57,8 @@ def test_an_exit_status_is_known_and_logged(appd: Appd, status: int) -> None:
 def test_a_death_by_a_signal_is_known_and_logged(appd: Appd, number: signal.Signals) -> None:
     appd.install(f"ready(); os.kill(os.getpid(), {int(number)}); wait()")
     ended = appd.until_stopped(appd.launch())
-    assert (ended.exit_status, ended.signal, ended.reason) == (None, number.name, f"killed by {number.name}")
+    how = "stopped" if number is signal.SIGTERM else "killed"
+    assert (ended.exit_status, ended.signal, ended.reason) == (None, number.name, f"{how} by {number.name}")
     assert appd.find("ended by", 1).startswith(f"warning: ended by {number.name} after ")
 
 

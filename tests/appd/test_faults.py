@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.appd import compiled
 from tests.appd.conftest import Make
 from tests.appd.harness import REAL_RUNTIME, Appd, eventually
 from tests.appd.test_persistence import BOTH, RUNNING, launch_both, saved, until_apps, until_saved
+from tests.appd.test_real_runtime import SLEEPING
 from tests.packages import APP_ID
 from weft_runtime import __version__
 from weft_runtime.protocol import (
@@ -43,8 +45,8 @@ def fault(*args, **kwargs):
         raise {error}
     return real(*args, **kwargs)
 setattr(owner, {name!r}, fault)
-{more}
 sys.argv[0] = "weft-appd"
+{more}
 sys.exit(weft_runtime.appd.main.main())
 """
 
@@ -220,7 +222,7 @@ def test_an_accept(faulty: Callable[..., Appd]) -> None:
 @pytest.mark.parametrize(
     ("owner", "name", "ask"),
     [
-        ("launcher:Launcher", "command", LaunchApp(APP_ID, 0)),
+        ("launcher:Launcher", "find", LaunchApp(APP_ID, 0)),
         ("supervisor:Supervisor", "_adopt", LaunchApp(APP_ID, 0)),
         ("supervisor:Supervisor", "find", TerminateApp(7)),
         ("status", "describe", QueryStatus()),
@@ -260,19 +262,21 @@ def test_a_request_by_any_exception(faulty: Callable[..., Appd], error: str) -> 
     assert answer.code == ErrorCode.UNKNOWN_SESSION
 
 
-@pytest.mark.parametrize("name", ["_hello", "is_current", "close", "fork"])
+@pytest.mark.parametrize("name", ["_hello", "is_current", "close", "ask", "answer"])
 def test_the_conversation_with_the_fork_server(faulty: Callable[..., Appd], name: str) -> None:
     if name == "is_current":
-        appd = faulty("forkserver:Spares", "take")
+        name, owner = "take", "spares:Spares"
     else:
-        appd = faulty("forkserver:ForkServer", name)
+        owner = "forkserver:ForkServer"
+    # The runtime that is beside the daemon's program follows plans.
+    appd = faulty(owner, name, more=f"sys.argv[0] = {os.fspath(REAL_RUNTIME.with_name('weft-appd'))!r}")
     appd.environ |= {"WEFT_RUNTIME_BIN": os.fspath(REAL_RUNTIME), "WEFT_FORK_SERVER": "true"}
     if name == "_hello":
         arm(appd)
     appd.start()
     if name == "_hello":
         until_told(appd)
-    appd.install(RUNNING)
+    compiled.install(appd, SLEEPING)
     eventually(lambda: len(appd.helpers) == 3, "a fork server is there, and what it has forked")
     if name == "close":
         arm(appd)
@@ -280,7 +284,7 @@ def test_the_conversation_with_the_fork_server(faulty: Callable[..., Appd], name
         until_told(appd)
     elif name != "_hello":
         arm(appd)
-        for _ in range(3 if name == "fork" else 1):
+        for _ in range(1 if name == "take" else 3):
             appd.connect().ask(LaunchApp(APP_ID, 0))
         until_told(appd)
     serves(appd)

@@ -2,32 +2,33 @@
 """Sessions that are forks: the same as executed ones in every way, and never lost with the fork server."""
 
 import contextlib
-import fcntl
 import os
 import shutil
 import signal
 from pathlib import Path
 
 import pytest
-import wasmtime
 
 from tests import packages
+from tests.appd import compiled
 from tests.appd.conftest import Make
 from tests.appd.harness import (
     HELPERS,
     REAL_RUNTIME,
     WAIT_SECONDS,
     Appd,
+    children,
     eventually,
     is_gone,
+    kill_orphans,
     memory,
     state_of,
 )
 from tests.appd.test_real_runtime import SLEEPING
 from tests.appd.test_soak import GROWTH_MAX, HISTORY_MAX
 from tests.packages import printing, wat
-from weft_runtime import code_cache
-from weft_runtime.appd.forkserver import HELLO_TIMEOUT_S, SPARES
+from weft_runtime.appd.forkserver import HELLO_TIMEOUT_S
+from weft_runtime.appd.spares import SPARES
 from weft_runtime.protocol import (
     AppState,
     DaemonStatus,
@@ -56,11 +57,23 @@ RANDOM = wat(
 
 
 @pytest.fixture
-def forking(start: Make) -> Appd:
+def forking(make: Make) -> Appd:
     """A daemon with a fork server and all the processes that wait."""
-    appd = start(WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="true")
-    packages.install(appd.store, SLEEPING)
+    appd = make(WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="true")
+    compiled.install(appd, SLEEPING)
+    appd.start()
     until_full(appd)
+    return appd
+
+
+def own(make: Make, program: Path) -> Appd:
+    """A place for a daemon of which `program` is the runtime of the same installation: no other follows plans."""
+    appd = make(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
+    *wrapper, daemon = appd.program
+    beside = program.with_name("weft-appd")
+    if not beside.exists():
+        shutil.copy2(daemon, beside)
+    appd.program = (*wrapper, os.fspath(beside))
     return appd
 
 
@@ -119,14 +132,22 @@ def traits(pid: int, appd: Appd) -> dict[str, object]:
         "limits": (process / "limits").read_text(),
         "out of memory": (process / "oom_score_adj").read_text(),
         "group": (process / "cgroup").read_text(),
-        **{name: status[name] for name in ("SigBlk", "SigIgn", "SigCgt", "Umask", "Uid", "Gid", "Seccomp")},
-        "threads": status["Threads"],
+        **{name: status[name] for name in ("SigIgn", "SigCgt", "Umask", "Uid", "Gid", "Seccomp")},
     }
+
+
+def test_a_fork_has_one_thread_and_blocks_no_signal(forking: Appd) -> None:
+    """The end by a signal needs neither: the default action ends a guest whatever it does."""
+    _, pid = running(forking)
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    assert int(status["SigBlk"], 16) == 0
+    # The engine has one more for the guest that sleeps.
+    assert int(status["Threads"]) <= 2
 
 
 def test_a_fork_is_what_an_executed_process_is(forking: Appd, start: Make) -> None:
     plain = start(WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="false")
-    packages.install(plain.store, SLEEPING)
+    compiled.install(plain, SLEEPING)
     (_, forked), (_, executed) = running(forking), running(plain)
     assert was_forked(forked)
     assert not was_forked(executed)
@@ -162,7 +183,7 @@ def test_it_is_stopped_and_waited_for_as_any_other(forking: Appd) -> None:
 
 def test_two_sessions_have_different_random_numbers(forking: Appd) -> None:
     shutil.rmtree(forking.store / packages.APP_ID)
-    packages.install(forking.store, RANDOM)
+    compiled.install(forking, RANDOM)
     texts = set()
     for _ in range(3):
         session = forking.launch()
@@ -179,19 +200,33 @@ def test_the_fork_server_has_one_thread_and_nothing_of_an_app(forking: Appd) -> 
     server = server_of(forking)
     assert len([*Path(f"/proc/{server}/task").iterdir()]) == 1
     assert packages.APP_ID not in Path(f"/proc/{server}/maps").read_text()
-    # Its three streams and the socket, and the code of the rehearsal; more while it forks.
-    eventually(lambda: len([*Path(f"/proc/{server}/fd").iterdir()]) <= 6, "it keeps nothing open")
+    # Its three streams and the socket; more while it forks.
+    eventually(lambda: len([*Path(f"/proc/{server}/fd").iterdir()]) == 4, "it keeps nothing open")
 
 
 def test_without_it_every_session_is_executed(start: Make) -> None:
     appd = start(WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="false")
-    packages.install(appd.store, SLEEPING)
+    compiled.install(appd, SLEEPING)
     _, pid = running(appd)
     assert not was_forked(pid)
     assert appd.helpers == []
     found = appd.control.ask(QueryStatus())
     assert isinstance(found, DaemonStatus)
     assert (found.fork_server, found.spares) == (None, 0)
+
+
+def test_a_runtime_in_place_of_that_of_the_release_is_executed_and_not_asked(
+    start: Make, tmp_path: Path
+) -> None:
+    program = tmp_path / "weft-runtime-wasmtime"
+    asked = tmp_path / "asked"
+    program.write_text(f'#!/bin/sh\n[ "$1" != --fork-server ] || touch {asked}\nexec {REAL_RUNTIME} "$@"\n')
+    program.chmod(0o755)
+    appd = start(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
+    compiled.install(appd, SLEEPING)
+    assert not was_forked(running(appd)[1])
+    assert not asked.exists()
+    assert appd.helpers == []
 
 
 def test_more_launches_at_once_than_processes_wait_are_all_forks(forking: Appd) -> None:
@@ -204,7 +239,7 @@ def test_more_launches_at_once_than_processes_wait_are_all_forks(forking: Appd) 
 @pytest.mark.soak
 def test_thousands_of_forks_lose_nothing_and_leave_no_trace(forking: Appd) -> None:
     shutil.rmtree(forking.store / packages.APP_ID)
-    packages.install(forking.store, printing("hello\n", then="(call $exit (i32.const 7))"))
+    compiled.install(forking, printing("hello\n", then="(call $exit (i32.const 7))"))
     control = forking.connect()
     control.ask(Subscribe(None))
     server = server_of(forking)
@@ -286,8 +321,8 @@ def test_a_process_that_waits_and_is_killed_is_replaced(forking: Appd) -> None:
 def test_a_program_that_was_replaced_gets_a_new_one(make: Make, tmp_path: Path) -> None:
     program = tmp_path / "weft-runtime-wasmtime"
     shutil.copy2(REAL_RUNTIME, program)
-    appd = make(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
-    packages.install(appd.store, SLEEPING)
+    appd = own(make, program)
+    compiled.install(appd, SLEEPING)
     appd.start()
     until_full(appd)
     before = server_of(appd)
@@ -298,6 +333,28 @@ def test_a_program_that_was_replaced_gets_a_new_one(make: Make, tmp_path: Path) 
     appd.find(f"{program} has changed: starting its fork server anew")
     until_full(appd)
     assert server_of(appd) != before
+
+
+def test_a_program_that_was_replaced_while_it_started_gets_a_new_one(make: Make, tmp_path: Path) -> None:
+    """Nobody knows then whether what runs is the one of before."""
+    program, flag = tmp_path / "weft-runtime-wasmtime", tmp_path / "replace"
+    first, rest = REAL_RUNTIME.read_text().split("\n", 1)
+    replacing = f"import os\nif os.path.exists({str(flag)!r}):\n    os.unlink({str(flag)!r})\n    os.utime(__file__)\n"
+    program.write_text(f"{first}\n{replacing}{rest}")
+    program.chmod(0o755)
+    flag.touch()
+    appd = own(make, program)
+    compiled.install(appd, SLEEPING)
+    appd.start()
+    until_full(appd)
+    before = server_of(appd)
+    _, pid = running(appd)
+    assert not was_forked(pid)
+    appd.find(f"{program} has changed: starting its fork server anew")
+    until_full(appd)
+    assert server_of(appd) != before
+    _, pid = running(appd)
+    assert was_forked(pid)
 
 
 def test_a_reload_has_a_new_one_and_the_sessions_live_on(forking: Appd) -> None:
@@ -329,9 +386,28 @@ def test_nothing_of_it_outlives_a_daemon_that_was_killed(forking: Appd) -> None:
     forking.start()
 
 
+@pytest.mark.parametrize("is_asking", [False, True])
+def test_nothing_begins_below_a_daemon_that_was_killed(forking: Appd, is_asking: bool) -> None:
+    server = server_of(forking)
+    assert server is not None
+    if is_asking:
+        os.kill(server, signal.SIGSTOP)  # it is asked for the next process, and does not answer
+    forking.launch()
+    forking.disconnect()
+    forking.process.kill()
+    forking.process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server, signal.SIGCONT)
+    try:
+        eventually(lambda: all(state_of(pid) in "ZX" for pid in children(os.getpid())), "all are gone")
+    finally:
+        kill_orphans()
+    forking.start()
+
+
 def misbehaving(directory: Path, *, times: int, how: str) -> Path:
     """A runtime whose fork server misbehaves the first `times` that it is started, in the words of a shell."""
-    program = directory / "runtime"
+    program = directory / "weft-runtime-wasmtime"
     program.write_text(
         f"""#!/bin/sh
 if [ "$1" = --fork-server ]; then
@@ -353,10 +429,11 @@ WORDS = [
 
 
 @pytest.mark.parametrize("words", WORDS)
-def test_a_program_that_is_none_is_executed(start: Make, tmp_path: Path, words: str) -> None:
+def test_a_program_that_is_none_is_executed(make: Make, tmp_path: Path, words: str) -> None:
     program = misbehaving(tmp_path, times=1, how=words)
-    appd = start(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
-    packages.install(appd.store, SLEEPING)
+    appd = own(make, program)
+    compiled.install(appd, SLEEPING)
+    appd.start()
     assert not was_forked(running(appd)[1])
     appd.find(f"{program} offers no fork server, each session executes it")
 
@@ -369,10 +446,11 @@ MISHAPS = [
 
 
 @pytest.mark.parametrize("mishap", MISHAPS)
-def test_one_that_does_not_come_up_is_tried_again(start: Make, tmp_path: Path, mishap: str) -> None:
+def test_one_that_does_not_come_up_is_tried_again(make: Make, tmp_path: Path, mishap: str) -> None:
     program = misbehaving(tmp_path, times=3, how=mishap)
-    appd = start(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
-    packages.install(appd.store, SLEEPING)
+    appd = own(make, program)
+    compiled.install(appd, SLEEPING)
+    appd.start()
     appd.find(f"warning: the fork server of {program} did not come up, starting another: it ended ")
     # Meanwhile each session executes the runtime.
     assert not was_forked(running(appd)[1])
@@ -384,13 +462,14 @@ def test_one_that_does_not_come_up_is_tried_again(start: Make, tmp_path: Path, m
     assert appd.log_text.count("did not come up") == 1
 
 
-def test_one_that_hangs_before_its_hello_is_tried_again(start: Make, tmp_path: Path) -> None:
+def test_one_that_hangs_before_its_hello_is_tried_again(make: Make, tmp_path: Path) -> None:
     (tmp_path / "starts").touch()
-    program = tmp_path / "runtime"
+    program = tmp_path / "weft-runtime-wasmtime"
     hang = f"[ $(wc -l <{tmp_path}/starts) != 2 ] || exec sleep 1000"
     program.write_text(f'#!/bin/sh\necho x >>{tmp_path}/starts\n{hang}\nexec {REAL_RUNTIME} "$@"\n')
     program.chmod(0o755)
-    appd = start(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
+    appd = own(make, program)
+    appd.start()
     until_full(appd)
     server = server_of(appd)
     assert server is not None
@@ -402,12 +481,12 @@ def test_one_that_hangs_before_its_hello_is_tried_again(start: Make, tmp_path: P
 
 def test_one_that_cannot_be_started_for_now_is_tried_again(make: Make, tmp_path: Path) -> None:
     """As where memory or descriptors are short; here its interpreter is not there yet."""
-    program = tmp_path / "runtime"
+    program = tmp_path / "weft-runtime-wasmtime"
     shell = tmp_path / "sh"
     program.write_text(f'#!{shell}\nexec {REAL_RUNTIME} "$@"\n')
     program.chmod(0o755)
-    appd = make(WEFT_RUNTIME_BIN=str(program), WEFT_FORK_SERVER="true")
-    packages.install(appd.store, SLEEPING)
+    appd = own(make, program)
+    compiled.install(appd, SLEEPING)
     appd.start()
     appd.find(f"warning: the fork server of {program} cannot be started: No such file or directory")
     shell.symlink_to("/bin/sh")
@@ -431,56 +510,3 @@ def test_one_whose_successor_is_killed_as_well_comes_back(forking: Appd) -> None
     eventually(lambda: forking.has("is there again"), "it is there again", 2 * WAIT_SECONDS)
     until_full(forking)
     assert was_forked(running(forking)[1])
-
-
-# Its start section writes, so whoever makes an instance of it is told of by its output.
-FORGED = wat(
-    '(import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))'
-    '(memory (export "memory") 1) (data (i32.const 0) "\\08\\00\\00\\00\\07\\00\\00\\00forged\\0a") (start $forged)'
-    "(func $forged (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16))))"
-    '(func (export "_start"))'
-)
-
-
-def test_code_that_a_session_has_forged_is_never_run(make: Make, tmp_path: Path) -> None:
-    """A spare rehearses with what the fork server has had compiled, which is in memory and sealed."""
-    cache = tmp_path / "cache/weft/code"
-    appd = make(
-        WEFT_RUNTIME_BIN=str(REAL_RUNTIME), WEFT_FORK_SERVER="true", XDG_CACHE_HOME=str(tmp_path / "cache")
-    )
-    packages.install(appd.store, SLEEPING)
-    appd.start()
-    until_full(appd)
-    # Sealed as whoever runs as the daemon's user can do it.
-    forged = bytes(wasmtime.Module(wasmtime.Engine(), FORGED).serialize())
-    entries = list(cache.glob("*.code"))
-    assert entries
-    for entry in entries:
-        with entry.open("rb") as file:
-            key = code_cache.key_of(file.fileno())
-        assert key is not None
-        entry.unlink()
-        entry.write_bytes(forged + code_cache.trailer(forged, key))
-        entry.chmod(0o600)
-    assert appd.run("--reload").status == 0
-    until_full(appd)
-    server = server_of(appd)
-    assert server is not None
-    for _ in range(SPARES + 1):
-        session, pid = running(appd)
-        assert was_forked(pid)
-        assert not appd.has("forged", session)
-    until_full(appd)
-    assert seals_of_code(server) == [
-        fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
-    ]
-
-
-def seals_of_code(pid: int) -> list[int]:
-    """Those of the files in memory that a process has open."""
-    found = []
-    for entry in Path(f"/proc/{pid}/fd").iterdir():
-        if "memfd:weft-code" in os.fspath(entry.readlink()):
-            with entry.open("rb") as file:
-                found.append(fcntl.fcntl(file, fcntl.F_GET_SEALS))
-    return found

@@ -59,7 +59,7 @@ def test_what_is_no_ready_line_ends_in_the_timeout(start: Make) -> None:
     for session in sessions.values():
         ended = appd.until_stopped(session)
         assert (ended.ready, ended.signal) == (None, "SIGTERM"), ended
-        assert ended.reason == "it did not say READY within 3 s: killed by SIGTERM"
+        assert ended.reason == "it did not say READY within 3 s: stopped by SIGTERM"
         assert ended.stopped is not None
         assert ended.stopped - ended.launched >= 3
     # Nobody asked for this end: the operator is to see it.
@@ -78,7 +78,7 @@ def test_who_ignores_the_timeout_is_killed(start: Make) -> None:
 def test_an_app_that_closes_its_output_before_ready_is_ended_early(appd: Appd) -> None:
     appd.install("os.close(1); wait()")
     ended = appd.until_stopped(appd.launch())
-    assert ended.reason == "it closed its standard output before READY: killed by SIGTERM"
+    assert ended.reason == "it closed its standard output before READY: stopped by SIGTERM"
     assert ended.stopped is not None
     assert ended.stopped - ended.launched < 25  # not the 30 s that READY may take
 

@@ -257,7 +257,7 @@ def test_stop_ends_a_session(appd: Device) -> None:
     done = appd.ctl("stop", "1")
     assert done.status == 0
     assert re.fullmatch(
-        rf"session 1 of {APP_ID} stopped: terminated by .* \(uid .*: stopped by SIGTERM while running _start\n",
+        rf"session 1 of {APP_ID} stopped: terminated by .* \(uid .*: stopped by SIGTERM\n",
         done.stdout,
     )
     assert appd.ctl("stop", "1").stdout.startswith(f"session 1 of {APP_ID} had ended already: ")

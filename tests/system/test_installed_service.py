@@ -21,6 +21,7 @@ from tests.system.package import (
 )
 
 WRITER = "org.example.writer"
+POLICY = "/etc/weft/pack.toml"
 WANTS = "/etc/systemd/system/multi-user.target.wants"
 
 # Writes "by the app" to a file in its data, then goes on for ever.
@@ -110,6 +111,25 @@ def test_a_service_needs_no_daemon(device: Container, ticker: str) -> None:
     assert show(device, "MainPID", ticker) != pid
     assert processes(device) == set()
     device.run("systemctl", "start", UNIT)
+
+
+def test_a_service_follows_the_plan_of_its_last_start(device: Container, ticker: str) -> None:
+    """Who decides has the module open. The way to its cache systemd mounts anew for each start."""
+
+    def decides() -> bool:
+        device.run("systemctl", "reset-failed", ticker)
+        device.run("systemctl", "restart", ticker)
+        files = device.run(
+            "find", f"/proc/{show(device, 'MainPID', ticker)}/fd", "-printf", "%f %l\\n"
+        ).stdout
+        assert ".code\n" in files
+        return f"/{TICKER}/app.wasm\n" in files
+
+    device.run("systemctl", "stop", ticker)
+    device.run("systemctl", "clean", "--what=cache", ticker)
+    assert [decides() for _ in range(3)] == [True, False, False]
+    device.run("touch", POLICY)
+    assert [decides() for _ in range(2)] == [True, False]
 
 
 def test_the_slice_stops_all_of_them(device: Container, ticker: str) -> None:

@@ -124,6 +124,22 @@ def test_a_notify_service_is_up_at_ready_and_stops_cleanly(container: Container)
     assert str(last["MESSAGE"]) == "org.weft.examples.ticker[17]: stopped by SIGTERM while running _start"
 
 
+def test_a_run_that_can_have_no_thread_says_so(container: Container) -> None:
+    """Whether it decides or follows the plan of a run before it."""
+    # The limit is none of root's, and each task of its user counts.
+    user, alone = (
+        ("--property=CacheDirectory=weft-threads", "--property=User=games"),
+        "--property=LimitNPROC=1",
+    )
+    assert run_app(container, "org.weft.examples.hello", "20", *user, alone) == 171
+    for _ in range(3):
+        assert run_app(container, "org.weft.examples.hello", "20", *user) == 0
+    assert run_app(container, "org.weft.examples.hello", "20", *user, alone) == 171
+    first, *_, last = [entry for entry in entries(container, "20") if entry["PRIORITY"] == "3"]
+    for entry in (first, last):
+        assert "cannot start a thread: " in str(entry["MESSAGE"])
+
+
 def test_output_of_the_app_is_in_the_journal_too(container: Container) -> None:
     container.run(
         "systemd-run", "--quiet", "--unit=output", "--wait", f"--setenv=WEFT_APP_STORE={STORE}",

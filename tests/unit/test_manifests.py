@@ -12,7 +12,7 @@ import pytest
 from tests.packages import install
 from weft_runtime import manifests
 from weft_runtime.errors import Problem, WeftError
-from weft_runtime.integrity import SETTLED_NS
+from weft_runtime.integrity import SETTLED_NS, Identity
 from weft_runtime.manifest import Manifest
 from weft_runtime.manifests import Manifests, NotRemembered, read
 
@@ -126,7 +126,7 @@ def test_what_was_read_elsewhere_is_recalled(file: Path) -> None:
     known.use(None)
     with pytest.raises(NotRemembered):
         by(known.recall, file)
-    known.use(reading._replace(identity=reading.identity._replace(size=1)))
+    known.use(reading._replace(identity=Identity(0, 0, 1, 0, 0)))
     with pytest.raises(NotRemembered):
         by(known.recall, file)
     known.keep(reading._replace(settled=True))

@@ -6,14 +6,13 @@ import errno
 import os
 import resource  # noqa: F401 - os.wait4 imports it at its first call, and could not without a free descriptor
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.escape import printable
-from weft_runtime.fork_protocol import Descriptors
 from weft_runtime.journal import Level
 
 REPORT_FD = 3
@@ -138,20 +137,11 @@ def spawn(
         return _adopted(pid, pipes)
 
 
-def forked(fork: Callable[[Descriptors], int]) -> tuple[Child, int]:
-    """The same by a fork server: `fork` has it make a child of ours with these descriptors, and returns its number.
-
-    With the child comes the descriptor for its order. Raises what `fork` raises, and OSError.
-    """
-    with _Pipes(3) as pipes:
-        read_order, order = pipes.open_pipe()
-        pid = fork(Descriptors(read_order, *pipes.theirs))
-        with contextlib.suppress(OSError):
-            os.setpgid(pid, pid)  # as the child does itself: whoever comes first
-        child = _adopted(pid, pipes)
-        os.set_blocking(order, False)
-        pipes.keep(order)
-        return child, order
+def forked(pid: int, descriptors: Sequence[int]) -> Child:
+    """The same by a fork server, which has made a child of ours and says so with these descriptors."""
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, pid)  # until now it was in the group of the fork server
+    return Child(pid, *descriptors)
 
 
 class _Pipes:

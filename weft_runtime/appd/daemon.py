@@ -351,7 +351,10 @@ class Daemon:
     def _look_for_strays(self) -> None:
         self._strays_timer = None
         self._looked_at = time.monotonic()
-        self._reap_strays()
+        if self._supervisor.launcher.spares.is_asking:
+            self._child_ended()  # once the number of what has just been forked is known
+        else:
+            self._reap_strays()
 
     def _reap_strays(self) -> bool:
         """End and collect what the process of a session left to us; whether some of it is still there."""

@@ -4,18 +4,16 @@
 import asyncio
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime import capabilities, paths, store
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import Limits, Removal, SessionGroup, SessionGroups
 from weft_runtime.appd.child import Child
-from weft_runtime.appd.forkserver import Spares
 from weft_runtime.appd.numbers import Numbers
 from weft_runtime.appd.packages import Packages
-from weft_runtime.appd.session import Facts
-from weft_runtime.appd.settings import Places, Settings, find_runtime
+from weft_runtime.appd.plans import CapabilityRefused, Launchable, Plans
+from weft_runtime.appd.settings import Places, Settings
+from weft_runtime.appd.spares import Spares
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
@@ -65,61 +63,47 @@ class Launcher:
         packages: Packages,
     ) -> None:
         self._settings = settings
-        self._places = places
         self._environ = environ
         self._log = log
         self._numbers = numbers
-        self._packages = packages
         self.groups: SessionGroups | None = None
         """Where sessions get control groups of their own; None is "nowhere"."""
         self.spares = Spares(
             self._session_environment, log, lambda: numbers.next, self._make_group, self.remove_group
         )  # fmt: skip
+        self._plans = Plans(
+            settings, places, environ, packages.manifests.recall, lambda: self.spares.made_by
+        )  # fmt: skip
 
-    def command(self, app_id: AppId, number: int) -> tuple[list[str], str | None, Facts]:
-        """The command line of a session, what to say of its capabilities, and what it runs. Raises Refused."""
+    def find(self, app_id: AppId) -> Launchable:
+        """What launching an app comes to. Raises Refused."""
         try:
-            runtime = find_runtime(self._settings)
-            package = store.open_package(app_id, self._packages.stores, self._packages.manifests.recall)
-            os.close(package.module_fd)
+            return self._plans.find(app_id)
         except WeftError as error:
             raise _refused(_REFUSALS.get(error.problem, ErrorCode.SPAWN_FAILED), error) from None
-        try:
-            grants = capabilities.resolve(
-                package.manifest.capabilities,
-                lambda: capabilities.data_directory(self._places.data_root, app_id),
-                self._places.home,
-            )
-        except WeftError as error:
-            raise _refused(ErrorCode.CAPABILITY_REFUSED, error) from None
-        argv = [os.fspath(runtime), app_id, str(number)]
-        for grant in grants.directories:
-            argv += ["--preopen" if grant.writable else "--preopen-ro", f"{grant.host}::{grant.guest}"]
-        data = next((os.fspath(grant.host) for grant in grants.directories if grant.guest == "/data"), None)
-        # As the manifest has it: so is the list of installed apps, with which it is compared.
-        facts = Facts(
-            package.manifest.version,
-            package=_shown(package.directory),
-            data=_shown(data),
-            has_ui=package.manifest.ui_entry is not None,
-        )
-        return argv, grants.notice, facts
+        except CapabilityRefused as refused:
+            raise _refused(ErrorCode.CAPABILITY_REFUSED, refused.error) from None
 
-    def fork(self, app_id: AppId, argv: list[str]) -> Started | None:
-        """The next session's process by the fork server, if there is one."""
+    def fork(self, app_id: AppId, known: Launchable) -> Started | None:
+        """The next session's process by the fork server, if there is one, and a plan for the session."""
+        if known.plan is None or known.code is None or (code_fd := known.code.open()) is None:
+            return None
+        number = self._numbers.next
         try:
-            spare = self.spares.take(Path(argv[0]), app_id, self._numbers.next)
+            command = tuple(map(os.fsencode, known.command(app_id, number)))
+            try:
+                plan = known.plan.for_session(b"%d" % number, command).encode()
+            except ValueError:
+                return None  # too long for a message
+            spare = self.spares.take(known.program, number, plan, code_fd)
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as error:
             self.spares.failed(error)
             return None
-        if spare is None:
-            return None
-        if spare.begin(argv[1:]):
-            return Started(spare.child, spare.group)
-        self.spares.end(spare)
-        return None
+        finally:
+            os.close(code_fd)
+        return None if spare is None else Started(spare.child, spare.group)
 
     def execute(self, argv: list[str]) -> Started:
         """The next session's process by executing the runtime. Raises Refused."""
@@ -174,8 +158,3 @@ class Launcher:
 
 def _refused(code: ErrorCode, error: WeftError) -> Refused:
     return Refused(code, str(error), _EVENTS.get(error.problem, Event.LAUNCH_REFUSED))
-
-
-def _shown(path: str | Path | None) -> str | None:
-    """For a message, which is UTF-8 whatever the path is."""
-    return None if path is None else printable(paths.shown(path))

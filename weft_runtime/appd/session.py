@@ -12,6 +12,9 @@ from weft_runtime.protocol import SessionDetails, SessionInfo, State
 
 OUTPUT_CLOSED_GRACE_S = 1.0
 
+_STOPS = ("SIGTERM", "SIGINT", "SIGHUP")
+"""Signals that ask a process to end."""
+
 DAEMON = "weft-appd"
 """Who asks for an end that no client has asked for: that of an app which is not ready in time, or of the daemon itself."""
 
@@ -71,6 +74,8 @@ class Session:
     """Whether its end was asked for by a client or an operator, and so is no surprise."""
     output_closed: bool = False
     facts: Facts = Facts()
+    is_compiling: bool = False
+    """Whether its module was being compiled when it was last heard of."""
 
     @classmethod
     def launched(cls, number: int, app_id: str, pid: int, *, now: float, ready_deadline: float) -> Self:
@@ -84,11 +89,12 @@ class Session:
         """The READY line has come: it counts once, and not any more when the end was asked for."""
         if self.state is not State.STARTING:
             return []
-        self.state, self.ready_at, self.deadline = State.RUNNING, now, None
+        self.state, self.ready_at, self.deadline, self.is_compiling = State.RUNNING, now, None, False
         return [Action.ANNOUNCE_READY]
 
     def compiling(self, *, ready_deadline: float) -> list[Action]:
         """Its module is being compiled: that does not count into the time until READY."""
+        self.is_compiling = True
         if self.state is State.STARTING and not self.output_closed and self.deadline is not None:
             self.deadline = max(self.deadline, ready_deadline)
         return []
@@ -134,6 +140,9 @@ class Session:
         self.state, self.deadline, self.pid, self.stopped_at = State.STOPPED, None, None, now
         self.exit_status, self.signal = exit_status, signal
         how = f"killed by {signal}" if signal else f"exited with status {exit_status}"
+        if signal in _STOPS:
+            # Who follows a plan is gone without a word, so whatever ends like that is worded here.
+            reason, how = None, f"stopped by {signal}{' while compiling' if self.is_compiling else ''}"
         parts = [part for part in (self.stop_reason, reason or how) if part]
         self.reason = ": ".join(parts)
         return [Action.ANNOUNCE_STOPPED]
@@ -169,11 +178,11 @@ class Session:
     def to_json(self) -> dict[str, Any]:
         """For the next process image (handover.py); times are Unix seconds, as the first release has them.
 
-        Without `facts`: an image of the first release, to which a reload may go back, takes no field that it does not
-        know.
+        Without `facts` and `is_compiling`: an image of the first release, to which a reload may go back, takes no field that
+        it does not know.
         """
         values = asdict(self)
-        del values["facts"]
+        del values["facts"], values["is_compiling"]
         return values | {name: clock.to_unix(values[name]) for name in _TIMES if values[name] is not None}
 
     @classmethod

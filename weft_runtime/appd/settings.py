@@ -17,6 +17,7 @@ from weft_runtime.decode import Table
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Level
+from weft_runtime.sources import FILE, Source
 
 CONFIG_FILE = Path("/etc/weft/appd.toml")
 RUNTIME_PROGRAM = "weft-runtime-wasmtime"
@@ -211,15 +212,41 @@ def find_runtime(settings: Settings) -> Path:
                 Problem.ENGINE_MISSING, message, "see the setting runtime_bin, or $WEFT_RUNTIME_BIN"
             )
         return Path(program)
-    # Beside this program first: in a virtual environment that is where it is installed.
-    beside = Path(sys.argv[0]).resolve().parent
-    found = shutil.which(RUNTIME_PROGRAM, path=str(beside)) or shutil.which(RUNTIME_PROGRAM)
+    found = shutil.which(RUNTIME_PROGRAM, path=_own_path())
     if found is None:
         message = f"there is no {RUNTIME_PROGRAM} beside this program or on PATH: no app can run"
         raise WeftError(
             Problem.ENGINE_MISSING, message, "install it, or set runtime_bin or $WEFT_RUNTIME_BIN"
         )
     return Path(found)
+
+
+def is_own_runtime(program: Path, settings: Settings) -> bool:
+    """Whether `program`, which `find_runtime` has found, is the one of this release, and not one in its place."""
+    if settings.runtime_bin is None:
+        return True
+    own = shutil.which(RUNTIME_PROGRAM, path=_own_path())
+    try:
+        return own is not None and program.samefile(own)
+    except OSError:
+        return False
+
+
+def runtime_sources(settings: Settings) -> list[Source]:
+    """What `find_runtime` and `is_own_runtime` depend on."""
+    names = [] if settings.runtime_bin is None else [settings.runtime_bin]
+    for directory in _own_path().split(os.pathsep):
+        names.append(Path(directory, RUNTIME_PROGRAM))
+        if os.access(names[-1], os.X_OK):
+            break
+    return [(FILE, os.fsencode(name)) for name in names]
+
+
+def _own_path() -> str:
+    """Where the program of this release is looked for."""
+    # Beside this program first: in a virtual environment that is where it is installed.
+    beside = os.fspath(Path(sys.argv[0]).resolve().parent)
+    return os.pathsep.join((beside, os.environ.get("PATH", os.defpath)))
 
 
 def unfit(settings: Settings, *, store_may_be_made: bool = False) -> list[str]:

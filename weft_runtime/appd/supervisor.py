@@ -19,7 +19,7 @@ from weft_runtime.appd.live import Live, Surroundings
 from weft_runtime.appd.numbers import NotNumbered, Numbers
 from weft_runtime.appd.packages import Packages
 from weft_runtime.appd.session import DAEMON, Facts, Session
-from weft_runtime.appd.settings import Places, Settings, find_runtime
+from weft_runtime.appd.settings import Places, Settings, find_runtime, is_own_runtime
 from weft_runtime.appd.streams import NAMES, READS_AT_END
 from weft_runtime.appd.tasks import Tasks
 from weft_runtime.appd.turns import Turns
@@ -133,15 +133,14 @@ class Supervisor:
             raise Refused(ErrorCode.TOO_MANY_SESSIONS, message)
         if not self.numbers.is_ready:
             raise NotNumbered
-        self.launcher.spares.hint(app_id)
-        argv, notice, facts = self.launcher.command(app_id, self.numbers.next)
-        forked = self.launcher.fork(app_id, argv)
-        child, group = forked or self.launcher.execute(argv)
+        known = self.launcher.find(app_id)
+        forked = self.launcher.fork(app_id, known)
+        child, group = forked or self.launcher.execute(known.command(app_id, self.numbers.next))
         session = Session.launched(
             self.numbers.next, app_id, child.pid,
             now=clock.now(), ready_deadline=time.monotonic() + self._settings.ready_timeout,
         )  # fmt: skip
-        session.facts = facts._replace(launched_by=caller)
+        session.facts = known.facts._replace(launched_by=caller)
         self.numbers.skip()
         live = Live(session, child, group, self._surroundings)
         try:
@@ -149,15 +148,16 @@ class Supervisor:
         except BaseException:
             self._abandon(live)
             raise
-        version = printable(facts.version or "", VERSION_MAX)
-        message = f"launched by {caller}, pid {child.pid}: version {version} from {facts.package}"
+        version = printable(known.facts.version or "", VERSION_MAX)
+        message = f"launched by {caller}, pid {child.pid}: version {version} from {known.facts.package}"
         live.entry(Level.INFO, message, Event.SESSION_LAUNCHED, WEFT_CALLER=caller, WEFT_VERSION=version)
         if self._log.level >= Level.DEBUG:
             how = "a process of the fork server's" if forked else "executed"
             searched = ", ".join(quote(str(path)) for path in self.packages.stores)
-            live.entry(Level.DEBUG, f"{printable(argv[0])}, {how}; the stores are {searched}")
-        if notice is not None:
-            live.entry(Level.NOTICE, notice)
+            program = printable(str(known.program))
+            live.entry(Level.DEBUG, f"{program}, {how}; the stores are {searched}")
+        if known.notice is not None:
+            live.entry(Level.NOTICE, known.notice)
         self.on_change()
         return session
 
@@ -166,10 +166,13 @@ class Supervisor:
         self._live[session.id].stop(f"terminated by {by}", expected=True, by=by)
 
     def start_fork_server(self) -> None:
-        """Have processes ready for the next sessions, where the runtime offers that."""
+        """Have processes ready for the next sessions, where they may be forks."""
         if self._settings.fork_server:
             with contextlib.suppress(WeftError):  # the first launch says so
-                self.launcher.spares.start(find_runtime(self._settings))
+                program = find_runtime(self._settings)
+                # Another one gets no plan, so its forks would wait in vain.
+                if is_own_runtime(program, self._settings):
+                    self.launcher.spares.start(program)
 
     def close_fork_server(self) -> None:
         """End it and the processes that wait; sessions live on."""

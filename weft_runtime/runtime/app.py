@@ -25,15 +25,6 @@ class CodeSettings(NamedTuple):
     """Whether root's background compiler is asked for what a launch could not compile."""
 
 
-class Groundwork(NamedTuple):
-    """What a runner has done for an app ahead of its session."""
-
-    code_fd: int
-    """The compiled code, whose file is mapped: all this is good as long as nobody writes to it."""
-    loaded: object
-    """Nobody else looks into it."""
-
-
 class App(NamedTuple):
     """One app, opened and about to run."""
 
@@ -42,7 +33,8 @@ class App(NamedTuple):
     code: CodeSettings
     readiness: Readiness
     ending: Ending
-    groundwork: Groundwork | None = None
+    leave_plan: Callable[[], None] = lambda: None
+    """To be called once its code is loaded: the next run like this one is spared what it decides."""
     is_service: bool = False
     """Whether the service manager starts it, which waits for it."""
 
@@ -52,14 +44,6 @@ class Runner(Protocol):
 
     def engine_name(self) -> str:
         """The engine and its version, for --version."""
-        ...
-
-    def rehearsal(self, kind: EngineKind) -> Callable[[], None]:
-        """What a fork does before it becomes a session, once and if there is time. Raises WeftError or OSError."""
-        ...
-
-    def lay_groundwork(self, package: Package, code: CodeSettings) -> Groundwork | None:
-        """Do for an app what can be done before its session begins; None if that is nothing, or would have to be told."""
         ...
 
     def run(self, app: App) -> Outcome:

@@ -2,10 +2,9 @@
 """Entering a control group that a supervisor has made."""
 
 import os
-from pathlib import Path
 
 
-def enter(procs: Path) -> None:
+def enter(procs: "str | os.PathLike[str]") -> None:
     """Move this process to the group whose cgroup.procs file `procs` is. Raises OSError."""
     fd = os.open(procs, os.O_WRONLY | os.O_CLOEXEC)
     try:

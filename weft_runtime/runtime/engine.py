@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The engine: the only module that imports the wasmtime binding, and what hides its ways."""
 
+import ctypes
 import os
 import re
 import resource
@@ -10,14 +11,10 @@ from functools import cache
 from typing import NamedTuple
 
 import wasmtime
-
-# Without OpenSSL, which hashlib loads: that costs a launch milliseconds, and this is for some kilobytes.
-try:
-    from _sha2 import sha256 as _sha256  # type: ignore[import-not-found] # unknown to typeshed
-except ImportError:  # before Python 3.12
-    from _sha256 import sha256 as _sha256  # type: ignore[import-not-found]
+from wasmtime import _ffi
 
 from weft_runtime import limits, paths
+from weft_runtime.digest import sha256
 from weft_runtime.errors import GUEST_STATUS_MAX, Problem, WeftError
 from weft_runtime.escape import printable, quote
 from weft_runtime.runtime.arguments import Preopen
@@ -172,11 +169,6 @@ def machine(kind: EngineKind) -> Engine:
 _known_compatibility: dict[EngineKind, bytes] = {}
 
 
-def tell_compatibility(kind: EngineKind, digest: bytes) -> None:
-    """Spare `compatibility` its work, in this process and its forks: the digest is one that a child found out."""
-    _known_compatibility[kind] = digest
-
-
 def compatibility(kind: EngineKind) -> bytes | None:
     """The SHA-256 of all that the engine says of what compiled code it takes: its version, its target, its settings.
 
@@ -191,8 +183,8 @@ def compatibility(kind: EngineKind) -> bytes | None:
         code = wasmtime.Module(wasmtime.Engine(config), _EMPTY_MODULE).serialize()
     except wasmtime.WasmtimeError:
         return None
-    digest: bytes = _sha256(code).digest()
-    tell_compatibility(kind, digest)
+    digest: bytes = sha256(code).digest()
+    _known_compatibility[kind] = digest
     return digest
 
 
@@ -250,24 +242,29 @@ class Guest:
             with _translated_errors():
                 function(self._store)
         except GuestEnd as error:
-            error.memory = self._about_memory(error)
+            error.memory = about_memory(error, self._memory_size())
             raise
 
-    def _about_memory(self, end: GuestEnd) -> str:
-        """What to say of a guest that has failed, if it may have been refused memory.
-
-        The engine tells nobody that it has refused some. A guest that allocates twice as much as before, as containers do,
-        is refused when it has half of the limit; one that wants much at once has names for that, if any.
-        """
+    def _memory_size(self) -> int | None:
         try:
             memory = self._exports.get(self._store, _APP, _MEMORY)
         except wasmtime.WasmtimeError:  # it has none, or no WASI program would find it
-            return ""
-        size = memory.data_len(self._store) if isinstance(memory, wasmtime.Memory) else 0
-        is_named = isinstance(end, GuestTrap) and re.search(_NO_MEMORY, end.backtrace)
-        if 2 * size < limits.MEMORY.value and not is_named:
-            return ""
-        return f"; {limits.exceeded(limits.MEMORY, f'it had {size} bytes of memory').message}"
+            return None
+        return memory.data_len(self._store) if isinstance(memory, wasmtime.Memory) else 0
+
+
+def about_memory(end: GuestEnd, size: int | None) -> str:
+    """What to say of a guest that has failed, if it may have been refused memory: it has `size` bytes of it, or exports none.
+
+    The engine tells nobody that it has refused some. A guest that allocates twice as much as before, as containers do,
+    is refused when it has half of the limit; one that wants much at once has names for that, if any.
+    """
+    if size is None:
+        return ""
+    is_named = isinstance(end, GuestTrap) and re.search(_NO_MEMORY, end.backtrace)
+    if 2 * size < limits.MEMORY.value and not is_named:
+        return ""
+    return f"; {limits.exceeded(limits.MEMORY, f'it had {size} bytes of memory').message}"
 
 
 def entries(module: wasmtime.Module, *names: str) -> list[Entry | None]:
@@ -352,6 +349,19 @@ def _translated_errors() -> Iterator[None]:
         raise _guest_trap(error) from None
     except wasmtime.WasmtimeError as error:
         raise _other_error(str(error)) from None
+
+
+def raised(error: int | None, trap: int | None) -> Exception:
+    """What the library has put at one of these addresses, a wasmtime_error_t or a wasm_trap_t, as this module raises it."""
+    try:
+        with _translated_errors():
+            if trap:
+                pointer = ctypes.cast(ctypes.c_void_p(trap), ctypes.POINTER(_ffi.wasm_trap_t))
+                raise wasmtime.Trap._from_ptr(pointer)
+            place = ctypes.cast(ctypes.c_void_p(error), ctypes.POINTER(_ffi.wasmtime_error_t))
+            raise wasmtime.WasmtimeError._from_ptr(place)
+    except (GuestExit, GuestTrap, WeftError) as translated:
+        return translated
 
 
 def _guest_trap(trap: wasmtime.Trap) -> GuestTrap:

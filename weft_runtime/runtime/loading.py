@@ -48,23 +48,6 @@ class Launch(NamedTuple):
         return limits.LAUNCH_COMPILE_CPU if self.has_background else limits.COMPILE_CPU
 
 
-def load_known(settings: CodeSettings, module_fd: int) -> tuple[Module, int] | None:
-    """The module open on `module_fd` with a descriptor of its code, if that is there and nothing is to be said of it.
-
-    Raises WeftError.
-    """
-    found = _find(settings, module_fd)
-    if found is None or found.entry is None:
-        return None
-    try:
-        if not found.complaints:
-            return machine(settings.engine).load(found.entry.fd), found.entry.fd
-    except CodeRefused:
-        pass
-    os.close(found.entry.fd)
-    return None
-
-
 def _find(settings: CodeSettings, module_fd: int) -> Lookup | None:
     if settings.caches is None or (made_by := compatibility(settings.engine)) is None:
         return None

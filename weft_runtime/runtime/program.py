@@ -4,11 +4,11 @@
 import errno
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
-from weft_runtime import __version__, fork_protocol, manifest, policy, settings, store
+from weft_runtime import __version__, manifest, policy, settings, store
 from weft_runtime.code_cache import Caches
-from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.errors import ExitStatus, Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
 from weft_runtime.notify import open_notifier
@@ -19,9 +19,6 @@ from weft_runtime.runtime.readiness import Readiness
 from weft_runtime.settings import RuntimeSettings
 from weft_runtime.statusline import VERSION_MAX
 from weft_runtime.store import Package
-
-if TYPE_CHECKING:
-    from weft_runtime.runtime.lookout import Lookout
 
 IDENTIFIER = "weft-runtime"
 """SYSLOG_IDENTIFIER of every entry, whichever of the two programs runs."""
@@ -35,10 +32,6 @@ def run(program: str, argv: Sequence[str], *, needs_engine: bool) -> NoReturn:
     """Do all that `program` does and end the process."""
 
     def course(ending: Ending) -> Outcome:
-        if [*argv] == [fork_protocol.OPTION]:
-            from weft_runtime.runtime import forkserver  # noqa: PLC0415 - needs what no other run does
-
-            forkserver.serve(program, needs_engine=needs_engine)
         about = arguments.subject(argv)
         ending.log.bind(**about)
         ending.watch_signals()
@@ -91,13 +84,14 @@ def go(
     prepared: Prepared,
     *,
     needs_engine: bool,
-    lookout: "Lookout | None" = None,
 ) -> Outcome:
-    """Do what the arguments say; `lookout` may have looked at the app. Raises WeftError."""
+    """Do what the arguments say. Raises WeftError."""
     ending, environment, code, stdout_is_open = prepared
     log = ending.log
     # Not before: of a process that still waits to become a session nobody reads the report.
     ending.is_supervised = ending.report_fd is not None and settings.is_supervised()
+    if ending.report_fd is not None and ending.is_supervised:
+        _end_with_supervisor(ending.report_fd)
     try:
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
@@ -125,11 +119,7 @@ def go(
     ending.phase = "loading the engine"
     runner = find_runner(needs_engine=needs_engine)
     ending.phase = "opening the package"
-    ahead = lookout and lookout.take(options.app_id)
-    package, groundwork = ahead or (
-        store.open_package(options.app_id, environment.stores, directory=environment.directory),
-        None,
-    )
+    package = store.open_package(options.app_id, environment.stores, directory=environment.directory)
     rule = policy.read()
     if rule is policy.Policy.REQUIRE:
         _demand_trust(package)
@@ -156,10 +146,26 @@ def go(
     if options.session_id is None:
         from weft_runtime.runtime import service  # noqa: PLC0415 - in a session its supervisor has done that
 
-        preopens += service.preopens(package, settings.service_settings(), log)
-    return runner.run(
-        App(package, preopens, code, readiness, ending, groundwork, options.session_id is None)
-    )
+        granted = service.grants(package.manifest, settings.service_settings())
+        preopens += service.preopens(granted, log)
+
+    def leave_plan() -> None:
+        if ending.report_fd is None:  # whose supervisor remembers plans by itself
+            from weft_runtime.runtime import remembering  # noqa: PLC0415
+
+            remembering.leave(argv, options, environment.stores, code)
+
+    is_service = options.session_id is None
+    return runner.run(App(package, preopens, code, readiness, ending, leave_plan, is_service))
+
+
+def _end_with_supervisor(report_fd: int) -> None:
+    """What the app does cannot keep it alive then, and the next supervisor would start the app once more."""
+    from weft_runtime.runtime import parent  # noqa: PLC0415 - a service has none, and the plain command neither
+
+    parent.end_with_parent()
+    if not parent.has_reader(report_fd):  # it has ended before
+        os._exit(ExitStatus.OS_ERROR)
 
 
 def _demand_trust(package: Package) -> None:

@@ -3,8 +3,6 @@
 
 import os
 import time
-from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from weft_runtime import store
@@ -14,13 +12,12 @@ from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level
 from weft_runtime.manifest import ReadyMode
 from weft_runtime.runtime import engine
-from weft_runtime.runtime.app import App, CodeSettings, Groundwork
+from weft_runtime.runtime.app import App, CodeSettings
 from weft_runtime.runtime.arguments import CheckRequested, Preopen
 from weft_runtime.runtime.ending import Ending, Outcome, exited, trapped
 from weft_runtime.runtime.engine import Entry, Guest, GuestExit, GuestSetup, GuestTrap, Linked, Module
-from weft_runtime.runtime.loading import Launch, Loading, load_known
+from weft_runtime.runtime.loading import Launch, Loading
 from weft_runtime.settings import SYSTEM_STORES, EngineKind
-from weft_runtime.store import Package
 from weft_runtime.wasm import START, WEFT_READY
 
 START_SECTION = "its start section"
@@ -31,13 +28,6 @@ def engine_name() -> str:
     return engine.version()
 
 
-def rehearsal(kind: EngineKind) -> Callable[[], None]:
-    """What a fork does before it becomes a session, once and if there is time. Raises WeftError or OSError."""
-    from weft_runtime.runtime.rehearsal import Rehearsal  # noqa: PLC0415 - for a fork server alone
-
-    return Rehearsal(kind).perform
-
-
 class Loaded(NamedTuple):
     """A module on its way to its instance."""
 
@@ -46,36 +36,29 @@ class Loaded(NamedTuple):
     mode: ReadyMode
 
 
-def lay_groundwork(package: Package, code: CodeSettings) -> Groundwork | None:
-    """Load and link an app ahead of its session; None if that needs a compiler, or somebody would have to be told of it."""
-    source = printable(str(package.module))
-    try:
-        _check_kind(package.module_fd, source)
-        known = load_known(code, package.module_fd)
-        if known is None:
-            return None
-        module, code_fd = known
-        try:
-            loaded = _link(Guest(engine.machine(code.engine)), module, source, package.manifest.ready)
-        except BaseException:
-            os.close(code_fd)
-            raise
-        return Groundwork(code_fd, loaded)
-    except WeftError:
-        return None
-
-
 def run(app: App) -> Outcome:
     """Run `app` to its end and say what that was. Raises WeftError for whatever keeps it from running."""
     try:
         return _run(app)
-    except GuestExit as error:
-        return exited(error.status, f" in its start section, before READY{error.note}{error.memory}")
-    except GuestTrap as error:
-        where = app.ending.phase.removeprefix("running ")
-        if where == START_SECTION and not error.backtrace:
-            where = "its data or element segments"
-        return trapped(where, error.kind, f"{error.cause}{error.memory}", error.backtrace)
+    except (GuestExit, GuestTrap) as error:
+        return outcome(error, app.ending.phase.removeprefix("running "))
+
+
+def outcome(error: Exception, where: str) -> Outcome:
+    """What it means that running `where` ended with `error`. Raises WeftError where that is no end of the app's own."""
+    match error:
+        case GuestExit() if where == START_SECTION:
+            return exited(error.status, f" in its start section, before READY{error.note}{error.memory}")
+        case GuestExit() if where == WEFT_READY:
+            message = f"{WEFT_READY} ended the app with status {error.status} instead of returning: READY was not sent"
+            raise WeftError(Problem.MODULE_INVALID, message) from None
+        case GuestExit():
+            return exited(error.status, f"{error.note}{error.memory if error.status else ''}")
+        case GuestTrap():
+            if where == START_SECTION and not error.backtrace:
+                where = "its data or element segments"
+            return trapped(where, error.kind, f"{error.cause}{error.memory}", error.backtrace)
+    raise error
 
 
 def check(request: CheckRequested, code: CodeSettings, ending: Ending) -> None:
@@ -108,22 +91,14 @@ def _run(app: App) -> Outcome:
     _check_preopens(app.preopens)
 
     begun, done = time.monotonic(), "loaded the compiled code of"
-    if app.groundwork is not None:
-        if ending.log.level >= Level.DEBUG:
-            path = printable(str(Path(f"/proc/self/fd/{app.groundwork.code_fd}").readlink()))
-            ending.log.debug(f"loading {source}: its code is {path}")
-        os.close(app.groundwork.code_fd)
-        assert isinstance(app.groundwork.loaded, Loaded)
-        guest, linked, mode = app.groundwork.loaded
-    else:
-        ending.phase = "compiling"
-        loading = Loading(
-            app.code, app.package.module_fd, source, ending.log, launch=_launch(app), ready=manifest.ready
-        )
-        if loading.is_new:
-            done = "compiled"
-            ending.log.release()
-        guest, linked, mode = _load(loading, source, manifest.ready, ending)
+    ending.phase = "compiling"
+    loading = Loading(
+        app.code, app.package.module_fd, source, ending.log, launch=_launch(app), ready=manifest.ready
+    )
+    if loading.is_new:
+        done = "compiled"
+        ending.log.release()
+    guest, linked, mode = _load(loading, source, manifest.ready, ending)
     milliseconds = round((time.monotonic() - begun) * 1000)
     target = "" if app.code.engine is EngineKind.NATIVE else f" for {app.code.engine}"
     level = Level.INFO if done == "compiled" else ending.course
@@ -134,6 +109,8 @@ def _run(app: App) -> Outcome:
         from weft_runtime.runtime.tap import StdoutTap  # noqa: PLC0415 - brings in threading
 
         ending.drain = StdoutTap(app.readiness.heard).close
+    else:
+        app.leave_plan()
     if mode is not ReadyMode.HOST:
         ending.log.release()
     ending.phase = f"running {START_SECTION}"
@@ -145,16 +122,13 @@ def _run(app: App) -> Outcome:
             app.readiness.announce()
         case ReadyMode.EXPORT:
             ending.phase = f"running {WEFT_READY}"
-            _call_weft_ready(guest)
+            guest.call(WEFT_READY)
             ending.phase = "saying READY"
             app.readiness.announce()
         case ReadyMode.GUEST:
             ending.log.debug("the app says READY itself")
     ending.phase = f"running {START}"
-    try:
-        guest.call(START)
-    except GuestExit as error:
-        return exited(error.status, f"{error.note}{error.memory if error.status else ''}")
+    guest.call(START)
     return exited(0)
 
 
@@ -226,13 +200,3 @@ def _ready_mode(
     else:
         complaint = rules.not_plain(WEFT_READY, ready.type)
     raise WeftError(complaint.problem, f"{source} {complaint.message}", complaint.hint)
-
-
-def _call_weft_ready(guest: Guest) -> None:
-    try:
-        guest.call(WEFT_READY)
-    except GuestExit as error:
-        message = (
-            f"{WEFT_READY} ended the app with status {error.status} instead of returning: READY was not sent"
-        )
-        raise WeftError(Problem.MODULE_INVALID, message) from None

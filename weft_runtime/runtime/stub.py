@@ -2,32 +2,19 @@
 """Running an app without the engine: everything but the app, for tests and development."""
 
 import os
-from collections.abc import Callable
 
 from weft_runtime.binary import MAGIC
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event
-from weft_runtime.runtime.app import App, CodeSettings, Groundwork
+from weft_runtime.runtime.app import App, CodeSettings
 from weft_runtime.runtime.arguments import CheckRequested
 from weft_runtime.runtime.ending import Ending, Outcome, exited
-from weft_runtime.settings import EngineKind
-from weft_runtime.store import Package
 
 
 def engine_name() -> str:
     """The engine and its version, for --version."""
     return "stub: no engine"
-
-
-def rehearsal(kind: EngineKind) -> Callable[[], None]:
-    """Nothing."""
-    return lambda: None
-
-
-def lay_groundwork(package: Package, code: CodeSettings) -> Groundwork | None:
-    """Nothing."""
-    return None
 
 
 def run(app: App) -> Outcome:

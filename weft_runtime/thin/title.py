@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line of this process as ps(1) shows it."""
 
+from __future__ import annotations
+
 import ctypes
 import os
-from collections.abc import Sequence
-from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Fields of /proc/PID/stat (proc(5)), counted from the one after the name, which is the third.
 _ARG_START, _ARG_END = 48 - 3, 49 - 3
@@ -19,16 +23,18 @@ class Title:
 
     def __init__(self) -> None:
         """Raises OSError where the place is not known."""
-        fields = (
-            Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
-        )
+        fd = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fields = os.read(fd, 4096).rpartition(b") ")[2].split()
+        finally:
+            os.close(fd)
         self._start = int(fields[_ARG_START])
         self._size = int(fields[_ARG_END]) - self._start
         if self._start <= 0 or self._size <= 0:
             raise OSError("the kernel does not tell where the command line is")
 
-    def set(self, argv: Sequence[str]) -> None:
-        """Show `argv`, as much of it as there is room for."""
-        text = b"".join(os.fsencode(argument) + b"\0" for argument in argv)
+    def set(self, arguments: Iterable[bytes]) -> None:
+        """Show `arguments`, as much of them as there is room for."""
+        text = b"\0".join(arguments)
         # The last byte stays 0: with another one there, the kernel would show the environment too.
         ctypes.memmove(self._start, text[: self._size - 1].ljust(self._size, b"\0"), self._size)
