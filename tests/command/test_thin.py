@@ -203,7 +203,7 @@ def test_the_full_runtime_gets_nothing_that_a_plan_came_with(app: Make) -> None:
 
 def test_a_runtime_that_has_vanished_is_told(app: Make) -> None:
     one = app(guest(""))
-    one.plan = one.plan.for_session(b"7", (b"/nowhere", APP_ID.encode(), b"7"))
+    one.plan = Plan.decode(one.plan.prepared().encode(b"7", (b"/nowhere", APP_ID.encode(), b"7")))
     os.truncate(one.code, 0)
     end = one.follow()
     assert (end.status, end.stderr) == (127, "cannot execute the runtime: No such file or directory\n")

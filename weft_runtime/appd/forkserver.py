@@ -109,9 +109,9 @@ class ForkServer:
             return
         loop = asyncio.get_running_loop()
         if call is None:
-            loop.remove_reader(self._socket)
+            loop.remove_reader(self._socket.fileno())
         else:
-            loop.add_reader(self._socket, call)
+            loop.add_reader(self._socket.fileno(), call)
 
     def close(self) -> str:
         """End it, if it has not ended; what it has to say. Asked again it does nothing."""
