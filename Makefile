@@ -94,11 +94,12 @@ test-vm: $(READY)
 examples:
 	examples/build
 
-## make bench     measure against other programs: figures and a picture in bench/results; takes 15 minutes
+## make bench     measure against other programs: figures in bench/results and the documents; takes 20 minutes
 bench: $(READY)
 	tools/debian-packages mmdebstrap systemd-container || true
 	packaging/fetch
 	$(VENV)/bin/python -m bench --results bench/results
+	$(VENV)/bin/python -m bench.page
 
 ## make bench-quick  the same for a moment, to see that it works; its figures mean nothing
 bench-quick: $(READY)
