@@ -174,8 +174,10 @@ class Spares:
             self._calm = None
         self._wanted = SPARES
         self._drop_waiting()
-        if self._server is not None:
-            self._take_down(self._server)
+        if (server := self._server) is not None:
+            self._server = None
+            self._expect_nothing(server)
+            server.close()
         self._origin = self._cannot = None
 
     def _said_hello(self) -> None:
@@ -192,7 +194,9 @@ class Spares:
         """The fork server is gone. What it has forked is ours, and stays."""
         server = self._server
         assert server is not None
-        text = self._take_down(server)
+        self._server = None
+        self._expect_nothing(server)
+        text = server.collect()
         program = printable(str(server.program))
         if server.is_none and not server.has_said_hello:
             self._cannot = server.program
@@ -201,12 +205,6 @@ class Spares:
             return
         what = "is gone, starting another" if server.has_said_hello else "did not come up, starting another"
         self._miss(server.program, f"{what}: {text}")
-
-    def _take_down(self, server: ForkServer) -> str:
-        asyncio.get_running_loop().remove_reader(server.child.pidfd)
-        self._server = None
-        self._expect_nothing(server)
-        return server.close()
 
     def _miss(self, program: Path, what: str) -> None:
         """There is none for now: tell it once, until there is one again."""
@@ -369,8 +367,7 @@ class Spares:
         """End one that could not begin, or is not needed."""
         if spare.group is not None:
             spare.group.kill()
-        processes.reap(spare.child)
-        processes.close(spare.child)
+        processes.abandon(spare.child)
         if spare.group is not None:
             self._remove_group(spare.group)
 

@@ -245,8 +245,8 @@ class Session:
         return error
 
 
-def follow(session: Session, plan: bytes) -> NoReturn:
-    """Do what an encoded plan says, for a supervisor, and end the process."""
+def follow(session: Session, plan: bytes) -> int:
+    """Do what an encoded plan says, for a supervisor; the exit status. Does not return where there is more to tell."""
     try:
         session.load(plan)
     except (Unusual, MemoryError):
@@ -262,7 +262,7 @@ def follow(session: Session, plan: bytes) -> NoReturn:
         os.write(REPORT_FD, _REPORT % (status, status))
     except OSError:
         _tell(plan, status)
-    os._exit(status)
+    return status
 
 
 def end_by(error: Exception) -> NoReturn:
