@@ -13,11 +13,10 @@ import os
 import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 
-import weft_runtime
 from weft_runtime import fork_protocol
 from weft_runtime import plan as plans
 from weft_runtime.runtime import cgroup
-from weft_runtime.thin import library, practice
+from weft_runtime.thin import library, outdated, practice
 from weft_runtime.thin.session import CODE_FD, REPORT_FD, Machine, Session, end_by, follow
 from weft_runtime.thin.sibling import SiblingFork
 from weft_runtime.thin.title import Title
@@ -90,10 +89,13 @@ class ForkServer:
         here, there = socketpair(AF_UNIX, SOCK_SEQPACKET)
         nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         for _ in range(practice.TIMES):
+            self._sibling.end_with_parent()
             for place in _PLACES:
                 os.dup2(nowhere, place)
             fork_protocol.send(here, practice.PLAN, [nowhere])
-            self._follow(Session(still), *fork_protocol.receive(there))
+            plan, fds = fork_protocol.receive(there)
+            self._follow(Session(still), plan, fds)
+            os.close(fds[0])
         self._restore()
         os.close(nowhere)
         here.close()
@@ -112,7 +114,7 @@ class ForkServer:
                 os.close(target)
             here, there = socketpair(AF_UNIX, SOCK_SEQPACKET)
             ours.append(here.detach())
-            os.dup2(there.fileno(), fork_protocol.SERVER_FD, inheritable=False)
+            os.dup2(there.fileno(), fork_protocol.SERVER_FD)
             there.close()
             self._title.set((self._name, _WAITING))
             pid = self._sibling.fork()
@@ -136,6 +138,7 @@ class ForkServer:
     def _become(self, procs: str) -> NoReturn:
         """The child: from the fork to the end of the session."""
         try:
+            os.closerange(CODE_FD, _REPORT_FD)
             os.closerange(_REPORT_FD + 1, _FD_END)
             try:
                 if procs:
@@ -161,15 +164,15 @@ class ForkServer:
         return follow(session, plan)
 
     def _take(self, fds: Sequence[int]) -> None:
-        """Put everything where it belongs: the report in place of the socket, the code, and standard input if it has come."""
+        """Put everything where it belongs: the report in place of the socket, and standard input if it has come.
+
+        The code has come first, and so as CODE_FD: that is the lowest number that was free.
+        """
         os.dup2(_REPORT_FD, REPORT_FD)
         os.close(_REPORT_FD)
-        code, *rest = fds
-        for fd in rest:
+        for fd in fds[1:]:
             os.dup2(fd, 0)
             os.close(fd)
-        os.dup2(code, CODE_FD, inheritable=False)
-        os.close(code)
 
 
 def serve(name: str) -> NoReturn:
@@ -201,7 +204,5 @@ def _ask_a_child(question: Callable[[], bytes]) -> bytes:
 
 def _files() -> list[str]:
     """What this program is made of: when one of these has changed, it is another one."""
-    (ours, _), engine = os.path.split(weft_runtime.__file__), library.path()
-    # The time of a directory changes when one of its files is replaced, as by dpkg and pip.
-    directories = (ours, f"{ours}/runtime", f"{ours}/thin", engine.rsplit("/", 2)[0])
-    return sorted({*directories, engine, sys.executable, sys.argv[0]})
+    engine = library.path()
+    return sorted({*outdated.DIRECTORIES, engine.rsplit("/", 2)[0], engine, sys.executable, sys.argv[0]})

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 
 from weft_runtime.plan import Plan
-from weft_runtime.thin.library import PROTOTYPES, Library, Words
+from weft_runtime.thin.library import PROTOTYPES, Library
 from weft_runtime.thin.session import Machine
 
 TIMES = 16
@@ -32,12 +32,7 @@ _NOTHING = (ctypes.c_uint64 * 1)()
 
 def machine(real: Machine) -> Machine:
     """One of the very classes that `real` has, whose every module exports a function, which does nothing."""
-    still = Machine.__new__(Machine)
-    still.library = _library()
-    still.memory = Words()
-    still.strings = real.strings
-    still.engine = still.linker = None
-    return still
+    return real.with_library(_library())
 
 
 def _library() -> Library:
