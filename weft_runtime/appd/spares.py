@@ -5,18 +5,16 @@ Whatever goes wrong here costs a launch nothing but time: the supervisor execute
 """
 
 import asyncio
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime import fork_protocol
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroup
-from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import ANSWER_TIMEOUT_S, HELLO_TIMEOUT_S, ForkServer
+from weft_runtime.appd.spare import Spare
 from weft_runtime.appd.tasks import Tasks
 from weft_runtime.appd.watch import Watch
 from weft_runtime.escape import printable
@@ -35,26 +33,6 @@ CALM_S = 10.0
 
 REFILL_DELAY_S = 0.02
 """Seconds from a launch until the spare is replaced: what has just been launched is to be ready first."""
-
-
-class Spare(NamedTuple):
-    """A process that waits for its plan, in its control group."""
-
-    number: int
-    """Of the session that it can become."""
-    child: Child
-    order: socket.socket
-    """By which its plan is sent."""
-    group: SessionGroup | None
-
-    def begin(self, plan: bytes, code_fd: int) -> bool:
-        """Let it follow an encoded plan; False if it cannot any more."""
-        with self.order:
-            try:
-                fork_protocol.send(self.order, plan, [code_fd])
-            except OSError:  # it has ended
-                return False
-        return True
 
 
 class Request(NamedTuple):
@@ -93,7 +71,9 @@ class Spares:
         self._wanted = SPARES
         """How many are to wait."""
         self._calm: asyncio.TimerHandle | None = None
-        """Of the moment when there were no launches for a while."""
+        """Of a moment when there may have been no launches for a while."""
+        self._calm_at = 0.0
+        """When that is so, by the clock of the loop."""
         self._asked: Request | None = None
         self._overdue: asyncio.TimerHandle | None = None
         """Of the moment when the answer to that comes too late."""
@@ -156,14 +136,17 @@ class Spares:
             self.close()
             self.start(program)
             return None
-        self._stay_calm()
+        loop = asyncio.get_running_loop()
+        self._calm_at = loop.time() + CALM_S
         spare = self._waiting_for(number)
         if spare is None:
             # Launches come faster than processes that wait are replaced.
             self._wanted = min(2 * self._wanted, SPARES_MAX)
+            if self._calm is None:
+                self._calm_down_at(self._calm_at)
             spare = self._fork(number)
         if spare is not None and not spare.begin(plan, code_fd):
-            self.end(spare)
+            self._discard(spare)
             spare = None
         self._refill_later()
         return spare
@@ -178,8 +161,10 @@ class Spares:
             self._calm = None
         self._wanted = SPARES
         self._drop_waiting()
-        if self._server is not None:
-            self._take_down(self._server)
+        if (server := self._server) is not None:
+            self._server = None
+            self._expect_nothing(server)
+            server.close()
         self._origin = self._cannot = None
 
     def _said_hello(self) -> None:
@@ -196,7 +181,9 @@ class Spares:
         """The fork server is gone. What it has forked is ours, and stays."""
         server = self._server
         assert server is not None
-        text = self._take_down(server)
+        self._server = None
+        self._expect_nothing(server)
+        text = server.collect()
         program = printable(str(server.program))
         if server.is_none and not server.has_said_hello:
             self._cannot = server.program
@@ -205,12 +192,6 @@ class Spares:
             return
         what = "is gone, starting another" if server.has_said_hello else "did not come up, starting another"
         self._miss(server.program, f"{what}: {text}")
-
-    def _take_down(self, server: ForkServer) -> str:
-        asyncio.get_running_loop().remove_reader(server.child.pidfd)
-        self._server = None
-        self._expect_nothing(server)
-        return server.close()
 
     def _miss(self, program: Path, what: str) -> None:
         """There is none for now: tell it once, until there is one again."""
@@ -226,15 +207,15 @@ class Spares:
     def _wait_longer(self) -> None:
         self._delay = min(2 * self._delay, RESTART_MAX_S)
 
-    def _stay_calm(self) -> None:
-        """There is a launch: the time without begins anew."""
-        if self._calm is not None:
-            self._calm.cancel()
+    def _calm_down_at(self, time: float) -> None:
         loop = asyncio.get_running_loop()
-        self._calm = loop.call_later(CALM_S, self._call, "the end of many launches", self._calm_down)
+        self._calm = loop.call_at(time, self._call, "the end of many launches", self._calm_down)
 
     def _calm_down(self) -> None:
         self._calm = None
+        if self._calm_at > asyncio.get_running_loop().time():  # there were launches since
+            self._calm_down_at(self._calm_at)
+            return
         self._wanted = SPARES
         self._drop_waiting(self._wanted)
 
@@ -294,7 +275,7 @@ class Spares:
 
     def _ask(self, number: int) -> bool:
         """Ask for a process for session `number`; whether there will be an answer."""
-        group = None
+        assert self._server is not None
         try:
             group = self._make_group(number)
         except FileExistsError:
@@ -303,8 +284,6 @@ class Spares:
             self._failed(error)
             return False
         self._asked = Request(number, group)
-        if self._server is None:
-            return False
         try:
             self._server.ask(group)
         except OSError as error:
@@ -365,15 +344,8 @@ class Spares:
             self._discard(spare)
 
     def _discard(self, spare: Spare) -> None:
-        spare.order.close()
-        self.end(spare)
-
-    def end(self, spare: Spare) -> None:
         """End one that could not begin, or is not needed."""
-        if spare.group is not None:
-            spare.group.kill()
-        processes.reap(spare.child)
-        processes.close(spare.child)
+        spare.end()
         if spare.group is not None:
             self._remove_group(spare.group)
 
