@@ -81,7 +81,7 @@ test-engine: $(READY)
 	tools/test-packages
 	packaging/fetch
 	$(VENV)/bin/pytest tests/unit/test_engine.py tests/unit/test_thin_library.py tests/command tests/pack \
-	    tests/appd/test_real_runtime.py tests/package/test_build.py tests/package/test_contents.py \
+	    tests/appd/test_real_runtime.py tests/appd/test_both_ways.py tests/package/test_build.py tests/package/test_contents.py \
 	    tests/system/test_installed_code.py
 
 ## make test-vm   what needs a kernel of its own: limits of memory, CPU and tasks (as root, takes minutes)
