@@ -17,8 +17,10 @@ from tests.appd.harness import (
     REAL_RUNTIME,
     WAIT_SECONDS,
     Appd,
+    children,
     eventually,
     is_gone,
+    kill_orphans,
     memory,
     state_of,
 )
@@ -381,6 +383,25 @@ def test_nothing_of_it_outlives_a_daemon_that_was_killed(forking: Appd) -> None:
     helpers = forking.helpers
     forking.kill()
     eventually(lambda: all(map(is_gone, helpers)), "all have ended by themselves")
+    forking.start()
+
+
+@pytest.mark.parametrize("is_asking", [False, True])
+def test_nothing_begins_below_a_daemon_that_was_killed(forking: Appd, is_asking: bool) -> None:
+    server = server_of(forking)
+    assert server is not None
+    if is_asking:
+        os.kill(server, signal.SIGSTOP)  # it is asked for the next process, and does not answer
+    forking.launch()
+    forking.disconnect()
+    forking.process.kill()
+    forking.process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server, signal.SIGCONT)
+    try:
+        eventually(lambda: all(state_of(pid) in "ZX" for pid in children(os.getpid())), "all are gone")
+    finally:
+        kill_orphans()
     forking.start()
 
 

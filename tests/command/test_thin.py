@@ -115,6 +115,8 @@ def test_a_process_that_waits_has_nothing_but_its_streams_its_report_and_its_soc
     assert {fd: path.partition(":")[0] for fd, path in held.items()} == {
         0: "/dev/null", 1: "pipe", 2: "pipe", 3: "socket", 5: "pipe"
     }  # fmt: skip
+    # The daemon reads them in its loop.
+    assert not any(map(os.get_blocking, (child.stdout, child.stderr, child.report)))
     order.close()
     end = end_of(child)
     assert end == End(0, None, b"", "", b"")
@@ -185,6 +187,18 @@ def test_code_that_the_engine_refuses_is_left_to_the_full_runtime(app: Make, dam
     end = one.follow()
     assert (end.status, end.stdout) == (3, b"READY\nhello\n")
     assert b'"exited"' in end.report
+
+
+def test_the_full_runtime_gets_nothing_that_a_plan_came_with(app: Make) -> None:
+    one = app(guest(FOREVER))
+    os.truncate(one.code, 0)
+    child = one.supervisor.follow(one.plan, one.code_fd)
+    until_ready(child)
+    held = files(child.pid)
+    assert os.fspath(one.code) not in held.values()
+    assert not [path for path in held.values() if path.startswith("socket:")]
+    assert "TOKIO_WORKER_THREADS" not in Path(f"/proc/{child.pid}/environ").read_text()
+    kill(child)
 
 
 def test_a_runtime_that_has_vanished_is_told(app: Make) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from tests.packages import APP_ID, manifest
 from tests.unit.needs import missing, tool
-from weft_runtime import capabilities, code_cache, decision, signature, trust
+from weft_runtime import capabilities, code_cache, decision, signature, tree, trust
 from weft_runtime.capabilities import Grants
 from weft_runtime.code_cache import Caches, Key
 from weft_runtime.decision import Asked, Decision
@@ -250,6 +250,22 @@ def test_a_package_that_was_changed_just_now_is_planned_for_but_not_remembered(d
     assert decided.sources is None
 
 
+def test_what_is_changed_while_it_is_decided_is_not_remembered(device: Device) -> None:
+    """Though the plan is the same: it may be by what was there before, or by what is there now."""
+    device.sources()
+    asked, calls = device.asked(), 0
+
+    def grant(values: Manifest) -> Grants:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.utime(device.package / "wapp.toml")
+        return asked.grant(values)
+
+    decided = decision.decide(asked._replace(grant=grant))
+    assert (calls, decided.plan is None, decided.sources) == (2, False, None)
+
+
 def test_a_package_of_many_files_is_not_remembered_where_all_of_them_count(strict: Device) -> None:
     for number in range(SOURCES_MAX):
         (strict.package / f"{number}").touch()
@@ -258,6 +274,20 @@ def test_a_package_of_many_files_is_not_remembered_where_all_of_them_count(stric
     keys, content = trust.trusted_keys(strict.places), signature.read(strict.package)
     trust.remember(strict.package, content, "ours", keys, strict.places, wait=True)
     assert why(strict) == "what its signature says is not known"
+
+
+def test_a_package_of_thousands_of_files_keeps_nobody_waiting(strict: Device) -> None:
+    """Others wait for the decision: it looks at as many as may count, and not at the rest."""
+    for number in range(5000):
+        (strict.package / "ui" / f"{number}").touch()
+
+    def seconds(what: Callable[[], object]) -> float:
+        begun = time.thread_time()
+        what()
+        return time.thread_time() - begun
+
+    looking = min(seconds(lambda: list(tree.walk(strict.package))) for _ in range(5))
+    assert min(seconds(strict.decide) for _ in range(5)) < looking / 10
 
 
 def test_a_relative_path_is_not_remembered(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -497,6 +527,7 @@ def test_sources_have_one_encoding(device: Device) -> None:
     assert Sources.decode(data) == sources
     assert Sources.decode(data).are_unchanged()
     for wrong in (
+        data * SOURCES_MAX,
         data[:-1],
         b"x" + data,
         data + b"x",

@@ -105,13 +105,12 @@ class ForkServer:
             os._exit(_LOST)
 
     def _run(self, procs: str, streams: Sequence[int]) -> NoReturn:
-        os.setpgid(0, 0)
         stdout, stderr, report, order = streams
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         os.dup2(report, _REPORT_FD)
         # In the place of ours, whose object is there already: a new one would cost pages.
-        os.dup2(order, fork_protocol.SERVER_FD, inheritable=False)
+        os.dup2(order, fork_protocol.SERVER_FD)
         os.closerange(CODE_FD, _REPORT_FD)
         os.closerange(_REPORT_FD + 1, _FD_END)
         self._title.set((self._name, _WAITING))
@@ -131,16 +130,15 @@ class ForkServer:
         follow(session, plan)
 
     def _take(self, fds: Sequence[int]) -> None:
-        """Put everything where it belongs: the report in place of the socket, the code, and standard input if it has come."""
+        """Put everything where it belongs: the report in place of the socket, and standard input if it has come.
+
+        The code has come first, and so as CODE_FD: that is the lowest number that was free.
+        """
         os.dup2(_REPORT_FD, REPORT_FD)
         os.close(_REPORT_FD)
-        code, *rest = fds
-        for fd in rest:
+        for fd in fds[1:]:
             os.dup2(fd, 0)
             os.close(fd)
-        if code != CODE_FD:
-            os.dup2(code, CODE_FD, inheritable=False)
-            os.close(code)
 
 
 def serve(name: str) -> NoReturn:
