@@ -120,3 +120,15 @@ def test_a_service_of_a_release_that_is_gone_ends_with_a_reason(
 def test_what_is_told_here_is_told_alike_there() -> None:
     assert outdated.TRAP_STATUS == ExitStatus.TRAP
     assert outdated.OS_STATUS == ExitStatus.OS_ERROR
+
+
+@pytest.mark.parametrize("text", ["", "plain ü", 'a "name"', "C:\\\\u0041\\", "one\ntwo"])
+def test_a_text_is_what_it_was_once_the_report_is_read(text: str) -> None:
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        outdated.report(writer, 5, "trapped", text, text)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        said = json.loads(file.read())
+    assert (said["reason"], said["detail"], said["exit_status"]) == (text, text, 5)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 5

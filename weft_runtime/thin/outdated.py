@@ -69,13 +69,18 @@ def end(call: Library, memory: Words, failed: Failed) -> tuple[int, str, str, st
 
 def report(fd: int, status: int, event: str, reason: str, detail: str) -> NoReturn:
     """Tell the supervisor of such an end, and end the process."""
-    import json  # noqa: PLC0415 - not ours: it goes on with what it was compiled for
-
-    values = {
-        "event": event, "exit_status": status, "signal": None, "reason": reason, "problem": None, "detail": detail
-    }  # fmt: skip
+    # By hand: the interpreter's own modules may be gone as well, as after an upgrade of the distribution.
+    said = (
+        f'{{"event": "{event}", "exit_status": {status}, "signal": null, "reason": "{_quoted(reason)}",'
+        f' "problem": null, "detail": "{_quoted(detail)}"}}\n'
+    )
     try:
-        os.write(fd, json.dumps(values).encode() + b"\n")
+        os.write(fd, said.encode())
     except OSError:
         pass  # nobody reads it any more
     os._exit(status)
+
+
+def _quoted(text: str) -> str:
+    """Printable lines, as JSON has them in a string."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

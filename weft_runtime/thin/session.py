@@ -276,7 +276,10 @@ def follow(session: Session, plan: bytes) -> NoReturn:
         status = session.run()
     except Failed as failure:
         if not session.is_outdated:
-            _tell(plan, failure)
+            try:
+                _tell(plan, failure)
+            except ImportError:
+                pass  # of the interpreter, if not of ours, something has gone
         status, event, reason, detail = session.end_of(failure)
         if event != "exited":
             outdated.report(REPORT_FD, status, event, reason, detail)
