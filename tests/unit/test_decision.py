@@ -470,6 +470,35 @@ def test_a_plan_is_dropped_when_the_file_system_of_the_data_becomes_read_only(de
         assert done.stdout.strip() == str(option == "rw").encode(), option
 
 
+def test_a_file_is_settled_later_where_a_file_system_keeps_whole_seconds(tmp_path: Path) -> None:
+    """It can be changed again within the second, and looks as it did."""
+    if os.geteuid() != 0:
+        missing("only root can mount")
+    image, place = tmp_path / "image", tmp_path / "place"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(4 << 20)
+    subprocess.run(
+        [tool("mkfs.ext4", "e2fsprogs"), "-q", "-I", "128", image], capture_output=True, check=True
+    )
+    subprocess.run([tool("mount", "mount"), "-o", "loop", image, place], check=True)
+    try:
+        path = place / "file"
+        name = NAME, os.fsencode(path)
+        time.sleep(1 - time.time() % 1)
+        path.write_bytes(b"one")
+        time.sleep(2 * SETTLED_NS / 1e9)
+        sources = Sources((name,))
+        _same_size(path)
+        assert not (sources.are_settled and sources.are_unchanged())
+        deadline = time.monotonic() + 30
+        while not Sources((name,)).are_settled:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
 def test_all_that_a_decision_opens_is_among_its_sources(strict: Device, tmp_path: Path) -> None:
     """So that nothing is read whose change would not be noticed."""
     names = strict.sources().names
