@@ -185,6 +185,10 @@ def test_nothing_stays_open(device: Device) -> None:
     device.decide()
     device.caches.own.rename(device.directory / "gone")  # type: ignore[union-attr]
     device.decide()
+    file = device.package / "wapp.toml"
+    file.write_text(file.read_text().replace("fs:rw:app-data", "unknown"))
+    with pytest.raises(WeftError):
+        device.decide()
     assert descriptors() == before
 
 
@@ -266,14 +270,22 @@ def test_what_is_changed_while_it_is_decided_is_not_remembered(device: Device) -
     assert (calls, decided.plan is None, decided.sources) == (2, False, None)
 
 
-def test_a_package_of_many_files_is_not_remembered_where_all_of_them_count(strict: Device) -> None:
-    for number in range(SOURCES_MAX):
+@pytest.mark.parametrize(
+    ("files", "has_plan"), [(SOURCES_MAX // 2, True), (SOURCES_MAX - 10, True), (SOURCES_MAX, False)]
+)
+def test_a_package_of_many_files_is_not_remembered_where_all_of_them_count(
+    strict: Device, files: int, has_plan: bool
+) -> None:
+    """Besides them there are the sources of every package: with these it can be too many to look at each time."""
+    for number in range(files):
         (strict.package / f"{number}").touch()
     private = strict.directory / "key" / signing.PRIVATE_NAME
     signing.sign(Screen({}), strict.package, private)
     keys, content = trust.trusted_keys(strict.places), signature.read(strict.package)
     trust.remember(strict.package, content, "ours", keys, strict.places, wait=True)
-    assert why(strict) == "what its signature says is not known"
+    decided = strict.decide()
+    assert (decided.plan is not None, decided.sources is not None) == (has_plan, files == SOURCES_MAX // 2)
+    assert has_plan or decided.why == "what its signature says is not known"
 
 
 def test_a_package_of_thousands_of_files_keeps_nobody_waiting(strict: Device) -> None:
