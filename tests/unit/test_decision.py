@@ -235,8 +235,11 @@ def test_there_is_no_plan_where_the_policy_does_not_let_it_pass(device: Device, 
     assert why(device)
 
 
-def test_there_is_no_plan_for_a_directory_that_has_no_name_on_a_command_line(device: Device) -> None:
-    device.home = device.home.rename(device.directory / "a::b")
+@pytest.mark.parametrize("name", [b"a::b", b"\xff"])
+def test_there_is_no_plan_for_a_directory_that_has_no_name_on_a_command_line(
+    device: Device, name: bytes
+) -> None:
+    device.home = device.home.rename(device.directory / os.fsdecode(name))
     assert why(device) == "a directory cannot be named on a command line"
 
 
@@ -428,6 +431,21 @@ def test_a_plan_is_dropped_when_something_is_there_that_was_not(device: Device) 
         else:
             path.touch()
         assert not before.are_unchanged(), path
+
+
+@pytest.mark.parametrize("name", ["bin", "ui", "wapp.toml", "bin/app.wasm", "ui/index.html", "."])
+def test_a_plan_is_dropped_when_a_part_of_the_package_is_elsewhere(device: Device, name: str) -> None:
+    """It is the same file, and a link to it; but one out of the package is refused."""
+    sources = device.sources()
+    part = device.package / name
+    moved = part.rename(device.directory / "elsewhere")
+    assert not sources.are_unchanged()
+    part.symlink_to(moved)
+    # The directory of the package itself may be anywhere.
+    assert sources.are_unchanged() is (name == ".")
+    if name != ".":
+        with pytest.raises(WeftError):
+            device.decide()
 
 
 def test_a_plan_is_dropped_when_a_file_of_a_signed_package_is_added(strict: Device) -> None:

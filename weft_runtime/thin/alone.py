@@ -16,7 +16,7 @@ import stat
 import time
 
 from weft_runtime import forms, statusline
-from weft_runtime.thin.session import Failed, Machine, Session, Unusual, say_ready
+from weft_runtime.thin.session import Failed, Machine, Session, Unusual, lose, say_ready
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -105,10 +105,13 @@ class _Run:
             status = self._session.run(self._announce)
         except Failed as failure:
             self._claim.acquire()
-            from weft_runtime.runtime import aftermath  # noqa: PLC0415 - all of the full runtime
+            try:
+                from weft_runtime.runtime import aftermath  # noqa: PLC0415 - all of the full runtime
 
-            service = aftermath.Service(self._version, is_notifying=self._notify_socket is not None)
-            aftermath.tell(self._about, failure, service)
+                service = aftermath.Service(self._version, is_notifying=self._notify_socket is not None)
+                aftermath.tell(self._about, failure, service)
+            except Exception as error:
+                lose(error)
         reason = f"the app exited with status {status}"
         self._tell(WARNING if status else INFO, "exited", reason, status)
         os._exit(status)

@@ -18,7 +18,7 @@ from weft_runtime import fork_protocol
 from weft_runtime import plan as plans
 from weft_runtime.runtime import cgroup
 from weft_runtime.thin import library
-from weft_runtime.thin.session import CODE_FD, REPORT_FD, Machine, Session, end_by, follow
+from weft_runtime.thin.session import CODE_FD, LOST, REPORT_FD, Machine, Session, end_by, follow, lose
 from weft_runtime.thin.sibling import SiblingFork
 from weft_runtime.thin.title import Title
 
@@ -37,9 +37,6 @@ _REPORT_FD = CODE_FD + 1
 """Where the report is while the socket is in its place."""
 
 _WAITING = b"(spare)"
-
-_LOST = 170
-"""ExitStatus.SOFTWARE, of a child that could not even tell what is wrong with it."""
 
 
 class ForkServer:
@@ -98,12 +95,15 @@ class ForkServer:
     def _become(self, procs: str, streams: Sequence[int]) -> NoReturn:
         """The child: from the fork to the end of the session."""
         try:
-            self._run(procs, streams)
+            try:
+                self._run(procs, streams)
+            except Exception as error:
+                end_by(error)
         except Exception as error:
-            end_by(error)
+            lose(error)
         finally:
             # Never back into the loop of the fork server.
-            os._exit(_LOST)
+            os._exit(LOST)
 
     def _run(self, procs: str, streams: Sequence[int]) -> NoReturn:
         stdout, stderr, report, order = streams

@@ -47,6 +47,9 @@ REPORT_FD = 3
 
 CODE_FD = 4
 
+LOST = 170
+"""ExitStatus.SOFTWARE: of a process that cannot even tell what is wrong with it."""
+
 _CODE = b"/proc/self/fd/%d" % CODE_FD
 
 _REPORT = (
@@ -270,6 +273,12 @@ def end_by(error: Exception) -> NoReturn:
     from weft_runtime.runtime import aftermath  # noqa: PLC0415
 
     aftermath.tell_error(error)
+
+
+def lose(error: Exception) -> NoReturn:
+    """End the process, which cannot tell how its app ended: what tells it is imported only then, and may have been replaced."""
+    os.write(2, b"cannot tell how the app ended, as the runtime has changed: %a\n" % error)
+    os._exit(LOST)
 
 
 def say_ready() -> None:
