@@ -81,7 +81,7 @@ test-engine: $(READY)
 	tools/test-packages
 	packaging/fetch
 	$(VENV)/bin/pytest tests/unit/test_engine.py tests/unit/test_thin_library.py tests/command tests/pack \
-	    tests/appd/test_real_runtime.py tests/package/test_build.py tests/package/test_contents.py \
+	    tests/appd/test_real_runtime.py tests/appd/test_both_ways.py tests/package/test_build.py tests/package/test_contents.py \
 	    tests/system/test_installed_code.py
 
 ## make test-vm   what needs a kernel of its own: limits of memory, CPU and tasks (as root, takes minutes)
@@ -94,11 +94,12 @@ test-vm: $(READY)
 examples:
 	examples/build
 
-## make bench     measure against other programs: figures and a picture in bench/results; takes 15 minutes
+## make bench     measure against other programs: figures in bench/results and the documents; takes 20 minutes
 bench: $(READY)
 	tools/debian-packages mmdebstrap systemd-container || true
 	packaging/fetch
 	$(VENV)/bin/python -m bench --results bench/results
+	$(VENV)/bin/python -m bench.page
 
 ## make bench-quick  the same for a moment, to see that it works; its figures mean nothing
 bench-quick: $(READY)

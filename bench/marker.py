@@ -33,6 +33,8 @@ STEPS = {
         ("weft_runtime.appd.dispatch", "Dispatcher.push", "send {}"),
         ("weft_runtime.appd.persistence", "LastSession.save", "note which apps run"),
         ("weft_runtime.appd.streams", "Streams._readable", "read output"),
+        ("weft_runtime.appd.supervisor", "Supervisor._finish", "collect the session and tell of its end"),
+        ("weft_runtime.appd.spares", "Spares._refill", "ask for the next process that waits"),
         ("weft_runtime.journal", "Log.entry", "log"),
     ),
     "runtime": (

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A launch from LAUNCH_APP written to APP_READY read: who does what, and when."""
+"""A launch from LAUNCH_APP written to APP_READY read, and what is left to do then: who does what, and when."""
 
 import ast
+import math
 import os
 import shlex
 import statistics
@@ -47,7 +48,7 @@ class Timeline(NamedTuple):
     steps: Sequence[Step]
     """By when they begin; those that are in half of the launches, or more."""
     marked_us: float
-    """All of it, with the marks."""
+    """Until APP_READY has been read, with the marks."""
     unmarked_us: float
     """Without, by another daemon in turns."""
 
@@ -102,10 +103,11 @@ def marked(program: Path, marks: Path, which: str) -> Path:
 def steps(daemon: int, marks: Sequence[Mark], launches: Sequence[tuple[float, float]]) -> list[Step]:
     found: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
     servers = {mark.pid for mark in marks if mark.what == FORKS}
-    for written, read in launches:
-        for key, mark in numbered(
-            daemon, servers, (mark for mark in marks if written <= mark.begun <= read)
-        ).items():
+    # What is left to do belongs to the launch too, until the next one.
+    ends = [*(written for written, _ in launches[1:]), math.inf]
+    for (written, read), end in zip(launches, ends, strict=True):
+        these = (mark for mark in marks if written <= mark.begun < end)
+        for key, mark in numbered(daemon, servers, these).items():
             found[key].append((mark.begun - written, mark.ended - mark.begun))
         found[CLIENT, "read APP_READY"].append((read - written, 0))
     done = [
@@ -129,7 +131,9 @@ def numbered(daemon: int, servers: Container[int], marks: Iterable[Mark]) -> Map
 
 
 def bar(step: Step, whole_us: float) -> str:
-    """Where it is in the whole, as a line of letters."""
+    """Where it is in the time until READY, as a line of letters."""
+    if step.at_us > whole_us:
+        return ""
     scale = BAR / whole_us
     begin = min(BAR - 1, int(step.at_us * scale))
     return f"{' ' * begin}{'=' * max(1, min(BAR - begin, round(step.took_us * scale)))}"
@@ -152,6 +156,6 @@ def show(result: Timeline) -> str:
             "",
             table(("", "", "at us", "takes us", ""), rows),
             "",
-            f"In all: {result.marked_us:.0f} us; without the marks, by another daemon in turns: {result.unmarked_us:.0f} us.",
+            f"Until READY: {result.marked_us:.0f} us; without the marks, by another daemon in turns: {result.unmarked_us:.0f} us.",
         )
     )

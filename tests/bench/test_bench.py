@@ -85,9 +85,10 @@ def check_timeline(timeline: dict[str, Any]) -> None:
         ("session", "write READY"),
         ("weft-appd", "send AppReady"),
         ("client", "read APP_READY"),
+        ("weft-appd", "collect the session and tell of its end"),
     ]
     assert [step for step in found if step in order] == order
-    assert ("weft-appd", "send LaunchAck") in found
+    assert {("weft-appd", "send LaunchAck"), ("fork server", "make a process that waits")} <= set(found)
     assert 0 < timeline["steps"][0]["at_us"] < timeline["marked_us"]
     assert timeline["unmarked_us"] > 0
 
@@ -122,6 +123,13 @@ def check_log(log: dict[str, Any]) -> None:
         assert cost["lines_per_s"]["minimum"] > 0
         assert cost["cpu_us"]["median"] > 0
     assert {ratio["to"] for ratio in log["ratios"]} == {"systemd-cat"}
+
+
+def test_pages_have_the_figures_of_the_results() -> None:
+    for document in page.PAGES:
+        text = document.read_text()
+        assert page.PLACE.search(text), document
+        assert page.filled(text, page.RESULTS) == text, f"{document}: run 'python -m bench.page'"
 
 
 def test_figures_go_where_their_place_is(tmp_path: Path) -> None:

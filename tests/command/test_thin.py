@@ -3,7 +3,6 @@
 
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +12,6 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-import weft_runtime
 from tests.command.conftest import PROGRAMS
 from tests.command.guests import FOREVER, guest, leave, leave_on_error, say, writing
 from tests.command.harness import WAIT_SECONDS, eventually, is_asleep
@@ -217,27 +215,6 @@ def test_a_control_group_that_cannot_be_entered_is_the_end(supervisor: Superviso
     order.close()
     assert end.status == ExitStatus.OS_ERROR
     assert b"cannot become a session: No such file or directory" in end.report
-
-
-def test_a_runtime_that_was_replaced_meanwhile_says_that_it_cannot_tell_the_end(
-    store: Path, supervisor: Supervisor, tmp_path: Path
-) -> None:
-    """What tells it is imported only then, and may be of another release."""
-    copy = tmp_path / "installed"
-    shutil.copytree(Path(weft_runtime.__file__).parent, copy / "weft_runtime")
-    program = tmp_path / PROGRAM.name
-    program.write_text(
-        f"#!{sys.executable} -I\nimport sys\nsys.path.insert(0, {str(copy)!r})\n"
-        "from weft_runtime.runtime.main import main_wasmtime\nmain_wasmtime()\n"
-    )
-    program.chmod(0o755)
-    with Supervisor(program, supervisor.environ) as other:
-        one = App(store, guest("unreachable"), other)
-        shutil.rmtree(copy / "weft_runtime/runtime")
-        end = one.follow()
-        os.close(one.code_fd)
-    assert (end.status, end.stdout, end.report) == (ExitStatus.SOFTWARE, b"READY\n", b"")
-    assert end.stderr.startswith("cannot tell how the app ended, as the runtime has changed: ")
 
 
 def test_nobody_reads_ready(app: Make) -> None:

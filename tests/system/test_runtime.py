@@ -126,11 +126,15 @@ def test_a_notify_service_is_up_at_ready_and_stops_cleanly(container: Container)
 
 def test_a_run_that_can_have_no_thread_says_so(container: Container) -> None:
     """Whether it decides or follows the plan of a run before it."""
-    cache, alone = "--property=CacheDirectory=weft-threads", "--property=TasksMax=1"
-    assert run_app(container, "org.weft.examples.hello", "20", cache, alone) == 171
+    # The limit is none of root's, and each task of its user counts.
+    user, alone = (
+        ("--property=CacheDirectory=weft-threads", "--property=User=games"),
+        "--property=LimitNPROC=1",
+    )
+    assert run_app(container, "org.weft.examples.hello", "20", *user, alone) == 171
     for _ in range(3):
-        assert run_app(container, "org.weft.examples.hello", "20", cache) == 0
-    assert run_app(container, "org.weft.examples.hello", "20", cache, alone) == 171
+        assert run_app(container, "org.weft.examples.hello", "20", *user) == 0
+    assert run_app(container, "org.weft.examples.hello", "20", *user, alone) == 171
     first, *_, last = [entry for entry in entries(container, "20") if entry["PRIORITY"] == "3"]
     for entry in (first, last):
         assert "cannot start a thread: " in str(entry["MESSAGE"])

@@ -9,7 +9,7 @@ import pytest
 import wasmtime
 from wasmtime import _bindings, _ffi
 
-from weft_runtime import errors, limits, ready
+from weft_runtime import limits, ready
 from weft_runtime.runtime import engine
 from weft_runtime.settings import EngineKind
 from weft_runtime.thin import library, session
@@ -104,5 +104,4 @@ def test_it_takes_the_code_that_the_full_runtime_takes() -> None:
 
 def test_what_a_fork_does_not_import_is_the_same() -> None:
     assert limits.STACK.value == session.STACK_MIN
-    assert errors.ExitStatus.SOFTWARE == session.LOST
     assert ready.READY_LINE == session.READY_LINE

@@ -13,12 +13,11 @@ import os
 import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 
-import weft_runtime
 from weft_runtime import fork_protocol
 from weft_runtime import plan as plans
 from weft_runtime.runtime import cgroup
-from weft_runtime.thin import library
-from weft_runtime.thin.session import CODE_FD, LOST, REPORT_FD, Machine, Session, end_by, follow, lose
+from weft_runtime.thin import library, outdated
+from weft_runtime.thin.session import CODE_FD, REPORT_FD, Machine, Session, end_by, follow
 from weft_runtime.thin.sibling import SiblingFork
 from weft_runtime.thin.title import Title
 
@@ -37,6 +36,9 @@ _REPORT_FD = CODE_FD + 1
 """Where the report is while the socket is in its place."""
 
 _WAITING = b"(spare)"
+
+_LOST = 170
+"""ExitStatus.SOFTWARE, of a child that could not even tell what is wrong with it."""
 
 
 class ForkServer:
@@ -95,15 +97,12 @@ class ForkServer:
     def _become(self, procs: str, streams: Sequence[int]) -> NoReturn:
         """The child: from the fork to the end of the session."""
         try:
-            try:
-                self._run(procs, streams)
-            except Exception as error:
-                end_by(error)
+            self._run(procs, streams)
         except Exception as error:
-            lose(error)
+            end_by(error)
         finally:
             # Never back into the loop of the fork server.
-            os._exit(LOST)
+            os._exit(_LOST)
 
     def _run(self, procs: str, streams: Sequence[int]) -> NoReturn:
         stdout, stderr, report, order = streams
@@ -171,7 +170,5 @@ def _ask_a_child(question: Callable[[], bytes]) -> bytes:
 
 def _files() -> list[str]:
     """What this program is made of: when one of these has changed, it is another one."""
-    (ours, _), engine = os.path.split(weft_runtime.__file__), library.path()
-    # The time of a directory changes when one of its files is replaced, as by dpkg and pip.
-    directories = (ours, f"{ours}/runtime", f"{ours}/thin", engine.rsplit("/", 2)[0])
-    return sorted({*directories, engine, sys.executable, sys.argv[0]})
+    engine = library.path()
+    return sorted({*outdated.DIRECTORIES, engine.rsplit("/", 2)[0], engine, sys.executable, sys.argv[0]})

@@ -54,6 +54,8 @@ PROTOTYPES = {
     "wasmtime_instance_export_get": (c_bool, (_P, _P, _P, c_size_t, _P)),
     "wasmtime_func_call": (_P, (_P, _P, _P, c_size_t, _P, c_size_t, _P)),
     "wasmtime_error_exit_status": (c_bool, (_P, _P)),
+    "wasmtime_error_message": (None, (_P, _P)),
+    "wasm_trap_message": (None, (_P, _P)),
     "wasmtime_memory_data_size": (c_size_t, (_P, _P)),
 }
 """Result and arguments of each function that is called."""
