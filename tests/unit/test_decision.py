@@ -249,6 +249,14 @@ def test_there_is_a_plan_where_a_signature_is_required_and_known(strict: Device)
     assert why(strict) == "what its signature says is not known"
 
 
+def test_what_was_verified_is_the_file_that_is_open(strict: Device) -> None:
+    module, other = (os.open(path, os.O_RDONLY) for path in (strict.module, strict.package / "wapp.toml"))
+    found = [trust.recall(strict.package, fd, "bin/app.wasm", strict.places) for fd in (module, other)]
+    assert [sources is None for sources in found] == [False, True]
+    os.close(module)
+    os.close(other)
+
+
 def test_a_package_that_was_changed_just_now_is_planned_for_but_not_remembered(device: Device) -> None:
     device.sources()
     os.utime(device.package / "wapp.toml")
