@@ -10,7 +10,8 @@ import pytest
 LONGEST = (
     # The first makes the package and the second the roots, each release a worker; what comes then needs both.
     "tests/package/test_build.py", "tests/system/test_appd.py", "tests/system/test_doctor.py", "tests/system/test_minute.py",
-    "tests/package/test_install.py", "tests/pack/test_new.py", "tests/system/test_stopped.py", "tests/coverage/test_floors.py",
+    "tests/package/test_install.py", "tests/pack/test_new.py", "tests/system/test_stopped.py", "tests/system/test_installed_earlier.py",
+    "tests/coverage/test_floors.py",
     "tests/lint/test_linters.py", "tests/command/test_both_ways.py", "tests/command/test_remembered.py",
     "tests/appd/test_forkless.py", "tests/package/test_chroot.py", "tests/system/test_installed_compiling.py",
     "tests/system/test_installed_views.py", "tests/system/test_neighbours.py", "tests/system/test_bench.py",
