@@ -6,13 +6,16 @@ SOAK ?= 0
 # A test that fails keeps no other from being run; make fails in the end.
 MAKEFLAGS += --keep-going
 
-# Tests wait half of their time, those of booted systems less.
-WORKERS ?= $(shell expr $$(nproc) + 2)
-WORKERS_BOOTED ?= $(shell expr $$(nproc) + 1)
+# Else each worker and each program of the tests compiles all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
+# Tests wait for a third of their time and more.
+WORKERS ?= $(shell expr $$(nproc) + 3)
+TOGETHER := --numprocesses=$(WORKERS) --dist=loadfile
 ALONE := tests/unit tests/command tests/pack tests/appd tests/bench
 BOOTED := tests/package tests/system
 
-.PHONY: help venv demo demo-systemd deb lint test test-alone test-most test-forkless test-booted coverage test-engine test-vm examples bench bench-quick soak clean
+.PHONY: help venv demo demo-systemd deb lint test test-together test-alone test-most test-forkless test-booted coverage test-engine test-vm examples bench bench-quick soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -45,23 +48,29 @@ lint: $(READY)
 	$(VENV)/bin/pytest tests/lint
 
 ## make test      all tests, several at a time, to the end even if some fail
-test: lint test-alone coverage test-booted
+test: test-together test-forkless
 
-## make test-alone  the half of it that boots nothing: unit, command, pack, the daemon, the benchmark
+# One waits while another one computes: in one run, also the linters and what is booted.
+test-together: $(READY)
+	tools/test-packages
+	packaging/fetch
+	$(VENV)/bin/pytest $(TOGETHER)
+
+## make test-alone  the part of it that boots nothing: unit, command, pack, the daemon, the benchmark
 test-alone: test-most test-forkless
 
 test-most: $(READY)
 	tools/test-packages
-	$(VENV)/bin/pytest --numprocesses=$(WORKERS) --dist=loadfile $(ALONE)
+	$(VENV)/bin/pytest $(TOGETHER) $(ALONE)
 
 test-forkless: $(READY)
 	WEFT_FORK_SERVER=false $(VENV)/bin/pytest -m "sessions and not once" tests/appd
 
-## make test-booted  the half for root: the package, and booted Debian systems
+## make test-booted  the part for root: the package, and booted Debian systems
 test-booted: $(READY)
 	tools/test-packages
 	packaging/fetch
-	$(VENV)/bin/pytest --numprocesses=$(WORKERS_BOOTED) --dist=loadfile $(BOOTED)
+	$(VENV)/bin/pytest $(TOGETHER) $(BOOTED)
 
 ## make coverage  lines and branches that the tests reach in some modules, against their floors
 coverage: $(READY)
@@ -71,8 +80,8 @@ coverage: $(READY)
 test-engine: $(READY)
 	tools/test-packages
 	packaging/fetch
-	$(VENV)/bin/pytest tests/unit/test_engine.py tests/unit/test_rehearsal.py tests/command tests/pack \
-	    tests/appd/test_real_runtime.py tests/package/test_build.py tests/package/test_contents.py \
+	$(VENV)/bin/pytest tests/unit/test_engine.py tests/unit/test_thin_library.py tests/command tests/pack \
+	    tests/appd/test_real_runtime.py tests/appd/test_both_ways.py tests/package/test_build.py tests/package/test_contents.py \
 	    tests/system/test_installed_code.py
 
 ## make test-vm   what needs a kernel of its own: limits of memory, CPU and tasks (as root, takes minutes)
@@ -85,11 +94,12 @@ test-vm: $(READY)
 examples:
 	examples/build
 
-## make bench     measure against other programs: figures and a picture in bench/results; takes 15 minutes
+## make bench     measure against other programs: figures in bench/results and the documents; takes 20 minutes
 bench: $(READY)
 	tools/debian-packages mmdebstrap systemd-container || true
 	packaging/fetch
 	$(VENV)/bin/python -m bench --results bench/results
+	$(VENV)/bin/python -m bench.page
 
 ## make bench-quick  the same for a moment, to see that it works; its figures mean nothing
 bench-quick: $(READY)

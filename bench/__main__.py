@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from bench import floor, installed, launch, log, machine, phases, picture, rates, table, timeline
+from bench import floor, installed, launch, log, machine, page, picture, rates, table, targets, timeline
 from bench.journal import Journal
 from bench.measure import BenchError, Launcher, open_launcher
 from bench.places import Bare
@@ -20,7 +20,7 @@ from bench.report import table as columns
 from tests.system.container import Suite
 
 OF_THE_DAEMON = frozenset({"bare", "timeline", "rates", "log"})
-PARTS = ("packaged", "bare", "timeline", "floor", "rates", "launch", "phases", "log")
+PARTS = ("packaged", "bare", "timeline", "floor", "rates", "launch", "log")
 
 T = TypeVar("T")
 
@@ -51,7 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="rounds (default: 5)")
     parser.add_argument("--quick", action="store_true", help="one round, to see that everything works")
     parser.add_argument(
-        "--results", type=Path, metavar="DIR", help="write each part's figures to DIR/PART.json too"
+        "--results",
+        type=Path,
+        metavar="DIR",
+        help="write each part's figures to DIR/PART.json and PART.txt too",
     )
     parser.add_argument(
         "--suite", type=Suite, choices=Suite, default=Suite.BOOKWORM, metavar="NAME",
@@ -114,9 +117,12 @@ def measure(parts: Sequence[str], rounds: int, suite: Suite, *, quick: bool, res
                         "load": load,
                         part: figures,
                     }
-                    (results / f"{part}.json").write_text(f"{json.dumps(plain(written), indent=2)}\n")
+                    name = f"{part}-{suite}" if part == "packaged" and suite is not Suite.BOOKWORM else part
+                    (results / f"{name}.json").write_text(f"{json.dumps(plain(written), indent=2)}\n")
+                    (results / f"{name}.txt").write_text(f"{text}\n")
     if results is not None:
         picture.draw(results)
+        page.write_table(results)
 
 
 def run(part: str, scratch: Path, tools: Tools) -> tuple[object, str]:
@@ -124,9 +130,9 @@ def run(part: str, scratch: Path, tools: Tools) -> tuple[object, str]:
     launcher, journal, rounds, warm_ups, quick, suite = tools
     match part:
         case "packaged":
-            return shown(table.show, installed.run(suite, quick=quick))
+            return shown(targets.show, installed.run(suite, quick=quick))
         case "bare":
-            return shown(table.show, table.run(Bare(scratch, journal), scratch, quick=quick))
+            return shown(targets.show, table.run(Bare(scratch, journal), scratch, quick=quick))
         case "timeline":
             return shown(timeline.show, timeline.run(journal, scratch, quick=quick))
         case "floor":
@@ -135,8 +141,6 @@ def run(part: str, scratch: Path, tools: Tools) -> tuple[object, str]:
             return shown(rates.show, rates.run(journal, scratch, rounds=rounds, quick=quick))
         case "launch":
             return shown(launch.show, launch.run(launcher, scratch, rounds=rounds, warm_ups=warm_ups))
-        case "phases":
-            return shown(phases.show, phases.run(launcher, scratch, rounds=rounds, warm_ups=warm_ups))
         case _:
             assert journal is not None
             return shown(log.show, log.run(journal, scratch, rounds=rounds, warm_ups=warm_ups, quick=quick))

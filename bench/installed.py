@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench import machine, modules
 from bench.measure import BenchError
-from bench.table import Table
+from bench.targets import Table
 from tests.deb import BuildError, built_deb
 from tests.system.container import Container, ContainerError, Suite, missing
 

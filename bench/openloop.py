@@ -78,6 +78,8 @@ class Spawned:
         self._case = case
         self._pids: dict[int, int] = {}
         self._spoken: set[int] = set()
+        self.cpu_s = 0.0
+        """Of all that have ended."""
 
     def begin(self) -> int:
         reading, writing = os.pipe()
@@ -111,7 +113,9 @@ class Spawned:
     def _reap(self, fd: int, pid: int) -> None:
         os.close(fd)
         del self._pids[fd]
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        _, code, usage = os.wait4(pid, 0)
+        self.cpu_s += usage.ru_utime + usage.ru_stime
+        status = os.waitstatus_to_exitcode(code)
         if status != 0 or pid not in self._spoken:
             raise BenchError(f"'{self.name}' ended with status {status}: {' '.join(self._case.argv)}")
         self._spoken.remove(pid)

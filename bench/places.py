@@ -3,11 +3,13 @@
 
 import os
 import platform
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 from bench import app, machine
 from bench.appd import SETTINGS, Appd, Client, Daemon
@@ -18,10 +20,12 @@ PACKAGED_SOCKET = Path("/run/weft/appd.sock")
 PACKAGED_STORE = Path("/var/lib/weft/apps")
 PACKAGED_ENGINE = "/usr/lib/weft-runtime/vendor"
 PACKAGED_CACHE = "/var/cache/weft"
-PLAIN_EXEC = "without the fork server"
 NO_FORK_SERVER = {"WEFT_FORK_SERVER": "false"}
 UNIT = "weft-appd.service"
 WS_UNIT = "weft-appd-ws.socket"
+JOURNAL = "systemd-journald.service"
+POLICY = Path("/etc/weft/pack.toml")
+TRUSTED = Path("/etc/weft/trusted.d/bench.pub")
 LIMITS = ("memory", "cpu", "pids")
 DROP_IN = Path(f"/run/systemd/system/{UNIT}.d/bench.conf")
 
@@ -32,12 +36,21 @@ class Place(Protocol):
     name: str
     import_engine: str
     """Python that imports the engine's binding, the one that the runtime has there."""
+    has_units: bool
+    """Whether a service manager runs apps there."""
+
+    @property
+    def journal_pid(self) -> int | None:
+        """The process of the journal that the daemon logs to, if there is one."""
+
+    def policy(self, hello: app.App) -> "Policy | None":
+        """Have that package signed, and a policy to be changed; None where the policy is the machine's own."""
 
     def serve(self, settings: Mapping[str, str] = {}) -> AbstractContextManager[Daemon]:
         """A daemon without a session, as long as the context manager. `settings` are its $WEFT_*."""
 
     def variants(self) -> Mapping[str, Callable[[], AbstractContextManager[Daemon]]]:
-        """Daemons that lack something that makes launches fast, by what it is."""
+        """Daemons that lack something, by the key of their target."""
 
     def install(self, package: app.App) -> app.App:
         """Have the daemon find a package; where it is then. Raises BenchError."""
@@ -51,6 +64,7 @@ class Bare:
 
     name = "bare"
     import_engine = "import wasmtime"
+    has_units = False
 
     def __init__(self, scratch: Path, journal: Journal | None) -> None:
         self._scratch = scratch
@@ -69,7 +83,14 @@ class Bare:
             yield appd
 
     def variants(self) -> Mapping[str, Callable[[], AbstractContextManager[Daemon]]]:
-        return {PLAIN_EXEC: partial(self.serve, NO_FORK_SERVER)}
+        return {"exec": partial(self.serve, NO_FORK_SERVER)}
+
+    @property
+    def journal_pid(self) -> int | None:
+        return None if self._journal is None else self._journal.pid
+
+    def policy(self, hello: app.App) -> "Policy | None":
+        return None
 
     def install(self, package: app.App) -> app.App:
         return package  # it is in the store already
@@ -81,10 +102,12 @@ class Bare:
 class Packaged:
     """The Debian package on a booted system, for a program that runs there as root."""
 
-    name = "packaged"
+    has_units = True
     import_engine = f"import sys; sys.path.append('{PACKAGED_ENGINE}'); import wasmtime"
 
     def __init__(self, scratch: Path) -> None:
+        codename = platform.freedesktop_os_release()["VERSION_CODENAME"]
+        self.name = "packaged" if codename == "bookworm" else f"packaged-{codename}"
         self._environment = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "HOME": os.fspath(scratch)}
 
     @contextmanager
@@ -96,7 +119,14 @@ class Packaged:
             unit.client.close()
 
     def variants(self) -> Mapping[str, Callable[[], AbstractContextManager[Daemon]]]:
-        return {PLAIN_EXEC: partial(self.serve, NO_FORK_SERVER), "with a noexec cache": self._serve_noexec}
+        return {"exec": partial(self.serve, NO_FORK_SERVER), "noexec": self._serve_noexec}
+
+    @property
+    def journal_pid(self) -> int | None:
+        return _main_pid(JOURNAL)
+
+    def policy(self, hello: app.App) -> "Policy | None":
+        return Policy(hello)
 
     @contextmanager
     def _serve_noexec(self) -> Iterator[Daemon]:
@@ -127,6 +157,36 @@ class Packaged:
         return f"{what}; limits of a session: {held}"
 
 
+class Policy:
+    """What the system demands of a package, which is signed by a key that is trusted; in the end as it was before."""
+
+    def __init__(self, package: app.App) -> None:
+        """Raises BenchError."""
+        self._before = POLICY.read_bytes()
+        with tempfile.TemporaryDirectory(prefix="weft-bench-") as scratch:
+            key = Path(scratch, "weft-sign.key")
+            run(["weft-pack", "generate-key", scratch])
+            source = Path(scratch, "package")
+            shutil.copytree(package.module.parent, source)
+            run(["weft-pack", "sign", f"--key={key}", os.fspath(source)])
+            TRUSTED.parent.mkdir(parents=True, exist_ok=True)
+            TRUSTED.write_bytes(key.with_suffix(".pub").read_bytes())
+            run(["weft-pack", "install", "--force", os.fspath(source)])
+
+    def set(self, *, is_required: bool) -> None:
+        POLICY.write_bytes(b'policy = "require"\n' if is_required else self._before)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.set(is_required=False)
+
+
+def _main_pid(unit: str) -> int:
+    return int(run(["systemctl", "show", "--property=MainPID", "--value", unit]))
+
+
 class _Unit:
     """The unit, started anew with some settings in its environment, and a subscribed client."""
 
@@ -141,5 +201,5 @@ class _Unit:
         run(["systemctl", "daemon-reload"])
         run(["systemctl", "enable", "--quiet", WS_UNIT])
         run(["systemctl", "restart", UNIT])
-        self.pid = int(run(["systemctl", "show", "--property=MainPID", "--value", UNIT]))
+        self.pid = _main_pid(UNIT)
         self.client = Client(self.socket)

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a running process has cost so far, from /proc."""
 
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 NANO = 1e-9
+_CUTIME = 16 - 3
+"""Of proc_pid_stat(5), counted from the field after the name, which is the third; the next one is cstime."""
 
 
 class Memory(NamedTuple):
@@ -19,8 +23,18 @@ class Memory(NamedTuple):
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of the first thread, to the nanosecond: the clock ticks of proc_pid_stat(5) are too coarse."""
-    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) * NANO
+    """CPU seconds of its threads, to the nanosecond: the clock ticks of proc_pid_stat(5) are too coarse."""
+    spent = 0
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+            spent += int((thread / "schedstat").read_text().split()[0])
+    return spent * NANO
+
+
+def reaped_cpu_s(pid: int) -> float:
+    """CPU seconds of all its children that it has collected, in clock ticks."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return sum(map(int, fields[_CUTIME : _CUTIME + 2])) / os.sysconf("SC_CLK_TCK")
 
 
 def wake_ups(pid: int) -> int:
@@ -37,9 +51,9 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def command_line(pid: int) -> bytes:
-    """As it calls itself: its arguments, a zero byte after each."""
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+def is_spare(pid: int) -> bool:
+    """Whether it waits to become a session, as it calls itself."""
+    return b"(spare)" in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 def _field(file: Path, name: str) -> int:

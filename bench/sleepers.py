@@ -33,8 +33,8 @@ def fill(daemon: Daemon, app_id: str, count: int) -> None:
         burst(sleeper, rate=NO_PAUSE, count=min(AT_ONCE, missing))
 
 
-def sessions(daemon: Daemon) -> tuple[Memory, Mapping[str, int]]:
-    """The mean of the sessions' processes; and KiB of PSS of what else the daemon has running."""
+def sessions(daemon: Daemon) -> tuple[Memory | None, Mapping[str, int]]:
+    """The mean of the sessions' processes, if there are any; and KiB of PSS of the daemon and what else it has running."""
     with DaemonClient(daemon.socket, timeout=ASK_S) as client:
         answer = client.ask(QuerySessions())
     assert isinstance(answer, Sessions)
@@ -42,13 +42,9 @@ def sessions(daemon: Daemon) -> tuple[Memory, Mapping[str, int]]:
     pids = {it.pid for it in answer.sessions if it.state is State.RUNNING and it.pid is not None}
     rest = {"weft-appd": process.memory(daemon.pid).pss_kib}
     for pid in set(process.children(daemon.pid)) - pids:
-        name = (
-            "processes that wait for a session"
-            if b"(spare)" in process.command_line(pid)
-            else "the fork server"
-        )
+        name = "processes that wait for a session" if process.is_spare(pid) else "the fork server"
         rest[name] = rest.get(name, 0) + process.memory(pid).pss_kib
-    return mean(map(process.memory, pids)), rest
+    return mean(map(process.memory, pids)) if pids else None, rest
 
 
 def processes(case: Case, count: int) -> Memory:

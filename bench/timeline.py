@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A launch from LAUNCH_APP written to APP_READY read: who does what, and when."""
+"""A launch from LAUNCH_APP written to APP_READY read, and what is left to do then: who does what, and when."""
 
 import ast
+import math
 import os
 import shlex
 import statistics
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,11 @@ LAUNCHES, QUICK_LAUNCHES = 100, 2
 PAUSE_S = 0.05
 MARKER = Path(__file__).with_name("marker.py")
 MICRO = 1_000_000
-CLIENT, DAEMON, RUNTIME = "client", "weft-appd", "session"
+CLIENT, DAEMON, SERVER, SESSION = "client", "weft-appd", "fork server", "session"
+FORKS = "make a process that waits"
+"""What the fork server alone does, as marker.py calls it."""
+BAR = 48
+"""Letters of the picture of all of it."""
 
 
 class Step(NamedTuple):
@@ -43,7 +48,7 @@ class Timeline(NamedTuple):
     steps: Sequence[Step]
     """By when they begin; those that are in half of the launches, or more."""
     marked_us: float
-    """All of it, with the marks."""
+    """Until APP_READY has been read, with the marks."""
     unmarked_us: float
     """Without, by another daemon in turns."""
 
@@ -90,15 +95,19 @@ def run(journal: Journal | None, scratch: Path, *, quick: bool) -> Timeline:
 def marked(program: Path, marks: Path, which: str) -> Path:
     """Make a program that runs `which` with marks."""
     command = shlex.join([sys.executable, "-I", os.fspath(MARKER), os.fspath(marks), which])
-    program.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {command} "$0" "$@"\n')
     program.chmod(0o755)
     return program
 
 
 def steps(daemon: int, marks: Sequence[Mark], launches: Sequence[tuple[float, float]]) -> list[Step]:
     found: defaultdict[tuple[str, str], list[tuple[float, float]]] = defaultdict(list)
-    for written, read in launches:
-        for key, mark in numbered(daemon, (mark for mark in marks if written <= mark.begun <= read)).items():
+    servers = {mark.pid for mark in marks if mark.what == FORKS}
+    # What is left to do belongs to the launch too, until the next one.
+    ends = [*(written for written, _ in launches[1:]), math.inf]
+    for (written, read), end in zip(launches, ends, strict=True):
+        these = (mark for mark in marks if written <= mark.begun < end)
+        for key, mark in numbered(daemon, servers, these).items():
             found[key].append((mark.begun - written, mark.ended - mark.begun))
         found[CLIENT, "read APP_READY"].append((read - written, 0))
     done = [
@@ -109,27 +118,44 @@ def steps(daemon: int, marks: Sequence[Mark], launches: Sequence[tuple[float, fl
     return sorted(done)
 
 
-def numbered(daemon: int, marks: Iterable[Mark]) -> Mapping[tuple[str, str], Mark]:
+def numbered(daemon: int, servers: Container[int], marks: Iterable[Mark]) -> Mapping[tuple[str, str], Mark]:
     """The marks of one launch, by who and what; what is done again has a number."""
     times = Counter[tuple[str, str]]()
     result = {}
     for mark in sorted(marks, key=lambda mark: mark.begun):
-        key = (DAEMON if mark.pid == daemon else RUNTIME, mark.what)
+        who = DAEMON if mark.pid == daemon else SERVER if mark.pid in servers else SESSION
+        key = (who, mark.what)
         times[key] += 1
         result[key if times[key] == 1 else (key[0], f"{mark.what} ({times[key]})")] = mark
     return result
 
 
+def bar(step: Step, whole_us: float) -> str:
+    """Where it is in the time until READY, as a line of letters."""
+    if step.at_us > whole_us:
+        return ""
+    scale = BAR / whole_us
+    begin = min(BAR - 1, int(step.at_us * scale))
+    return f"{' ' * begin}{'=' * max(1, min(BAR - begin, round(step.took_us * scale)))}"
+
+
 def show(result: Timeline) -> str:
     rows = [
-        (step.who, step.what.ljust(45), f"{step.at_us:.0f}", f"{step.took_us:.0f}") for step in result.steps
+        (
+            step.who,
+            step.what.ljust(40),
+            f"{step.at_us:.0f}",
+            f"{step.took_us:.0f}",
+            bar(step, result.marked_us).ljust(BAR),
+        )
+        for step in result.steps
     ]
     return "\n".join(
         (
             f"A launch of hello, microseconds since LAUNCH_APP was written, medians of {result.launches}",
             "",
-            table(("", "", "at us", "takes us"), rows),
+            table(("", "", "at us", "takes us", ""), rows),
             "",
-            f"In all: {result.marked_us:.0f} us; without the marks, by another daemon in turns: {result.unmarked_us:.0f} us.",
+            f"Until READY: {result.marked_us:.0f} us; without the marks, by another daemon in turns: {result.unmarked_us:.0f} us.",
         )
     )

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 
 LONGEST = (
-    # The third makes packages, and needs none of the roots that the first two make at the beginning, one for each release.
-    "tests/system/test_doctor.py", "tests/package/test_build.py", "tests/package/test_install.py",
-    "tests/system/test_minute.py", "tests/system/test_stopped.py", "tests/system/test_appd.py", "tests/package/test_chroot.py",
-    "tests/system/test_neighbours.py", "tests/system/test_installed_views.py",
-    "tests/system/test_installed_compiling.py", "tests/system/test_installed_journal.py",
-    "tests/system/test_cgroups.py", "tests/system/test_journal_stopped.py", "tests/system/test_bench.py",
-    "tests/pack/test_new.py", "tests/command/test_compiling.py", "tests/appd/test_fork_server.py", "tests/appd/test_faults.py",
-    "tests/appd/test_fairness.py", "tests/appd/test_blocking.py", "tests/command/test_weftctl.py",
-    "tests/command/test_weftctl_journal.py", "tests/appd/test_compiling.py", "tests/bench/test_bench.py",
-    "tests/pack/test_compile.py",
+    # The first makes the package and the second the roots, each release a worker; what comes then needs both.
+    "tests/package/test_build.py", "tests/system/test_appd.py", "tests/system/test_doctor.py", "tests/system/test_minute.py",
+    "tests/package/test_install.py", "tests/pack/test_new.py", "tests/system/test_stopped.py", "tests/coverage/test_floors.py",
+    "tests/lint/test_linters.py", "tests/package/test_chroot.py", "tests/system/test_installed_compiling.py",
+    "tests/system/test_installed_views.py", "tests/system/test_neighbours.py", "tests/system/test_bench.py",
+    "tests/system/test_installed_journal.py", "tests/system/test_cgroups.py", "tests/system/test_journal_stopped.py",
+    "tests/appd/test_fork_server.py", "tests/appd/test_faults.py", "tests/appd/test_fairness.py",
+    "tests/command/test_weftctl.py", "tests/command/test_weftctl_journal.py", "tests/command/test_weftctl_views.py",
+    "tests/pack/test_compile.py", "tests/command/test_compiling.py", "tests/appd/test_blocking.py",
+    "tests/appd/test_persistence.py", "tests/appd/test_reload.py", "tests/appd/test_connections.py",
+    "tests/appd/test_compiling.py", "tests/bench/test_bench.py",
 )  # fmt: skip
 """Files that take longer than others, the longest first. Begun last, each would be waited for by all other workers."""
 

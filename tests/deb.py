@@ -22,6 +22,9 @@ UNRELATED = (".ci/", "bench/", "tests/")
 LATER = "99.0"
 """The version of a package of the same code to which the one of the tree is upgraded."""
 
+QUICK = {"DPKG_DEB_COMPRESSOR_TYPE": "none"}
+"""For dpkg-deb, to pack what is only installed or looked into: the compression takes two thirds of a build."""
+
 KEPT = 12
 """Builds in the cache; the oldest go."""
 
@@ -31,7 +34,10 @@ class BuildError(Exception):
 
 
 def built_deb(architecture: str = NATIVE, version: str | None = None) -> Path:
-    """The package of the tree as it is; with `version`, a later one of the same code, to upgrade to."""
+    """The package of the tree as it is; with `version`, a later one of the same code, to upgrade to.
+
+    Only this machine's own one, of the tree's version, is compressed as it is delivered.
+    """
     files = tracked()
     place = CACHE / f"{_digest(files)}-{architecture}-{version or 'own'}"
     CACHE.mkdir(parents=True, exist_ok=True)
@@ -42,13 +48,30 @@ def built_deb(architecture: str = NATIVE, version: str | None = None) -> Path:
                 tree = copy_tree(files, Path(scratch, "tree"))
                 if version is not None:
                     set_version(tree, version)
-                build(tree, architecture)
-                unfinished = CACHE / "unfinished"
-                shutil.rmtree(unfinished, ignore_errors=True)
-                shutil.copytree(tree / "dist", unfinished)
-                unfinished.rename(place)
+                is_delivered = architecture == NATIVE and version is None
+                _keep(tree, architecture, place, {} if is_delivered else QUICK)
             for old in sorted(CACHE.glob("*-*-*"), key=lambda path: path.stat().st_mtime)[:-KEPT]:
                 shutil.rmtree(old)
+        os.utime(place)
+    [deb] = place.glob("*.deb")
+    return deb
+
+
+def earlier_deb(commit: str) -> Path:
+    """The package of an earlier `commit`, by its own packaging, to upgrade from."""
+    place = CACHE / f"{commit}-{NATIVE}-own"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.is_dir():
+            command = ["git", "-c", "safe.directory=*", "archive", commit]
+            archive = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True).stdout
+            with tempfile.TemporaryDirectory(prefix="weft-deb-") as scratch:
+                tree = Path(scratch, "tree")
+                tree.mkdir()
+                subprocess.run(["tar", "--extract"], cwd=tree, input=archive, check=True)
+                (tree / "packaging" / "vendor").symlink_to(VENDOR)
+                _keep(tree, NATIVE, place, QUICK)
         os.utime(place)
     [deb] = place.glob("*.deb")
     return deb
@@ -109,6 +132,15 @@ def build(
     )
     if done.returncode:
         raise BuildError(done.stdout)
+
+
+def _keep(tree: Path, architecture: str, place: Path, env: Mapping[str, str]) -> None:
+    """Build there, and put what comes of it into `place`, whole or not at all."""
+    build(tree, architecture, env=env)
+    unfinished = CACHE / "unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    shutil.copytree(tree / "dist", unfinished)
+    unfinished.rename(place)
 
 
 def _digest(files: list[str]) -> str:

@@ -22,7 +22,7 @@ from weft_runtime.integrity import Identity
 from weft_runtime.manifest import Manifest
 from weft_runtime.plan import Plan
 from weft_runtime.policy import Policy
-from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, Code, Source, Sources
+from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, WRITABLE, Code, Source, Sources
 from weft_runtime.statusline import VERSION_MAX
 from weft_runtime.store import Package
 
@@ -88,26 +88,27 @@ class _Unusual(Exception):
 def decide(asked: Asked) -> Decision:
     """Decide about one launch. Raises WeftError for what keeps the app from being launched, as far as a daemon looks at it,
     and whatever `parse` and `grant` raise."""
-    package, grants = _open(asked)
-    try:
-        first = _plan(asked, package, grants)
-    except _Unusual as unusual:
-        return Decision(package, grants, None, why=str(unusual))
-    finally:
-        os.close(package.module_fd)
+    first, names = _once(asked)
     # Only now is it known what is to be looked at: what is remembered is what was decided between two looks.
-    before = _look(first.sources)
+    before = None if first.plan is None else _look(names)
     if before is None or not before.are_settled:
-        return Decision(package, grants, first.plan, first.code)
+        return first
+    decided, names_then = _once(asked)
+    if decided.plan is None or names_then != names or not before.are_unchanged():
+        return decided
+    return decided._replace(sources=before)
+
+
+def _once(asked: Asked) -> tuple[Decision, list[Source]]:
+    """A decision that must not be used again, and what its plan was made of. Raises as `decide` does."""
     package, grants = _open(asked)
     try:
         planned = _plan(asked, package, grants)
     except _Unusual as unusual:
-        return Decision(package, grants, None, why=str(unusual))
+        return Decision(package, grants, None, why=str(unusual)), []
     finally:
         os.close(package.module_fd)
-    is_same = planned.sources == first.sources and before.are_unchanged()
-    return Decision(package, grants, planned.plan, planned.code, sources=before if is_same else None)
+    return Decision(package, grants, planned.plan, planned.code), planned.sources
 
 
 def _look(names: list[Source]) -> Sources | None:
@@ -152,6 +153,8 @@ def _plan(asked: Asked, package: Package, grants: Grants) -> _Planned:
     finally:
         os.close(found.entry.fd)
     names += code_cache.sources(asked.caches, found, with_way=not asked.judges_way)
+    # An app that cannot write to its data is not launched, which has to be told.
+    names += [(WRITABLE, os.fsencode(each.host)) for each in grants.directories if each.writable]
     directories = [
         *asked.directories,
         *(Directory(os.fspath(each.host), each.guest, each.writable) for each in grants.directories),

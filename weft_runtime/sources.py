@@ -21,14 +21,16 @@ PLACE = b"place"
 """A directory that a path leads to: which one it is, and who may do what with it. What is in it comes and goes."""
 STEP = b"step"
 """A directory that is no link: the same."""
+WRITABLE = b"writable"
+"""A place, and whether this process may write there: that depends on the file system too."""
 
 Source = tuple[bytes, bytes]
 """A kind and a path."""
 
 State = tuple[int, ...]
 
-_KINDS = (FILE, NAME, PLACE, STEP)
-_FULL, _OF_PLACE = 8, 5
+_KINDS = (FILE, NAME, PLACE, STEP, WRITABLE)
+_FULL = 8
 _CHANGED = 4
 
 
@@ -112,8 +114,11 @@ def _state(source: Source) -> State:
         status = os.lstat(path) if kind in (NAME, STEP) else os.stat(path)
     except OSError as error:
         return (error.errno or -1,)
-    if kind in (PLACE, STEP):
-        return status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid
+    if kind in (PLACE, STEP, WRITABLE):
+        place = status.st_dev, status.st_ino, status.st_mode, status.st_uid, status.st_gid
+        if kind != WRITABLE:
+            return place
+        return *place, int(os.access(path, os.W_OK | os.X_OK, effective_ids=True))
     return (
         status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns,
         status.st_mode, status.st_uid, status.st_gid,

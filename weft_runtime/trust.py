@@ -6,7 +6,6 @@ import os
 import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -178,8 +177,10 @@ def recall(directory: Path, module_fd: int, module: str, places: Places) -> list
 
     Raises WeftError where something cannot be read.
     """
+    if _is_large(directory):
+        return None
     keys = trusted_keys(places)
-    looked = _look(directory, SOURCES_MAX)
+    looked = _look(directory)
     known = _recall(places, _record_name(directory), _fingerprint(looked.identities))
     if known is None or known not in keys.by_value:
         return None
@@ -206,10 +207,30 @@ class _Looked(NamedTuple):
     """Of all but directories."""
 
 
-def _look(directory: Path, most: int | None = None) -> _Looked:
-    """The entries of a package, `most` of them at most. Raises WeftError as `tree.walk` and `Tree.add` do."""
+def _is_large(directory: Path) -> bool:
+    """Whether a package has more entries than a decision may depend on, found out without looking at many more.
+
+    Raises WeftError where it cannot be read.
+    """
+    count, directories = 0, [os.fspath(directory)]
+    while directories:
+        try:
+            with os.scandir(directories.pop()) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > SOURCES_MAX:
+                        return True
+                    if entry.is_dir(follow_symlinks=False):
+                        directories.append(entry.path)
+        except OSError as error:
+            raise from_os_error(f"read {quote(str(directory))}", error) from None
+    return False
+
+
+def _look(directory: Path) -> _Looked:
+    """The entries of a package. Raises WeftError as `tree.walk` and `Tree.add` do."""
     looked = _Looked(Tree(), {})
-    for entry, place in islice(tree.walk(directory), most):
+    for entry, place in tree.walk(directory):
         looked.tree.add(entry)
         if entry.kind is not Kind.DIRECTORY:
             looked.identities[entry.path] = Identity.of(place.status)

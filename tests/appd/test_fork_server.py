@@ -17,8 +17,10 @@ from tests.appd.harness import (
     REAL_RUNTIME,
     WAIT_SECONDS,
     Appd,
+    children,
     eventually,
     is_gone,
+    kill_orphans,
     memory,
     state_of,
 )
@@ -333,6 +335,28 @@ def test_a_program_that_was_replaced_gets_a_new_one(make: Make, tmp_path: Path) 
     assert server_of(appd) != before
 
 
+def test_a_program_that_was_replaced_while_it_started_gets_a_new_one(make: Make, tmp_path: Path) -> None:
+    """Nobody knows then whether what runs is the one of before."""
+    program, flag = tmp_path / "weft-runtime-wasmtime", tmp_path / "replace"
+    first, rest = REAL_RUNTIME.read_text().split("\n", 1)
+    replacing = f"import os\nif os.path.exists({str(flag)!r}):\n    os.unlink({str(flag)!r})\n    os.utime(__file__)\n"
+    program.write_text(f"{first}\n{replacing}{rest}")
+    program.chmod(0o755)
+    flag.touch()
+    appd = own(make, program)
+    compiled.install(appd, SLEEPING)
+    appd.start()
+    until_full(appd)
+    before = server_of(appd)
+    _, pid = running(appd)
+    assert not was_forked(pid)
+    appd.find(f"{program} has changed: starting its fork server anew")
+    until_full(appd)
+    assert server_of(appd) != before
+    _, pid = running(appd)
+    assert was_forked(pid)
+
+
 def test_a_reload_has_a_new_one_and_the_sessions_live_on(forking: Appd) -> None:
     session, pid = running(forking)
     until_full(forking)
@@ -359,6 +383,25 @@ def test_nothing_of_it_outlives_a_daemon_that_was_killed(forking: Appd) -> None:
     helpers = forking.helpers
     forking.kill()
     eventually(lambda: all(map(is_gone, helpers)), "all have ended by themselves")
+    forking.start()
+
+
+@pytest.mark.parametrize("is_asking", [False, True])
+def test_nothing_begins_below_a_daemon_that_was_killed(forking: Appd, is_asking: bool) -> None:
+    server = server_of(forking)
+    assert server is not None
+    if is_asking:
+        os.kill(server, signal.SIGSTOP)  # it is asked for the next process, and does not answer
+    forking.launch()
+    forking.disconnect()
+    forking.process.kill()
+    forking.process.wait()
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server, signal.SIGCONT)
+    try:
+        eventually(lambda: all(state_of(pid) in "ZX" for pid in children(os.getpid())), "all are gone")
+    finally:
+        kill_orphans()
     forking.start()
 
 

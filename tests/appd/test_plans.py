@@ -195,6 +195,25 @@ def test_a_program_in_the_place_of_the_runtime_gets_its_command_line(start: Make
     assert [follows_a_plan(appd) for _ in range(3)] == [False] * 3
 
 
+def test_a_plan_that_is_too_long_for_a_message_is_not_sent(appd: Appd) -> None:
+    """Each of these characters has seven in the log; and what the app is given has 32 KiB as well."""
+    deep = appd.directory / "/".join(["\u06dd" * 127] * 14)
+    deep.mkdir(parents=True)
+    appd.stop()
+    store = deep / "store"
+    appd.environ |= {"WEFT_APP_STORE": str(store), "WEFT_DATA_ROOT": str(deep / "data")}
+    appd.start()
+    eventually(lambda: len(appd.helpers) == HELPERS, "processes wait")
+    helpers = appd.helpers
+    arguments = f'args = ["{"x" * 32_000}"]'
+    toml = manifest(runtime=arguments).replace("[runtime]", 'capabilities = ["fs:rw:app-data"]\n[runtime]')
+    packages.install(store, SLEEPING, toml=toml)
+    for _ in range(3):
+        settle()
+        assert not follows_a_plan(appd)
+    assert appd.helpers == helpers
+
+
 def test_many_apps_in_turns_follow_their_own_plans(appd: Appd) -> None:
     names = [f"org.example.app{number}" for number in range(4)]
     for number, name in enumerate(names):

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests import packages
+from tests.appd import compiled
 from tests.appd.conftest import Make
-from tests.appd.harness import REAL_RUNTIME, Appd, eventually
+from tests.appd.harness import REAL_RUNTIME, Appd, eventually, kill_orphans, state_of
 from tests.command.foreign import KINDS
 from tests.pack.command import pack
 from tests.packages import APP_ID, PROC_EXIT, printing, wat
@@ -26,6 +27,9 @@ SLEEPING = wat(
     " (i64.store (i32.const 24) (i64.const -1))"
     " (drop (call $poll (i32.const 0) (i32.const 100) (i32.const 1) (i32.const 200))))"
 )
+
+# Says READY, and computes without end.
+BUSY = wat('(func (export "_start") (loop $on (br $on)))')
 
 # Creates the file "f" in the first directory that it was given and exits with the errno.
 CREATING = wat(
@@ -145,3 +149,20 @@ def test_without_settings_it_is_found_beside_the_daemon(make: Make, tmp_path: Pa
     assert appd.find(" serves ").endswith(f", runtime {REAL_RUNTIME}")
     eventually(lambda: not appd.children, "nothing runs yet")
     assert ended(appd, printing("")).exit_status == 0
+
+
+@pytest.mark.parametrize("module", [BUSY, SLEEPING], ids=["busy", "sleeping"])
+def test_no_session_outlives_a_daemon_that_was_killed(real: Appd, module: bytes) -> None:
+    compiled.install(real, module)
+    sessions = [real.launch() for _ in range(2)]
+    real.until_ready(*sessions)
+    pids = [pid for session in real.sessions.values() if (pid := session.pid) is not None]
+    assert len(pids) == len(sessions)
+    real.disconnect()
+    real.process.kill()
+    real.process.wait()
+    try:
+        eventually(lambda: all(state_of(pid) in "ZX" for pid in pids), "they have ended")
+    finally:
+        kill_orphans()
+    real.start()

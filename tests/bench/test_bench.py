@@ -11,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wasmtime
 
-from bench import app
+from bench import app, modules, page
 from bench.__main__ import PARTS
 from bench.appd import Appd, Launched
 from bench.measure import BenchError, Case, Launcher, Spread, open_launcher, percentile, ratio
 from bench.openloop import Burst, Spawned, burst
 from bench.report import plain, table
-from tests.figures import check_picture, check_table
+from bench.targets import Row
+from tests.figures import check_shown, check_table
 from tests.unit.needs import ROOT, tool
 
 SPREAD = {"median", "minimum", "maximum"}
@@ -47,23 +49,22 @@ def test_quick_run_prints_every_part_and_writes_them_as_json(tmp_path: Path) -> 
     assert (done.returncode, done.stderr) == (0, "")
     figures = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*.json")}
     notes = " ".join(figures["bare"]["notes"])
-    if "for the daemon" in notes:
+    has_journal = "for the daemon" not in notes
+    if not has_journal:
         parts.remove("log")
     assert set(figures) == set(parts)
     for part, values in figures.items():
         assert set(values) == {"machine", "notes", "quick", "load", part}
         assert all(isinstance(value, str) and value for value in values["machine"].values())
-    check_table(figures["bare"]["bare"])
-    check_picture(tmp_path / "targets.svg", "bare")
+    check_table(figures["bare"]["bare"], without=() if has_journal else ("cpu-journal",))
+    check_shown(tmp_path, "bare")
     check_timeline(figures["timeline"]["timeline"])
     check_launch(figures["launch"]["launch"], journal="no journal here" not in notes)
-    check_phases(figures["phases"]["phases"])
     check_rates(figures["rates"]["rates"])
     if "log" in parts:
         check_log(figures["log"]["log"])
     headings = (
-        "Machine", "Targets, bare:", "A launch of hello,", "Launch to READY,", "Launch:",
-        "Where the time of a launch goes:",
+        "Machine", "Targets, bare:", "A launch of hello,", "What a launch is made of,", "Launch to READY,", "Launch:",
     )  # fmt: skip
     for heading in headings:
         assert heading in done.stdout
@@ -74,20 +75,27 @@ def check_timeline(timeline: dict[str, Any]) -> None:
     found = [(step["who"], step["what"]) for step in timeline["steps"]]
     order = [
         ("weft-appd", "read the request and do all of it"),
-        ("weft-appd", "look at the package and its capabilities"),
-        ("weft-appd", "send LaunchAck"),
+        ("weft-appd", "ask whether the plan still holds"),
+        ("weft-appd", "hand the plan over"),
+        ("session", "all before the first instruction"),
+        ("session", "map the compiled code"),
+        ("session", "link"),
+        ("session", "instantiate and run"),
+        ("session", "instantiate"),
         ("session", "write READY"),
         ("weft-appd", "send AppReady"),
         ("client", "read APP_READY"),
+        ("weft-appd", "collect the session and tell of its end"),
     ]
     assert [step for step in found if step in order] == order
+    assert {("weft-appd", "send LaunchAck"), ("fork server", "make a process that waits")} <= set(found)
     assert 0 < timeline["steps"][0]["at_us"] < timeline["marked_us"]
     assert timeline["unmarked_us"] > 0
 
 
 def check_launch(launch: dict[str, Any], *, journal: bool) -> None:
     names = {case["name"] for case in launch["cases"]}
-    assert {"weft-stderr", "baseline", "python-import", "python"} <= names
+    assert {"weft-stderr", "baseline", "python-import", "python-engine", "python"} <= names
     assert ("weft-journal" in names) == journal
     for case in launch["cases"]:
         assert set(case["wall_s"]) == set(case["cpu_s"]) == set(case["peak_kib"]) == SPREAD
@@ -95,20 +103,6 @@ def check_launch(launch: dict[str, Any], *, journal: bool) -> None:
     for proportion in launch["proportions"]:
         assert {proportion["of"], proportion["to"]} <= names
         assert set(proportion["wall"]) == set(proportion["cpu"]) == SPREAD
-
-
-def check_phases(phases: dict[str, Any]) -> None:
-    """Every step of the program is found: the probe knows them by the names that the product gives them."""
-    ours, baseline = phases["programs"]["weft-stderr"], phases["programs"]["baseline"]
-    both = {
-        "start the interpreter",
-        "import the binding",
-        "run the guest",
-        "end the process",
-        "whole process",
-    }
-    assert both | {"compile"} <= set(baseline)
-    assert both | {"import ours", "open the package", "look for compiled code", "load the code"} <= set(ours)
 
 
 def check_rates(rates: dict[str, Any]) -> None:
@@ -129,6 +123,45 @@ def check_log(log: dict[str, Any]) -> None:
         assert cost["lines_per_s"]["minimum"] > 0
         assert cost["cpu_us"]["median"] > 0
     assert {ratio["to"] for ratio in log["ratios"]} == {"systemd-cat"}
+
+
+def test_pages_have_the_figures_of_the_results() -> None:
+    for document in page.PAGES:
+        text = document.read_text()
+        assert page.PLACE.search(text), document
+        assert page.filled(text, page.RESULTS) == text, f"{document}: run 'python -m bench.page'"
+
+
+def test_figures_go_where_their_place_is(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("1\n2\n")
+    (tmp_path / "b.md").write_text("| 3 |\n")
+    text = "before\n<!-- figures: {} -->\n{}<!-- end of figures -->\nafter"
+    old = text.format("a.txt", "") + text.format("b.md", "old\n")
+    new = text.format("a.txt", "```\n1\n2\n```\n") + text.format("b.md", "| 3 |\n")
+    assert page.filled(old, tmp_path) == new
+    assert page.filled(new, tmp_path) == new
+
+
+@pytest.mark.parametrize(
+    ("key", "ratio", "is_met"),
+    [("large-p50", 0.4, True), ("large-p50", 0.41, False), ("cpu", 0.98, True), ("cpu", 0.97, False), ("exec", 9, None)],
+)  # fmt: skip
+def test_target_is_met_or_missed(key: str, ratio: float, is_met: bool | None) -> None:
+    assert Row.of("bare", key, "", ratio, 1).is_met is is_met
+
+
+def test_target_may_be_of_our_figure_alone_or_depend_on_the_place() -> None:
+    assert Row.of("bare", "rest", "MiB", 31, None).is_met is False
+    assert Row.of("packaged", "sustained-4", "", 1, 1).is_met is True
+    assert Row.of("bare", "sustained-4", "", 1, 1).is_met is False
+
+
+def test_module_that_is_marked_is_another_one_that_does_the_same() -> None:
+    module = modules.sleeping()
+    marked = {modules.marked(module, number) for number in (1, 2)}
+    assert len(marked | {module}) == 3
+    for it in marked:
+        assert len(wasmtime.Module(wasmtime.Engine(), it).exports) == 2
 
 
 def test_unknown_part_is_a_usage_error() -> None:

@@ -2,10 +2,11 @@
 """A run without a supervisor that follows the plan of the one before it: the same in all that can be seen, with next to
 nothing imported.
 
-Tests of the other files run again; each run of theirs that ends is done once more as the full runtime does it, and by the plan
-that was left, and the two must be equal.
+Tests of the other files run again; each run of theirs that ends is done twice more with the cache that it has filled: by the
+full runtime, which leaves a plan, and by that plan. The two must be equal.
 """
 
+import itertools
 import os
 import re
 import signal
@@ -20,12 +21,12 @@ import pytest
 
 from tests.command import test_exit, test_guest, test_ready, test_service
 from tests.command.conftest import PROGRAMS, _runner
-from tests.command.guests import FOREVER, guest, leave, say
-from tests.command.harness import SESSION, Finished, Run, Running, Start, Stream, stop
+from tests.command.guests import FOREVER, guest, leave, say, sleep
+from tests.command.harness import SESSION, Finished, Run, Running, Start, Stream, fill_pipe, stop
 from tests.command.test_launch_imports import LAUNCH
 from tests.command.test_notify import Manager, one_manager
 from tests.packages import APP_ID, install, printing
-from weft_runtime import journal, limits, notify
+from weft_runtime import journal, notify
 from weft_runtime.integrity import SETTLED_NS
 from weft_runtime.journal import Event, Level
 from weft_runtime.runtime import ending, program
@@ -34,9 +35,6 @@ from weft_runtime.thin import alone
 for _module in (test_exit, test_guest, test_ready, test_service):
     globals().update({name: value for name, value in vars(_module).items() if name.startswith("test_")})
 state, one_manager = test_service.state, one_manager
-
-AS_FULL = {"WEFT_LOG_LEVEL": "info"}
-"""What changes nothing, but is not usual, so that no plan is followed."""
 
 TELLS_IMPORTS = {"PYTHONPROFILEIMPORTTIME": "1"}
 _IMPORT = re.compile(r"^import time:.*\n", re.MULTILINE)
@@ -65,6 +63,7 @@ class Again:
     def __init__(self, home: Path, run: Run) -> None:
         self._run = run
         self._home = home
+        self._numbers = itertools.count()
 
     def __call__(
         self,
@@ -80,21 +79,27 @@ class Again:
         pass_fds: Sequence[int] = (),
         bug: bool = False,
     ) -> Finished:
-        def once(more: Mapping[str, str | None] = {}) -> Finished:
+        is_usual = not wrapper and cwd is None and not bug and {stdout, stderr} == {subprocess.PIPE}
+        is_usual = is_usual and not set(env) - {"HOME", "STATE_DIRECTORY"}
+        # One for each run, so that the first compiles.
+        cache = self._home / str(next(self._numbers))
+        more = {"CACHE_DIRECTORY": str(cache)} if is_usual else {}
+
+        def once(tells: Mapping[str, str] = {}) -> Finished:
             return self._run(
-                *options, args=args, program=program, wrapper=wrapper, env={**env, **more}, cwd=cwd,
+                *options, args=args, program=program, wrapper=wrapper, env={**env, **more, **tells}, cwd=cwd,
                 stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, bug=bug,
             )  # fmt: skip
 
         done = once()
-        is_usual = not wrapper and cwd is None and not bug and {stdout, stderr} == {subprocess.PIPE}
-        if is_usual and not set(env) - {"HOME", "STATE_DIRECTORY"} and done.status not in (164, 170, 175):
-            cache = {"CACHE_DIRECTORY": str(self._home)}
-            for _ in range(2):
-                once(cache)
-                settle()
-            full, again = once(cache | AS_FULL), once(cache)
+        if is_usual and done.status not in (164, 170, 175):
+            settle()
+            full = once()
+            settle()
+            is_left = any(cache.rglob("*.plan"))
+            again = once(TELLS_IMPORTS if is_left else {})
             assert masked(again) == masked(full)
+            assert has_followed(again) == is_left
         return done
 
 
@@ -116,6 +121,14 @@ def cached(store: Path) -> Callable[..., Finished]:
     return run
 
 
+def leave_plan(store: Path, cached: Callable[..., Finished], *args: str, **env: str) -> Finished:
+    """Compile what is installed, and leave a plan for the next run; how the full runtime ended that did so."""
+    cached(*args, **env)
+    done = cached(*args, **env)
+    assert any(store.parent.rglob("*.plan"))
+    return done
+
+
 def test_runs_follow_the_plan_of_those_before(store: Path, cached: Callable[..., Finished]) -> None:
     """The first one compiles, and what it has written may be too new to be remembered."""
     install(store, printing("hello\n"))
@@ -125,8 +138,7 @@ def test_runs_follow_the_plan_of_those_before(store: Path, cached: Callable[...,
 
 def test_another_session_follows_the_same_plan(store: Path, cached: Callable[..., Finished]) -> None:
     install(store, printing("hello\n"))
-    for _ in range(2):
-        cached()
+    leave_plan(store, cached)
     done = cached(APP_ID, "12")
     assert has_followed(done)
     assert f"{APP_ID}[12]: the app is ready" in done.stderr
@@ -151,15 +163,13 @@ def test_what_is_not_of_the_same_kind_follows_no_plan(
     store: Path, cached: Callable[..., Finished], args: tuple[str, ...], env: dict[str, str]
 ) -> None:
     install(store, printing("hello\n"))
-    for _ in range(3):
-        assert cached().status == 0
+    leave_plan(store, cached)
     assert not has_followed(cached(*args, **env))
 
 
 def test_a_package_that_has_changed_is_looked_at_anew(store: Path, cached: Callable[..., Finished]) -> None:
     package = install(store, printing("hello\n"))
-    for _ in range(3):
-        cached()
+    leave_plan(store, cached)
     (package / "app.wasm").write_bytes(printing("other\n"))
     done = cached()
     assert (done.stdout, has_followed(done)) == (b"READY\nother\n", False)
@@ -167,8 +177,7 @@ def test_a_package_that_has_changed_is_looked_at_anew(store: Path, cached: Calla
 
 def test_code_that_was_changed_is_never_run(store: Path, cached: Callable[..., Finished]) -> None:
     install(store, printing("hello\n"))
-    for _ in range(3):
-        cached()
+    leave_plan(store, cached)
     (code,) = store.parent.rglob("*.code")
     code.write_bytes(b"x" * code.stat().st_size)
     done = cached()
@@ -181,8 +190,7 @@ def test_a_plan_that_others_could_have_written_or_that_is_damaged_is_not_followe
     store: Path, cached: Callable[..., Finished], change: str
 ) -> None:
     install(store, printing("hello\n"))
-    for _ in range(3):
-        assert cached().status == 0
+    leave_plan(store, cached)
     (plan,) = store.parent.rglob("*.plan")
     data = plan.read_bytes()
     match change:
@@ -205,8 +213,7 @@ def test_a_cache_that_others_can_write_to_is_not_believed(
     store: Path, cached: Callable[..., Finished]
 ) -> None:
     install(store, printing("hello\n"))
-    for _ in range(3):
-        assert cached().status == 0
+    leave_plan(store, cached)
     (store.parent / "cache").chmod(0o777)
     assert not has_followed(cached())
 
@@ -231,16 +238,17 @@ def test_the_service_manager_hears_the_same(store: Path, start: Start, one_manag
     install(store, guest(say("in\n") + FOREVER))
     cache = {"CACHE_DIRECTORY": str(store.parent / "cache")}
     heard, ends = [], []
-    for more in ({}, {}, AS_FULL, {}):
+    for more in ({}, {}, TELLS_IMPORTS):
         settle()
         done = stop(
             lambda more=more: start("--sd-notify", env={**one_manager.env, **cache, **more}, until=b"in\n"),  # type: ignore[misc]
             signal.SIGTERM,
         )
         heard.append(one_manager.messages()[-2:])
-        ends.append(masked(done))
-    assert heard[3] == heard[2]
-    assert ends[3] == ends[2]
+        ends.append(done)
+    assert has_followed(ends[2])
+    assert heard[2] == heard[1]
+    assert masked(ends[2]) == masked(ends[1])
 
 
 @pytest.mark.parametrize("body", [leave(0), leave(3), "unreachable"])
@@ -249,11 +257,9 @@ def test_the_service_manager_hears_how_it_ended(
 ) -> None:
     install(store, guest(body))
     args = ("--service", "--sd-notify", APP_ID)
-    for _ in range(2):
-        cached(*args, **one_manager.env)
-    full = cached(*args, **one_manager.env, **AS_FULL)
+    cached(*args, **one_manager.env)
     one_manager.messages()
-    full = cached(*args, **one_manager.env, **AS_FULL)
+    full = cached(*args, **one_manager.env)
     expected = one_manager.messages()
     done = cached(*args, **one_manager.env)
     assert has_followed(done)
@@ -276,33 +282,52 @@ def test_a_stop_is_told_in_the_same_words(
     install(store, module)
     cache = {"CACHE_DIRECTORY": str(store.parent / "cache")}
     ends = []
-    for more in ({}, {}, AS_FULL, TELLS_IMPORTS):
+    for more in ({}, {}, TELLS_IMPORTS):
         settle()
 
         def begin(more: Mapping[str, str] = more) -> Running:
             return start(until=until, env={**cache, **more})
 
         ends.append(stop(begin, number))
-    assert has_followed(ends[3])
-    assert masked(ends[3]) == masked(ends[2])
+    assert has_followed(ends[2])
+    assert masked(ends[2]) == masked(ends[1])
 
 
-def test_a_log_that_does_not_read_keeps_nobody_and_loses_nothing_that_it_takes_later(
+def test_a_log_that_is_not_read_keeps_nobody_and_gets_all_in_the_end(store: Path, start: Start) -> None:
+    """Entries wait in the full runtime's log, and the guest runs meanwhile."""
+    install(store, guest(say("in\n") + sleep(3600 * 10**9)))
+    cache = {"CACHE_DIRECTORY": str(store.parent / "cache")}
+    for _ in range(2):
+        settle()
+        stop(lambda: start(until=b"in\n", env=cache), signal.SIGTERM)
+    assert any(store.parent.rglob("*.plan"))
+    reader, writer = os.pipe()
+    filling = fill_pipe(writer)
+    settle()
+    running = start(until=b"READY\nin\n", env=cache, stderr=writer)
+    os.close(writer)
+    with open(reader, "rb") as log:
+        assert log.read(len(filling)) == filling
+        first = [log.readline() for _ in range(3)]
+        running.process.send_signal(signal.SIGTERM)
+        rest = log.read().splitlines(keepends=True)
+    texts = [line.decode().partition(f"{APP_ID}[{SESSION}]: ")[2] for line in (*first, *rest)]
+    assert [re.sub(r"\d+ ms", "N ms", text) for text in texts] == [
+        f"starting 1.2.3 from {store / APP_ID}\n",
+        f"loaded the compiled code of {store / APP_ID}/app.wasm in N ms\n",
+        "the app is ready\n",
+        "stopped by SIGTERM while running _start\n",
+    ]
+
+
+def test_a_log_that_is_never_read_keeps_nobody(
     store: Path, cached: Callable[..., Finished], tmp_path: Path
 ) -> None:
-    """Entries go on to the full runtime's log."""
     install(store, printing("hello\n"))
-    for _ in range(3):
-        cached()
+    leave_plan(store, cached)
     reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    size = 0
-    while True:
-        try:
-            size += os.write(writer, b"x" * 4096)
-        except BlockingIOError:
-            break
-    os.set_blocking(writer, True)
+    fill_pipe(writer)
+    settle()
     environment = {
         "PATH": "/usr/bin:/bin", "WEFT_APP_STORE": str(store), "CACHE_DIRECTORY": str(tmp_path / "cache")
     }  # fmt: skip
@@ -320,7 +345,6 @@ def test_what_is_told_here_is_told_alike_there() -> None:
     assert {event: journal.MESSAGE_IDS[Event(event)] for event in alone.MESSAGE_IDS} == alone.MESSAGE_IDS
     assert (alone.WARNING, alone.NOTICE, alone.INFO) == (Level.WARNING, Level.NOTICE, Level.INFO)
     assert alone.IDENTIFIER == program.IDENTIFIER
-    assert limits.STACK.value == alone.STACK_MIN
     assert alone.NOTIFY_TIMEOUT_S == notify.SEND_TIMEOUT_S
     assert alone.STATUS_REASON_MAX == ending.STATUS_REASON_MAX
 

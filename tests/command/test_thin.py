@@ -22,6 +22,7 @@ from weft_runtime.appd import child as processes
 from weft_runtime.appd.child import Child
 from weft_runtime.errors import ExitStatus
 from weft_runtime.plan import Plan
+from weft_runtime.thin import forkserver
 from weft_runtime.thin.session import CODE_FD, REPORT_FD
 
 PROGRAM = PROGRAMS / "weft-runtime-wasmtime"
@@ -114,6 +115,8 @@ def test_a_process_that_waits_has_nothing_but_its_streams_its_report_and_its_soc
     assert {fd: path.partition(":")[0] for fd, path in held.items()} == {
         0: "/dev/null", 1: "pipe", 2: "pipe", 3: "socket", 5: "pipe"
     }  # fmt: skip
+    # The daemon reads them in its loop.
+    assert not any(map(os.get_blocking, (child.stdout, child.stderr, child.report)))
     order.close()
     end = end_of(child)
     assert end == End(0, None, b"", "", b"")
@@ -184,6 +187,18 @@ def test_code_that_the_engine_refuses_is_left_to_the_full_runtime(app: Make, dam
     end = one.follow()
     assert (end.status, end.stdout) == (3, b"READY\nhello\n")
     assert b'"exited"' in end.report
+
+
+def test_the_full_runtime_gets_nothing_that_a_plan_came_with(app: Make) -> None:
+    one = app(guest(FOREVER))
+    os.truncate(one.code, 0)
+    child = one.supervisor.follow(one.plan, one.code_fd)
+    until_ready(child)
+    held = files(child.pid)
+    assert os.fspath(one.code) not in held.values()
+    assert not [path for path in held.values() if path.startswith("socket:")]
+    assert "TOKIO_WORKER_THREADS" not in Path(f"/proc/{child.pid}/environ").read_text()
+    kill(child)
 
 
 def test_a_runtime_that_has_vanished_is_told(app: Make) -> None:
@@ -266,6 +281,18 @@ def test_a_stack_that_is_too_small_is_no_fork_servers(supervisor: Supervisor) ->
     )  # fmt: skip
     assert done.returncode == ExitStatus.USAGE
     assert "cannot be a fork server" in done.stderr
+
+
+def test_an_engine_that_does_not_say_what_it_takes_is_no_fork_servers() -> None:
+    """Or else no session would ever follow a plan, and nobody would know why."""
+
+    def fails() -> bytes:
+        raise OSError("the engine does not compile here")
+
+    assert forkserver._ask_a_child(lambda: b"digest") == b"digest"
+    for question in (fails, lambda: b""):
+        with pytest.raises(OSError, match="does not say"):
+            forkserver._ask_a_child(question)
 
 
 def test_a_fork_server_imports_next_to_nothing() -> None:

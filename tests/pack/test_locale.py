@@ -17,7 +17,7 @@ from tests.pack.command import pack
 from tests.packages import APP_ID
 from tests.unit.needs import ROOT, tool
 
-OPENS_OTHERS = ("os.open", "tarfile.open", "processes.read_text")
+OPENS_OTHERS = ("os.open", "tarfile.open", "processes.read_text", "known.code.open")
 """Calls of that name that open no file as text."""
 
 LOCALES = ["C", "POSIX", "C.UTF-8", "de_DE", "xx_YY"]

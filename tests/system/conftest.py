@@ -31,7 +31,7 @@ sys.exit(main_wasmtime())
 """
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def gate() -> Iterator[None]:
     """Without root and tools there is nothing to test on: a skip for a developer, a failure in CI."""
     if lack := missing():
@@ -60,11 +60,12 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 @contextmanager
 def booted(suite: Suite) -> Iterator[Container]:
     """Boot a release that sees our code, the engine, and a program that runs both."""
-    binds = {
+    # The first process of root's leaves what it has compiled: the Python of a release cannot use what another one has left.
+    overlays = {
         Path(__file__).resolve().parents[2]: Path("/opt/weft/src"),
         Path(sysconfig.get_path("purelib")): Path("/opt/weft/site"),
     }
-    with Container(suite, binds=binds) as container:
+    with Container(suite, overlays=overlays) as container:
         container.write("/usr/local/bin/weft-runtime-wasmtime", LAUNCHER, 0o755)
         appd.set_fork_server(container)
         yield container

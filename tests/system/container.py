@@ -45,16 +45,19 @@ MOUNTS = ("setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--propagation
 PRIVATE = (*MOUNTS, "--pid", "--mount-proc", "--kill-child=KILL", "sh", "-ec")
 
 # On the tmpfs is what nspawn would leave in /run/systemd (propagation directories, locks), and what the
-# system writes, above the cached root that all containers share. /sys/fs/cgroup becomes a cgroup2 mount,
+# system writes, above the cached root that all containers share; in /var/tmp nspawn has what is written
+# to overlays, whose places it makes, but not the directories above. /sys/fs/cgroup becomes a cgroup2 mount,
 # whatever the machine's setup. Each has its own cgroup: with --keep-unit two would share one "payload". With that option
 # nspawn ends at a reboot, with 133, for its unit to start it again.
 BOOT = """
 mkdir -p /run/systemd
 mount -t tmpfs -o mode=0755 tmpfs /run/systemd
+mount -t tmpfs tmpfs /var/tmp
 cd /run/systemd
 mkdir lower upper work root
 mount --bind -o ro "$1" lower
 mount -t overlay -o lowerdir=lower,upperdir=upper,workdir=work overlay root
+mkdir -p root/opt/weft
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mkdir -p "/sys/fs/cgroup/$2"
 echo $$ >"/sys/fs/cgroup/$2/cgroup.procs"
@@ -154,17 +157,29 @@ class Command(subprocess.Popen[str]):
 class Container:
     """One boot of a release; a context manager that leaves nothing behind.
 
-    `binds` maps paths of this machine to paths inside, where they are read-only. `root` is a directory that `save` has
-    made, to be booted instead of the plain release.
+    `binds` maps paths of this machine to paths inside, where they are read-only. `overlays` does the same, but what is
+    written there is the container's own. `root` is a directory that `save` has made, to be booted instead of the plain
+    release.
     """
 
     def __init__(
-        self, suite: Suite, *, binds: Mapping[Path, Path] | None = None, root: Path | None = None
+        self,
+        suite: Suite,
+        *,
+        binds: Mapping[Path, Path] | None = None,
+        overlays: Mapping[Path, Path] | None = None,
+        root: Path | None = None,
     ) -> None:
         self.suite = suite
         self._root = root
         self.name = f"weft-test-{os.getpid()}-{next(_serial)}"
-        self._binds = dict(binds or {})
+        self._mounts = [
+            *(f"--bind-ro={_escaped(path)}:{_escaped(inside)}" for path, inside in (binds or {}).items()),
+            *(
+                f"--overlay={_escaped(path)}::{_escaped(inside)}"
+                for path, inside in (overlays or {}).items()
+            ),
+        ]
         self._nspawn: Command | None = None
         self._commands: list[Command] = []
         self._init = 0  # PID of the container's PID 1, as seen from here
@@ -172,11 +187,10 @@ class Container:
 
     def __enter__(self) -> Self:
         root = self._root or make_root(self.suite)
-        binds = [f"--bind-ro={_escaped(path)}:{_escaped(inside)}" for path, inside in self._binds.items()]
         with tempfile.TemporaryFile() as console:
             try:
                 self._nspawn = Command(
-                    [*PRIVATE, BOOT, "sh", root, self.name, *binds],
+                    [*PRIVATE, BOOT, "sh", root, self.name, *self._mounts],
                     stdin=subprocess.DEVNULL,
                     stdout=console,
                     stderr=subprocess.STDOUT,

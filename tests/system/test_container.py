@@ -141,12 +141,24 @@ def test_a_file_is_written_with_its_mode(container: Container) -> None:
     assert container.run("cat", "/srv/new/file").stdout == "text \N{SNOWMAN}\n"
 
 
-def test_what_is_bound_is_read_only(container: Container) -> None:
-    denied = container.run("touch", "/opt/weft/src/file", check=False)
+def test_what_is_bound_is_read_only_and_what_an_overlay_takes_is_its_own(
+    suite: Suite, tmp_path: Path
+) -> None:
+    bound, below = tmp_path / "bound", tmp_path / "below"
+    for path in (bound, below):
+        path.mkdir()
+        (path / "seen").touch()
+    binds, overlays = {bound: Path("/srv/bound")}, {below: Path("/srv/over")}
+    with Container(suite, binds=binds, overlays=overlays) as container:
+        denied = container.run("touch", "/srv/bound/file", check=False)
+        container.run("touch", "/srv/over/file")
+        found = container.run("sh", "-c", "cd /srv; echo */*").stdout
     assert (denied.returncode, denied.stderr) == (
         1,
-        "touch: cannot touch '/opt/weft/src/file': Read-only file system\n",
+        "touch: cannot touch '/srv/bound/file': Read-only file system\n",
     )
+    assert found == "bound/seen over/file over/seen\n"
+    assert [path.name for path in below.iterdir()] == ["seen"]
 
 
 def test_the_engine_works_with_the_python_of_the_release(container: Container, suite: Suite) -> None:

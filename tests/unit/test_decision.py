@@ -14,7 +14,7 @@ import pytest
 
 from tests.packages import APP_ID, manifest
 from tests.unit.needs import missing, tool
-from weft_runtime import capabilities, code_cache, decision, signature, trust
+from weft_runtime import capabilities, code_cache, decision, signature, tree, trust
 from weft_runtime.capabilities import Grants
 from weft_runtime.code_cache import Caches, Key
 from weft_runtime.decision import Asked, Decision
@@ -25,7 +25,7 @@ from weft_runtime.limits import MEMORY
 from weft_runtime.manifest import Manifest
 from weft_runtime.pack import signing
 from weft_runtime.pack.screen import Screen
-from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, Source, Sources
+from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, WRITABLE, Source, Sources
 from weft_runtime.trust import Places
 
 ENGINE = hashlib.sha256(b"an engine").digest()
@@ -250,6 +250,22 @@ def test_a_package_that_was_changed_just_now_is_planned_for_but_not_remembered(d
     assert decided.sources is None
 
 
+def test_what_is_changed_while_it_is_decided_is_not_remembered(device: Device) -> None:
+    """Though the plan is the same: it may be by what was there before, or by what is there now."""
+    device.sources()
+    asked, calls = device.asked(), 0
+
+    def grant(values: Manifest) -> Grants:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            os.utime(device.package / "wapp.toml")
+        return asked.grant(values)
+
+    decided = decision.decide(asked._replace(grant=grant))
+    assert (calls, decided.plan is None, decided.sources) == (2, False, None)
+
+
 def test_a_package_of_many_files_is_not_remembered_where_all_of_them_count(strict: Device) -> None:
     for number in range(SOURCES_MAX):
         (strict.package / f"{number}").touch()
@@ -258,6 +274,20 @@ def test_a_package_of_many_files_is_not_remembered_where_all_of_them_count(stric
     keys, content = trust.trusted_keys(strict.places), signature.read(strict.package)
     trust.remember(strict.package, content, "ours", keys, strict.places, wait=True)
     assert why(strict) == "what its signature says is not known"
+
+
+def test_a_package_of_thousands_of_files_keeps_nobody_waiting(strict: Device) -> None:
+    """Others wait for the decision: it looks at as many as may count, and not at the rest."""
+    for number in range(5000):
+        (strict.package / "ui" / f"{number}").touch()
+
+    def seconds(what: Callable[[], object]) -> float:
+        begun = time.thread_time()
+        what()
+        return time.thread_time() - begun
+
+    looking = min(seconds(lambda: list(tree.walk(strict.package))) for _ in range(5))
+    assert min(seconds(strict.decide) for _ in range(5)) < looking / 10
 
 
 def test_a_relative_path_is_not_remembered(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,12 +327,12 @@ def _mode(path: Path) -> None:
 
 def _owner(path: Path) -> None:
     if os.geteuid() == 0:
-        os.chown(path, STRANGER, -1)
+        os.chown(path, STRANGER + (path.stat().st_uid == STRANGER), -1)
 
 
 def _group(path: Path) -> None:
     if os.geteuid() == 0:
-        os.chown(path, -1, STRANGER)
+        os.chown(path, -1, STRANGER + (path.stat().st_gid == STRANGER))
 
 
 def _second_name(path: Path) -> None:
@@ -351,7 +381,7 @@ def _names(device: Device, sources: Sources) -> list[Source]:
 def test_a_plan_is_dropped_whatever_is_changed_of_what_it_was_made_of(strict: Device, change: str) -> None:
     before = strict.sources()
     names = _names(strict, before)
-    assert {kind for kind, _ in names} == {FILE, NAME, PLACE, STEP}
+    assert {kind for kind, _ in names} == {FILE, NAME, PLACE, STEP, WRITABLE}
     done = 0
     # The deepest first: what is above them is moved away by some changes.
     for kind, name in sorted(names, key=lambda source: -source[1].count(b"/")):
@@ -362,7 +392,7 @@ def test_a_plan_is_dropped_whatever_is_changed_of_what_it_was_made_of(strict: De
         before_this, state = Sources(((kind, name),)), Sources(((NAME, name),))
         CHANGES[change](path)
         # A link to a directory is as good as the directory where links are followed to it.
-        if not state.are_unchanged() and not (change == "link" and kind in (FILE, PLACE)):
+        if not state.are_unchanged() and not (change == "link" and kind in (FILE, PLACE, WRITABLE)):
             assert not before_this.are_unchanged(), (change, kind, path)
             done += 1
     assert done or os.geteuid() != 0
@@ -418,6 +448,28 @@ def test_a_plan_is_dropped_when_something_is_mounted_over_what_it_was_made_of(st
         assert done.stdout.strip() == str(path is None).encode(), path
 
 
+def test_a_plan_is_dropped_when_the_file_system_of_the_data_becomes_read_only(device: Device) -> None:
+    """It is the same directory with the same mode."""
+    if os.geteuid() != 0:
+        missing("only root can mount")
+    sources = device.sources()
+    looked = "import sys; from weft_runtime.sources import Sources; print(Sources.decode(sys.stdin.buffer.read()).are_unchanged())"
+    script = 'mount --bind "$1" "$1" && mount -o "remount,bind,$2" "$1" && exec "$3" -c "$4"'
+    command = [
+        tool("unshare", "util-linux"),
+        "--mount",
+        "sh",
+        "-c",
+        script,
+        "sh",
+        os.fspath(device.data / APP_ID),
+    ]
+    for option in ("rw", "ro"):
+        argv = [*command, option, sys.executable, looked]
+        done = subprocess.run(argv, input=sources.encode(), capture_output=True, check=True)
+        assert done.stdout.strip() == str(option == "rw").encode(), option
+
+
 def test_all_that_a_decision_opens_is_among_its_sources(strict: Device, tmp_path: Path) -> None:
     """So that nothing is read whose change would not be noticed."""
     names = strict.sources().names
@@ -446,6 +498,7 @@ def test_sources_have_one_encoding(device: Device) -> None:
     assert Sources.decode(data) == sources
     assert Sources.decode(data).are_unchanged()
     for wrong in (
+        data * SOURCES_MAX,
         data[:-1],
         b"x" + data,
         data + b"x",

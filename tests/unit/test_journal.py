@@ -3,8 +3,6 @@
 
 import fcntl
 import os
-import select
-import socket
 import threading
 import time
 import uuid
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.journal_socket import Receiver
 from weft_runtime import journal
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.journal import (
@@ -237,50 +236,6 @@ def test_a_journal_that_is_not_there_is_told_once(
     assert capfd.readouterr().err == f"{ME} notice: {notice}\n{ME} warning: hello\n"
     open_log("weft-test", settings(journal_stream=stderr_as_journal_stream()))
     assert capfd.readouterr().err == f"<5>{ME} notice: {notice}\n"
-
-
-class Receiver:
-    """A socket in place of the journal's, and what came there."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(os.fspath(path))
-        self.socket.setblocking(False)
-
-    def entry(self) -> list[tuple[bytes, bytes]]:
-        """The fields of the next entry, in order."""
-        data, descriptors, _, _ = socket.recv_fds(self.socket, 1_000_000, 1)
-        for fd in descriptors:
-            with open(fd, "rb") as file:
-                file.seek(0)
-                data = file.read()
-                with pytest.raises(OSError, match="not permitted"):
-                    os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_TRUNC)
-        return parsed(data)
-
-    @property
-    def is_empty(self) -> bool:
-        return not select.select([self.socket], [], [], 0)[0]
-
-    def close(self) -> None:
-        self.socket.close()
-        self.path.unlink()
-
-
-def parsed(data: bytes) -> list[tuple[bytes, bytes]]:
-    """Fields in the journal's native protocol."""
-    fields = []
-    while data:
-        name, _, rest = data.partition(b"\n")
-        if b"=" in name:
-            name, _, value = name.partition(b"=")
-        else:
-            size = int.from_bytes(rest[:8], "little")
-            value, rest = rest[8 : 8 + size], rest[8 + size + 1 :]
-        fields.append((name, value))
-        data = rest
-    return fields
 
 
 @pytest.fixture

@@ -124,6 +124,21 @@ def test_a_text_with_a_nul_is_refused(session_id: bytes) -> None:
         HELLO.for_session(session_id, HELLO.command)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"\0A\0b=c\0", b"\0A=\0b=c\0"), (b"\0A\0b=c\0", b"\0\0b=c\0"),
+        (b"\0/data\0", b"\0\0"), (b"\0/var/lib/weft\0", b"\0\0"),
+        (b"\0host\0", b"\0hosts\0"), (b"\x001000000\0", b"\x009223372036854775808\0"),
+    ],
+)  # fmt: skip
+def test_what_can_be_written_but_makes_no_plan_is_refused(old: bytes, new: bytes) -> None:
+    data = HELLO.encode()
+    assert data.count(old) == 1
+    with pytest.raises(ValueError, match=r"no name|empty|nobody|63 bits"):
+        Plan.decode(data.replace(old, new))
+
+
 def test_another_session_differs_in_number_and_command_alone() -> None:
     other = HELLO.for_session(b"8", (b"x",))
     assert (other.session_id, other.command) == (b"8", (b"x",))

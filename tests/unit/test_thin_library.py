@@ -39,6 +39,12 @@ def test_every_function_is_in_the_library() -> None:
     assert all(hasattr(call, name) for name in PROTOTYPES)
 
 
+def test_a_library_without_one_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOTYPES, "wasmtime_of_another_release", (None, ()))
+    with pytest.raises(OSError, match="has no wasmtime_of_another_release"):
+        Library()
+
+
 @pytest.mark.parametrize(
     ("place", "kind"),
     [

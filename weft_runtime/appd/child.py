@@ -140,7 +140,7 @@ def spawn(
 def forked(pid: int, descriptors: Sequence[int]) -> Child:
     """The same by a fork server, which has made a child of ours and says so with these descriptors."""
     with contextlib.suppress(OSError):
-        os.setpgid(pid, pid)  # as the child does itself: whoever comes first
+        os.setpgid(pid, pid)  # until now it was in the group of the fork server
     return Child(pid, *descriptors)
 
 

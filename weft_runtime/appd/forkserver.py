@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.appd.child import Child
 from weft_runtime.errors import ExitStatus
 from weft_runtime.fork_protocol import ProtocolError
-from weft_runtime.integrity import Identity
+from weft_runtime.integrity import SETTLED_NS, Identity
 
 HELLO_TIMEOUT_S = 30.0
 """Seconds until a program that says neither hello nor anything else is ended, and tried again; ours needs a tenth of one."""
@@ -61,6 +62,9 @@ class ForkServer:
         self._on_hello = on_hello
         self._silence: asyncio.TimerHandle | None = None
         self._identities: dict[str, Identity | None] = {}
+        self._begun = time.time_ns() - SETTLED_NS
+        self._was_changed = False
+        """Whether one of the program's files was, since it was started: nobody knows which of the two it has read."""
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             try:
@@ -78,7 +82,9 @@ class ForkServer:
     @property
     def is_current(self) -> bool:
         """Whether the program's files are those that it was started from."""
-        return all(identity == _identity(path) for path, identity in self._identities.items())
+        return not self._was_changed and all(
+            identity == _identity(path) for path, identity in self._identities.items()
+        )
 
     def ask(self, group: SessionGroup | None) -> None:
         """Ask for a process in `group`, or on its way there. Raises OSError."""
@@ -168,6 +174,9 @@ class ForkServer:
             return
         self._expect_nothing()
         self._identities = {path: _identity(path) for path in (*files, os.fspath(self.program))}
+        # Not "at the beginning or later": a device without a clock that runs on finds itself before its files were made.
+        times = [identity.changed for identity in self._identities.values() if identity is not None]
+        self._was_changed = any(self._begun <= changed <= time.time_ns() for changed in times)
         self.has_said_hello = True
         self._on_hello()
 

@@ -91,7 +91,10 @@ class Launcher:
         number = self._numbers.next
         try:
             command = tuple(map(os.fsencode, known.command(app_id, number)))
-            plan = known.plan.for_session(b"%d" % number, command)
+            try:
+                plan = known.plan.for_session(b"%d" % number, command).encode()
+            except ValueError:
+                return None  # too long for a message
             spare = self.spares.take(known.program, number, plan, code_fd)
         except (SystemExit, KeyboardInterrupt):
             raise

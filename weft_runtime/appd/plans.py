@@ -56,6 +56,8 @@ class Launchable(NamedTuple):
 class _Remembered(NamedTuple):
     launchable: Launchable
     sources: Sources
+    made_by: bytes | None
+    """Its code."""
 
 
 class Plans:
@@ -86,12 +88,14 @@ class Plans:
         Raises WeftError where there is nothing to launch, CapabilityRefused, and what `parse` raises.
         """
         remembered = self._remembered.pop(app_id, None)
-        if remembered is not None and remembered.sources.are_unchanged() and self._made_by() is not None:
+        made_by = self._made_by()
+        # The engine of a fork server that was started later may be another.
+        if remembered is not None and remembered.made_by == made_by and remembered.sources.are_unchanged():
             self._remembered[app_id] = remembered
             return remembered.launchable
-        return self._decide(app_id)
+        return self._decide(app_id, made_by)
 
-    def _decide(self, app_id: AppId) -> Launchable:
+    def _decide(self, app_id: AppId, made_by: bytes | None) -> Launchable:
         program = find_runtime(self._settings)
         can_follow = self._can_follow and is_own_runtime(program, self._settings)
 
@@ -103,7 +107,7 @@ class Plans:
                 app_id,
                 self._stores,
                 self._caches,
-                self._made_by() if can_follow else None,
+                made_by if can_follow else None,
                 grant,
                 (*self._granted_from(app_id), *runtime_sources(self._settings)),
                 self._parse,
@@ -125,7 +129,7 @@ class Plans:
             program, tuple(arguments), grants.notice, facts, decided.plan, decided.code
         )  # fmt: skip
         if decided.sources is not None:
-            self._remembered[app_id] = _Remembered(found, decided.sources)
+            self._remembered[app_id] = _Remembered(found, decided.sources, made_by)
             while len(self._remembered) > REMEMBERED_MAX:
                 self._remembered.popitem(last=False)
         return found

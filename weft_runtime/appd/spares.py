@@ -20,7 +20,6 @@ from weft_runtime.appd.tasks import Tasks
 from weft_runtime.escape import printable
 from weft_runtime.fork_protocol import ProtocolError
 from weft_runtime.journal import Event, Level, Log
-from weft_runtime.plan import Plan
 
 RESTART_MIN_S, RESTART_MAX_S = 1.0, 60.0
 """Seconds until a fork server that has ended is started again, doubled each time."""
@@ -142,8 +141,8 @@ class Spares:
         plan."""
         return (self._origin and self._origin.made_by) or None
 
-    def take(self, program: Path, number: int, plan: Plan, code_fd: int) -> Spare | None:
-        """A process of `program` that follows `plan` as session `number`; None if it has to be executed."""
+    def take(self, program: Path, number: int, plan: bytes, code_fd: int) -> Spare | None:
+        """A process of `program` that follows the encoded `plan` as session `number`; None if it has to be executed."""
         if self._origin is None:
             return None
         if self._origin.program != program or not self._origin.is_current:
@@ -159,7 +158,7 @@ class Spares:
             # Launches come faster than processes that wait are replaced.
             self._wanted = min(2 * self._wanted, SPARES_MAX)
             spare = self._fork(number)
-        if spare is not None and not spare.begin(plan.encode(), code_fd):
+        if spare is not None and not spare.begin(plan, code_fd):
             self.end(spare)
             spare = None
         self._refill_later()

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiling a module in a child process, where its cost is bounded and a crash is only an error."""
 
-import ctypes
 import fcntl
 import mmap
 import os
@@ -25,6 +24,7 @@ from weft_runtime.limits import Limit
 from weft_runtime.manifest import ReadyMode
 from weft_runtime.runtime import cgroup
 from weft_runtime.runtime.engine import NOT_EXECUTABLE, Engine, compatibility, not_executable, one_line
+from weft_runtime.runtime.parent import end_with_parent
 from weft_runtime.wasm import foreign, rules
 
 TELL_S = 5.0
@@ -39,7 +39,6 @@ _TICK_MS = 500
 _CPU_GRACE_S = 5
 """Seconds from SIGXCPU, which the bound on CPU time sends, to SIGKILL."""
 
-_PR_SET_PDEATHSIG = 1
 _REFUSED = 1
 """Exit status of the child for a module that the engine does not accept."""
 
@@ -350,6 +349,6 @@ def _enter(group: Path | None) -> str:
 
 def _end_with(parent: int) -> None:
     """Have the kernel kill this process when its parent ends: it blocks all that could stop it."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+    end_with_parent()
     if os.getppid() != parent:  # it ended before the call
         os._exit(_REFUSED)

@@ -15,6 +15,7 @@ from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log
 from weft_runtime.ready import COMPILING
 from weft_runtime.runtime.main import STOP_SIGNALS
+from weft_runtime.runtime.parent import has_reader
 
 STOP_GRACE_S = 0.6
 """A stop is promised within one second, whatever log, pipe or service manager is stuck by then."""
@@ -187,13 +188,7 @@ class Ending:
 
     def _is_orphan(self) -> bool:
         """Whether nobody is left who reads the report, nor what the app writes."""
-        if self.report_fd is None:
-            return False
-        waiting = select.poll()
-        for fd in (self.report_fd, 1):
-            waiting.register(fd, 0)
-        # Of a pipe without a reader (poll(2)).
-        return [events & select.POLLERR for _, events in waiting.poll(0)] == [select.POLLERR] * 2
+        return self.report_fd is not None and not has_reader(self.report_fd) and not has_reader(1)
 
 
 def _die_by(number: Signals) -> NoReturn:

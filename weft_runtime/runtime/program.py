@@ -8,7 +8,7 @@ from typing import NamedTuple, NoReturn
 
 from weft_runtime import __version__, manifest, policy, settings, store
 from weft_runtime.code_cache import Caches
-from weft_runtime.errors import Problem, WeftError, from_os_error
+from weft_runtime.errors import ExitStatus, Problem, WeftError, from_os_error
 from weft_runtime.escape import printable, quote
 from weft_runtime.journal import Event, Level, Log, open_log, stderr_sink
 from weft_runtime.notify import open_notifier
@@ -90,6 +90,8 @@ def go(
     log = ending.log
     # Not before: of a process that still waits to become a session nobody reads the report.
     ending.is_supervised = ending.report_fd is not None and settings.is_supervised()
+    if ending.report_fd is not None and ending.is_supervised:
+        _end_with_supervisor(ending.report_fd)
     try:
         options = arguments.parse(argv, program)
     except arguments.HelpRequested as request:
@@ -155,6 +157,15 @@ def go(
 
     is_service = options.session_id is None
     return runner.run(App(package, preopens, code, readiness, ending, leave_plan, is_service))
+
+
+def _end_with_supervisor(report_fd: int) -> None:
+    """What the app does cannot keep it alive then, and the next supervisor would start the app once more."""
+    from weft_runtime.runtime import parent  # noqa: PLC0415 - a service has none, and the plain command neither
+
+    parent.end_with_parent()
+    if not parent.has_reader(report_fd):  # it has ended before
+        os._exit(ExitStatus.OS_ERROR)
 
 
 def _demand_trust(package: Package) -> None:

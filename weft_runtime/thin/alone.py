@@ -11,7 +11,6 @@ import _signal
 import _socket
 import _thread
 import os
-import resource
 import select
 import stat
 import time
@@ -30,20 +29,19 @@ IDENTIFIER = "weft-runtime"
 
 STOP_SIGNALS = (_signal.SIGTERM, _signal.SIGINT, _signal.SIGHUP)
 
-STACK_MIN = 1024 * 1024
-"""As in limits.py."""
-
 NOTIFY_TIMEOUT_S = 0.25
 """As in notify.py."""
 
 STATUS_REASON_MAX = 200
 """As in runtime/ending.py."""
 
-WARNING, NOTICE, INFO = 4, 5, 6
+ERR, WARNING, NOTICE, INFO = 3, 4, 5, 6
 """Of syslog(3)."""
 
 MESSAGE_IDS = {
     "ready": "02a8a9b6982e41b9bb2e09dc20ecd266",
+    "trapped": "33c9661825d74d6482b6878f10fa8af4",
+    "failed": "2bca5bf579c3437d82763c2ef15a643e",
     "exited": "1b3a3f3bf9774f29961c4f84fb1e93ae",
     "stopped": "c45ce56f8c3e4c99a8923e4820459f9c",
     "not-ready": "47a87b220d4d46829cd9688493c8e2ea",
@@ -64,7 +62,7 @@ def run(wanted: Wanted, known: Remembered) -> None:
         return
     try:
         log = _Log(wanted)
-        machine = Machine()
+        log.machine = machine = Machine()
         session = Session(machine)
         session.load(known.plan.encode(), b"/proc/self/fd/%d" % code_fd)
         course = _Run(wanted, known, session, log)
@@ -108,6 +106,8 @@ class _Run:
         try:
             status = self._session.run(self._announce)
         except Failed as failure:
+            if self._session.is_outdated:
+                self._end_outdated(failure)
             self._claim.acquire()
             from weft_runtime.runtime import aftermath  # noqa: PLC0415 - all of the full runtime
 
@@ -115,6 +115,11 @@ class _Run:
             aftermath.tell(self._about, failure, service)
         reason = f"the app exited with status {status}"
         self._tell(WARNING if status else INFO, "exited", reason, status)
+        os._exit(status)
+
+    def _end_outdated(self, failure: Failed) -> NoReturn:
+        status, event, reason = self._session.end_of(failure)
+        self._tell(WARNING if event == "exited" else ERR, event, reason, status)
         os._exit(status)
 
     def _announce(self) -> None:
@@ -169,6 +174,8 @@ class _Log:
         """Raises Unusual where something had to be told of the log itself."""
         self._wanted = wanted
         self._full: Log | None = None
+        self.machine: Machine | None = None
+        """Which knows whether there is still a full runtime's log of this release."""
         self._journal: _socket.socket | None = None
         self._fields = {"WEFT_APP_ID": wanted.app_id}
         if wanted.session_id is not None:
@@ -189,6 +196,8 @@ class _Log:
     def entry(self, level: int, message: str, event: str | None = None, **fields: str) -> None:
         """Write one entry. Never raises."""
         if self._full is None and not self._write(level, message, event, fields):
+            if self.machine is not None and self.machine.is_outdated:
+                return
             self._full = self._open()
         if self._full is not None:
             from weft_runtime.journal import Event, Level  # noqa: PLC0415 - only where something waits
@@ -228,16 +237,13 @@ class _Log:
 
 
 def _is_usual() -> bool:
-    """Whether the standard streams are open, the log is where it is said to be, and the stack is large enough."""
+    """Whether the standard streams are open, and the log is where it is said to be."""
     try:
         for fd in (0, 1, 2):
             os.fstat(fd)
         # The guest takes "try again" for an error.
         os.set_blocking(1, True)
         os.set_blocking(2, True)
-        size, _ = resource.getrlimit(resource.RLIMIT_STACK)
-        if size != resource.RLIM_INFINITY and size < STACK_MIN:
-            return False
         target = os.environ.get("WEFT_LOG")
         has_journal = target != "journal" or stat.S_ISSOCK(os.stat(forms.JOURNAL_SOCKET).st_mode)
         return has_journal and target in _TARGETS

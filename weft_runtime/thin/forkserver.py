@@ -13,11 +13,10 @@ import os
 import sys
 from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 
-import weft_runtime
 from weft_runtime import fork_protocol
 from weft_runtime import plan as plans
 from weft_runtime.runtime import cgroup
-from weft_runtime.thin import library
+from weft_runtime.thin import library, outdated
 from weft_runtime.thin.session import CODE_FD, REPORT_FD, Machine, Session, end_by, follow
 from weft_runtime.thin.sibling import SiblingFork
 from weft_runtime.thin.title import Title
@@ -106,13 +105,12 @@ class ForkServer:
             os._exit(_LOST)
 
     def _run(self, procs: str, streams: Sequence[int]) -> NoReturn:
-        os.setpgid(0, 0)
         stdout, stderr, report, order = streams
         os.dup2(stdout, 1)
         os.dup2(stderr, 2)
         os.dup2(report, _REPORT_FD)
         # In the place of ours, whose object is there already: a new one would cost pages.
-        os.dup2(order, fork_protocol.SERVER_FD, inheritable=False)
+        os.dup2(order, fork_protocol.SERVER_FD)
         os.closerange(CODE_FD, _REPORT_FD)
         os.closerange(_REPORT_FD + 1, _FD_END)
         self._title.set((self._name, _WAITING))
@@ -132,16 +130,15 @@ class ForkServer:
         follow(session, plan)
 
     def _take(self, fds: Sequence[int]) -> None:
-        """Put everything where it belongs: the report in place of the socket, the code, and standard input if it has come."""
+        """Put everything where it belongs: the report in place of the socket, and standard input if it has come.
+
+        The code has come first, and so as CODE_FD: that is the lowest number that was free.
+        """
         os.dup2(_REPORT_FD, REPORT_FD)
         os.close(_REPORT_FD)
-        code, *rest = fds
-        for fd in rest:
+        for fd in fds[1:]:
             os.dup2(fd, 0)
             os.close(fd)
-        if code != CODE_FD:
-            os.dup2(code, CODE_FD, inheritable=False)
-            os.close(code)
 
 
 def serve(name: str) -> NoReturn:
@@ -153,7 +150,7 @@ def serve(name: str) -> NoReturn:
 
 
 def _ask_a_child(question: Callable[[], bytes]) -> bytes:
-    """What `question` gives in a process of its own; nothing where that fails. Raises OSError."""
+    """What `question` gives in a process of its own. Raises OSError, also where that fails."""
     source, target = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -165,12 +162,13 @@ def _ask_a_child(question: Callable[[], bytes]) -> bytes:
     answer = os.read(source, 4096)
     os.close(source)
     os.waitpid(pid, 0)
+    if not answer:
+        # Without it nobody would ever get a plan, and what waits would wait in vain.
+        raise OSError("the engine does not say what compiled code it takes")
     return answer
 
 
 def _files() -> list[str]:
     """What this program is made of: when one of these has changed, it is another one."""
-    (ours, _), engine = os.path.split(weft_runtime.__file__), library.path()
-    # The time of a directory changes when one of its files is replaced, as by dpkg and pip.
-    directories = (ours, f"{ours}/runtime", f"{ours}/thin", engine.rsplit("/", 2)[0])
-    return sorted({*directories, engine, sys.executable, sys.argv[0]})
+    engine = library.path()
+    return sorted({*outdated.DIRECTORIES, engine.rsplit("/", 2)[0], engine, sys.executable, sys.argv[0]})

@@ -54,6 +54,8 @@ PROTOTYPES = {
     "wasmtime_instance_export_get": (c_bool, (_P, _P, _P, c_size_t, _P)),
     "wasmtime_func_call": (_P, (_P, _P, _P, c_size_t, _P, c_size_t, _P)),
     "wasmtime_error_exit_status": (c_bool, (_P, _P)),
+    "wasmtime_error_message": (None, (_P, _P)),
+    "wasm_trap_message": (None, (_P, _P)),
     "wasmtime_memory_data_size": (c_size_t, (_P, _P)),
 }
 """Result and arguments of each function that is called."""
@@ -113,7 +115,10 @@ class Library:
         os.environ["TOKIO_WORKER_THREADS"] = "1"
         library = ctypes.CDLL(path())
         for name, (result, arguments) in PROTOTYPES.items():
-            function = getattr(library, name)
+            try:
+                function = getattr(library, name)
+            except AttributeError:
+                raise OSError(f"the engine's library has no {name}") from None
             function.restype = result
             function.argtypes = arguments
             setattr(self, name, function)

@@ -18,6 +18,7 @@ import select
 from ctypes import memmove, string_at
 
 from weft_runtime import plan as plans
+from weft_runtime.thin import library, outdated
 from weft_runtime.thin.library import (
     EXTERN,
     EXTERN_FUNC,
@@ -52,6 +53,10 @@ _CODE = b"/proc/self/fd/%d" % CODE_FD
 _REPORT = (
     b'{"event": "exited", "exit_status": %d, "signal": null, "reason": "the app exited with status %d",'
     b' "problem": null, "detail": ""}\n'
+)
+
+_FAILED = (
+    b'{"event": "%b", "exit_status": %d, "signal": null, "reason": "%b", "problem": null, "detail": ""}\n'
 )
 
 _START = b"_start"
@@ -97,6 +102,8 @@ class Machine:
         stack, _ = resource.getrlimit(resource.RLIMIT_STACK)
         if stack != resource.RLIM_INFINITY and stack < STACK_MIN:
             raise OSError(f"the stack limit of this process is {stack} bytes, less than {STACK_MIN}")
+        self._file = library.path()
+        self._state = outdated.state(self._file)
         self.library = call = Library()
         self.memory = Words()
         self.strings = [(ctypes.c_char_p * _USUAL)() for _ in range(3)]
@@ -104,6 +111,11 @@ class Machine:
         self.linker = call.wasmtime_linker_new(self.engine)
         if call.wasmtime_linker_define_wasi(self.linker):
             raise OSError("the engine does not know WASI")
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether what is on the disk by now is not what this process has begun with: it goes on with what it has."""
+        return outdated.state(self._file) != self._state
 
 
 class Session:
@@ -171,6 +183,19 @@ class Session:
             # It may have been refused more, which is worth telling.
             raise Failed(_START, error, memory=size)
         return status
+
+    @property
+    def is_outdated(self) -> bool:
+        """As that of the machine."""
+        return self._machine.is_outdated
+
+    def end_of(self, failed: Failed) -> tuple[int, str, str]:
+        """The exit status of an app that has failed, the event and the reason: for a process that is outdated."""
+        call, memory = self._machine.library, self._machine.memory
+        if failed.error and not failed.trap and call.wasmtime_error_exit_status(failed.error, memory.status):
+            status = memory.words[STATUS]
+            return status, "exited", f"the app exited with status {status}"
+        return outdated.end(call, memory, failed)
 
     def _memory_size(self) -> int | None:
         """Bytes of what the app exports as its memory; None if it exports nothing under that name."""
@@ -254,14 +279,20 @@ def follow(session: Session, plan: bytes) -> NoReturn:
     try:
         status = session.run()
     except Failed as failure:
-        _tell(plan, failure)
-    if status and _is_alone():
+        if not session.is_outdated:
+            _tell(plan, failure)
+        status, event, reason = session.end_of(failure)
+        if event != "exited":
+            os.write(REPORT_FD, _FAILED % (event.encode(), status, _quoted(reason)))
+            os._exit(status)
+    if status and _is_alone() and not session.is_outdated:
         _tell(plan, status)
     # Nothing else was ever written to this pipe, so there is room for it.
     try:
         os.write(REPORT_FD, _REPORT % (status, status))
     except OSError:
-        _tell(plan, status)
+        if not session.is_outdated:
+            _tell(plan, status)
     os._exit(status)
 
 
@@ -295,6 +326,11 @@ def _execute(plan: bytes) -> NoReturn:
     except OSError as error:
         os.write(2, b"cannot execute the runtime: %s\n" % os.strerror(error.errno or 0).encode())
     os._exit(127)
+
+
+def _quoted(text: str) -> bytes:
+    """A safe line as JSON has it in a string."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').encode()
 
 
 def _is_alone() -> bool:

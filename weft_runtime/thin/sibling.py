@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A fork whose child belongs to our own parent, as if that had forked it."""
+"""A fork whose child belongs to our own parent, as if that had forked it, and ends when that has ended."""
 
 import ctypes
 import os
-from _signal import SIGCHLD
+from _signal import SIGCHLD, SIGKILL
 
+_PR_SET_PDEATHSIG = 1
 _PR_GET_TID_ADDRESS = 40
 
 # Flags of clone(2).
@@ -44,6 +45,9 @@ class SiblingFork:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         if not thread_id.value:
             raise OSError("the C library has told the kernel no address of a thread")
+        self._parent = os.getppid()
+        self._prctl = libc.prctl
+        self._with_parent = tuple(map(ctypes.c_long, (_PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)))
         self._pidfd = ctypes.c_int()
         last: list[ctypes.c_void_p | None] = [None, None]
         last[place] = thread_id
@@ -56,6 +60,11 @@ class SiblingFork:
         pid: int = self._syscall(*self._arguments)
         if pid < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        if pid == 0:
+            # What the app does cannot keep it alive, and who comes next would start the app once more.
+            self._prctl(*self._with_parent)
+            if os.getppid() != self._parent:  # that had ended before
+                os._exit(0)
         return pid
 
     @property
