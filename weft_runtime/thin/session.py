@@ -55,10 +55,6 @@ _REPORT = (
     b' "problem": null, "detail": ""}\n'
 )
 
-_FAILED = (
-    b'{"event": "%b", "exit_status": %d, "signal": null, "reason": "%b", "problem": null, "detail": ""}\n'
-)
-
 _START = b"_start"
 _MEMORY = b"memory"
 _WEFT_READY = b"weft_ready"
@@ -111,6 +107,15 @@ class Machine:
         self.linker = call.wasmtime_linker_new(self.engine)
         if call.wasmtime_linker_define_wasi(self.linker):
             raise OSError("the engine does not know WASI")
+
+    def with_library(self, library: Library) -> Machine:
+        """The same with other functions, and memory of its own. Nothing is made by them."""
+        other = Machine.__new__(Machine)
+        # In the order of `__init__`: so the interpreter takes both for alike.
+        other._file, other._state = self._file, self._state
+        other.library, other.memory, other.strings = library, Words(), self.strings
+        other.engine, other.linker = self.engine, self.linker
+        return other
 
     @property
     def is_outdated(self) -> bool:
@@ -189,12 +194,12 @@ class Session:
         """As that of the machine."""
         return self._machine.is_outdated
 
-    def end_of(self, failed: Failed) -> tuple[int, str, str]:
-        """The exit status of an app that has failed, the event and the reason: for a process that is outdated."""
+    def end_of(self, failed: Failed) -> tuple[int, str, str, str]:
+        """The exit status of an app that has failed, the event, the reason and the frames: for a process that is outdated."""
         call, memory = self._machine.library, self._machine.memory
         if failed.error and not failed.trap and call.wasmtime_error_exit_status(failed.error, memory.status):
             status = memory.words[STATUS]
-            return status, "exited", f"the app exited with status {status}"
+            return status, "exited", f"the app exited with status {status}", ""
         return outdated.end(call, memory, failed)
 
     def _memory_size(self) -> int | None:
@@ -270,8 +275,8 @@ class Session:
         return error
 
 
-def follow(session: Session, plan: bytes) -> NoReturn:
-    """Do what an encoded plan says, for a supervisor, and end the process."""
+def follow(session: Session, plan: bytes) -> int:
+    """Do what an encoded plan says, for a supervisor; the exit status. Does not return where there is more to tell."""
     try:
         session.load(plan)
     except (Unusual, MemoryError):
@@ -280,11 +285,13 @@ def follow(session: Session, plan: bytes) -> NoReturn:
         status = session.run()
     except Failed as failure:
         if not session.is_outdated:
-            _tell(plan, failure)
-        status, event, reason = session.end_of(failure)
+            try:
+                _tell(plan, failure)
+            except ImportError:
+                pass  # of the interpreter, if not of ours, something has gone
+        status, event, reason, detail = session.end_of(failure)
         if event != "exited":
-            os.write(REPORT_FD, _FAILED % (event.encode(), status, _quoted(reason)))
-            os._exit(status)
+            outdated.report(REPORT_FD, status, event, reason, detail)
     if status and _is_alone() and not session.is_outdated:
         _tell(plan, status)
     # Nothing else was ever written to this pipe, so there is room for it.
@@ -293,7 +300,7 @@ def follow(session: Session, plan: bytes) -> NoReturn:
     except OSError:
         if not session.is_outdated:
             _tell(plan, status)
-    os._exit(status)
+    return status
 
 
 def end_by(error: Exception) -> NoReturn:
@@ -326,11 +333,6 @@ def _execute(plan: bytes) -> NoReturn:
     except OSError as error:
         os.write(2, b"cannot execute the runtime: %s\n" % os.strerror(error.errno or 0).encode())
     os._exit(127)
-
-
-def _quoted(text: str) -> bytes:
-    """A safe line as JSON has it in a string."""
-    return text.replace("\\", "\\\\").replace('"', '\\"').encode()
 
 
 def _is_alone() -> bool:
