@@ -559,7 +559,7 @@ def _remember(
     cache: Path, key: Key, module: Identity, code: Identity, *, wait: bool = False, public: bool = False
 ) -> None:
     """Spare the next launch from reading what has just been read. Where nothing can be written, nothing is."""
-    left = max(module.changed, code.changed) + SETTLED_NS - time.time_ns()
+    left = max(module.settled_at, code.settled_at) - time.time_ns()
     if left > 0:
         if not wait or left > SETTLED_NS:
             return

@@ -10,6 +10,17 @@ SETTLED_NS = 20_000_000
 """A file that was changed so shortly before it was read could be changed again without a trace: the kernel's
 clock for files ticks every 10 ms at the slowest."""
 
+_COARSE_NS = 2_000_000_000
+"""The same where the file system itself keeps whole seconds, as ext4 with inodes of 128 bytes does, or every other one (FAT)."""
+
+_SECOND_NS = 1_000_000_000
+
+
+def settled_at(changed: int) -> int:
+    """From when on a file that was last changed at `changed` cannot be changed without a trace; both in nanoseconds since the
+    epoch."""
+    return changed + (SETTLED_NS if changed % _SECOND_NS else _COARSE_NS)
+
 
 # No NamedTuple: a cold start looks at files before anything else, and `typing` costs it more than all of that.
 class Identity(tuple[int, int, int, int, int]):
@@ -32,6 +43,10 @@ class Identity(tuple[int, int, int, int, int]):
     @property
     def changed(self) -> int:
         return self[4]
+
+    @property
+    def settled_at(self) -> int:
+        return settled_at(self[4])
 
 
 def unsafe(status: os.stat_result, *owners: int, is_directory: bool = False) -> str | None:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from weft_runtime import store
 from weft_runtime.errors import WeftError
-from weft_runtime.integrity import SETTLED_NS, Identity
+from weft_runtime.integrity import Identity
 from weft_runtime.limits import MIB
 from weft_runtime.manifest import Manifest
 
@@ -122,7 +122,7 @@ def parse(fd: int, source: str) -> Reading:
         result = store.parse_file(fd, source)
     except WeftError as error:
         result = error
-    return Reading(source, identity, begun - identity.changed >= SETTLED_NS, result)
+    return Reading(source, identity, begun >= identity.settled_at, result)
 
 
 def read(directory: Path) -> Reading:

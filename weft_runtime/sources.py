@@ -7,7 +7,7 @@ Nothing is imported here but what every interpreter has loaded: a cold start ask
 import os
 import time
 
-from weft_runtime.integrity import SETTLED_NS, Identity
+from weft_runtime.integrity import Identity, settled_at
 
 SOURCES_MAX = 256
 """Sources of one decision, for which all others of a daemon wait: to look at so many takes 0.4 ms, and to decide by them,
@@ -48,8 +48,9 @@ class Sources:
     @property
     def are_settled(self) -> bool:
         """Whether a change since then would show: what was changed shortly before may be changed again without a trace."""
-        limit = self._begun - SETTLED_NS
-        return all(state[_CHANGED] <= limit for state in self._states if len(state) == _FULL)
+        return all(
+            settled_at(state[_CHANGED]) <= self._begun for state in self._states if len(state) == _FULL
+        )
 
     def are_unchanged(self) -> bool:
         """Whether all are as they were."""

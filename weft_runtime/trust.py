@@ -260,8 +260,7 @@ def remember(
 
     With `wait` it waits until the files are old enough for that. Where nothing can be written, nothing is.
     """
-    newest = max((identity.changed for identity in content.identities.values()), default=0)
-    left = newest + SETTLED_NS - time.time_ns()
+    left = max((identity.settled_at for identity in content.identities.values()), default=0) - time.time_ns()
     if left > 0:
         if not wait or left > SETTLED_NS:
             return

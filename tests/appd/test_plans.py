@@ -13,9 +13,10 @@ from tests import packages
 from tests.appd.conftest import Make
 from tests.appd.harness import HELPERS, REAL_RUNTIME, Appd, eventually
 from tests.appd.test_real_runtime import SLEEPING
+from tests.command.guests import guest, sleep
 from tests.packages import APP_ID, manifest, printing
 from weft_runtime.integrity import SETTLED_NS
-from weft_runtime.protocol import Error, ErrorCode, LaunchApp, TerminateApp
+from weft_runtime.protocol import Error, ErrorCode, LaunchApp, State, TerminateApp
 
 
 @pytest.fixture
@@ -168,6 +169,40 @@ def test_code_that_is_not_what_was_judged_is_never_run(appd: Appd, tmp_path: Pat
         case _:
             code.chmod(0o666)
     assert [output(appd) for _ in range(3)] == ["hello"] * 3
+
+
+@pytest.mark.parametrize(("change", "signal"), [("cut", "SIGBUS"), ("replaced", None), ("gone", None)])
+def test_code_that_changes_below_a_session_ends_that_one_at_most(
+    appd: Appd, tmp_path: Path, change: str, signal: str | None
+) -> None:
+    """An entry is replaced or removed as a whole by all of ours; whoever cuts one ends who has it mapped, and nobody else."""
+    packages.install(appd.store, SLEEPING, app_id="org.example.other")
+    packages.install(appd.store, guest(f"(loop $l {sleep(50_000_000)} (br $l))"))
+    other = appd.launch("org.example.other")
+    appd.until_ready(other)
+    before = set(tmp_path.glob("cache/code/*.code"))
+    until_followed(appd)
+    (code,) = set(tmp_path.glob("cache/code/*.code")) - before
+    session = appd.launch()
+    appd.until_ready(session)
+    match change:
+        case "cut":
+            os.truncate(code, 0)
+        case "replaced":
+            new = code.with_name("new")
+            new.write_bytes(b"x" * code.stat().st_size)
+            new.rename(code)
+        case _:
+            code.unlink()
+    if signal is not None:
+        end = appd.until_stopped(session)
+        assert (end.signal, end.reason) == (signal, f"killed by {signal}")
+        appd.until_logged(f"ended by {signal} ", session)
+    # Whatever became of it, the next launch finds out by itself.
+    assert not follows_a_plan(appd)
+    states = {number: appd.sessions[number].state for number in (other, session)}
+    assert states == {other: State.RUNNING, session: State.STOPPED if signal else State.RUNNING}
+    until_followed(appd)
 
 
 @pytest.mark.parametrize(

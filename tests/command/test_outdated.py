@@ -19,6 +19,8 @@ from tests.command.test_remembered import settle
 from tests.command.thin import Supervisor, end_of, plan_of
 from tests.packages import APP_ID, install
 from weft_runtime.appd.child import Child
+from weft_runtime.errors import ExitStatus
+from weft_runtime.thin import outdated
 
 READY = b"READY\n"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -82,6 +84,8 @@ def test_a_session_of_a_release_that_is_gone_ends_with_a_reason(
     report = json.loads(end.report)
     assert (end.status, end.stderr, report["event"], report["exit_status"]) == (status, "", event, status)
     assert report["reason"].startswith(reason)
+    # Where it was, as the engine says it.
+    assert ("<wasm function " in report["detail"]) == (event == "trapped")
     assert len(end.stdout) == MUCH
 
 
@@ -111,3 +115,20 @@ def test_a_service_of_a_release_that_is_gone_ends_with_a_reason(
     assert told.rpartition(f": {APP_ID}: ")[2].startswith(reason)
     assert "Traceback" not in told
     assert len(rest or b"") == MUCH
+
+
+def test_what_is_told_here_is_told_alike_there() -> None:
+    assert outdated.TRAP_STATUS == ExitStatus.TRAP
+    assert outdated.OS_STATUS == ExitStatus.OS_ERROR
+
+
+@pytest.mark.parametrize("text", ["", "plain ü", 'a "name"', "C:\\\\u0041\\", "one\ntwo"])
+def test_a_text_is_what_it_was_once_the_report_is_read(text: str) -> None:
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        outdated.report(writer, 5, "trapped", text, text)
+    os.close(writer)
+    with open(reader, "rb") as file:
+        said = json.loads(file.read())
+    assert (said["reason"], said["detail"], said["exit_status"]) == (text, text, 5)
+    assert os.waitstatus_to_exitcode(os.wait()[1]) == 5

@@ -406,5 +406,6 @@ def test_a_run_that_follows_a_plan_imports_next_to_nothing(
         "weft_runtime", "weft_runtime.escape", "weft_runtime.forms",
         "weft_runtime.integrity", "weft_runtime.plan", "weft_runtime.remembered", "weft_runtime.runtime",
         "weft_runtime.runtime.main", "weft_runtime.sources", "weft_runtime.statusline", "weft_runtime.thin",
-        "weft_runtime.thin.alone", "weft_runtime.thin.library", "weft_runtime.thin.session",
+        "weft_runtime.thin.alone", "weft_runtime.thin.library", "weft_runtime.thin.outdated",
+        "weft_runtime.thin.session",
     }  # fmt: skip

@@ -109,9 +109,9 @@ class ForkServer:
             return
         loop = asyncio.get_running_loop()
         if call is None:
-            loop.remove_reader(self._socket)
+            loop.remove_reader(self._socket.fileno())
         else:
-            loop.add_reader(self._socket, call)
+            loop.add_reader(self._socket.fileno(), call)
 
     def close(self) -> None:
         """End it, without waiting for that. Asked again it does nothing."""

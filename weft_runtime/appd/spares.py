@@ -7,6 +7,7 @@ Whatever goes wrong here costs a launch nothing but time: the supervisor execute
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from weft_runtime.appd.cgroups import SessionGroup
 from weft_runtime.appd.forkserver import ANSWER_TIMEOUT_S, HELLO_TIMEOUT_S, ForkServer
 from weft_runtime.appd.spare import Spare
 from weft_runtime.appd.tasks import Tasks
+from weft_runtime.appd.watch import Watch
 from weft_runtime.escape import printable
 from weft_runtime.fork_protocol import ProtocolError
 from weft_runtime.journal import Event, Level, Log
@@ -47,6 +49,7 @@ class Spares:
         self,
         environment: Callable[[], Mapping[str, str]],
         log: Log,
+        watch: Watch,
         next_number: Callable[[], int],
         make_group: Callable[[int], SessionGroup | None],
         remove_group: Callable[[SessionGroup], None],
@@ -55,6 +58,7 @@ class Spares:
         self._environment = environment
         self._log = log
         self._tasks = Tasks(log)
+        self._watch = watch
         self._next_number = next_number
         self._make_group = make_group
         self._remove_group = remove_group
@@ -241,8 +245,7 @@ class Spares:
 
     def _wait_with(self, spare: Spare) -> None:
         what = "the end of a process that waited"
-        loop = asyncio.get_running_loop()
-        loop.add_reader(spare.child.pidfd, self._call, what, self._spare_ended, spare)
+        self._watch.add(spare.child.pidfd, partial(self._call, what, self._spare_ended, spare))
         self._waiting.append(spare)
 
     def _waiting_for(self, number: int) -> Spare | None:
@@ -251,7 +254,7 @@ class Spares:
             self._wait_with(spare)
         while self._waiting:
             spare = self._waiting.popleft()
-            asyncio.get_running_loop().remove_reader(spare.child.pidfd)
+            self._watch.remove(spare.child.pidfd)
             if spare.number == number:
                 return spare
             self._discard(spare)
@@ -323,7 +326,7 @@ class Spares:
 
     def _spare_ended(self, spare: Spare) -> None:
         """Killed from outside, or it could not enter its group."""
-        asyncio.get_running_loop().remove_reader(spare.child.pidfd)
+        self._watch.remove(spare.child.pidfd)
         self._waiting.remove(spare)
         text = processes.read_text(spare.child.stderr)
         self._log.warning(f"a process that waited for session {spare.number} is gone{text and ': '}{text}")
@@ -337,7 +340,7 @@ class Spares:
     def _drop_waiting(self, rest: int = 0) -> None:
         while len(self._waiting) > rest:
             spare = self._waiting.pop()
-            asyncio.get_running_loop().remove_reader(spare.child.pidfd)
+            self._watch.remove(spare.child.pidfd)
             self._discard(spare)
 
     def _discard(self, spare: Spare) -> None:

@@ -118,8 +118,8 @@ class _Run:
         os._exit(status)
 
     def _end_outdated(self, failure: Failed) -> NoReturn:
-        status, event, reason = self._session.end_of(failure)
-        self._tell(WARNING if event == "exited" else ERR, event, reason, status)
+        status, event, reason, detail = self._session.end_of(failure)
+        self._tell(WARNING if event == "exited" else ERR, event, reason, status, detail)
         os._exit(status)
 
     def _announce(self) -> None:
@@ -128,11 +128,12 @@ class _Run:
         self._notify("READY=1", "the app is running")
         self._log.entry(INFO, "the app is ready", "ready")
 
-    def _tell(self, level: int, event: str, reason: str, status: int) -> None:
+    def _tell(self, level: int, event: str, reason: str, status: int, detail: str = "") -> None:
         """Say how it ends: once, whoever comes first."""
         self._claim.acquire()
         self._notify("STOPPING=1", reason[:STATUS_REASON_MAX])
-        self._log.entry(level, reason, event, WEFT_EXIT_STATUS=str(status), WEFT_REASON=reason)
+        message = f"{reason}\n{detail}" if detail else reason
+        self._log.entry(level, message, event, WEFT_EXIT_STATUS=str(status), WEFT_REASON=reason)
         self._log.flush()
 
     def _wait_for_signal(self) -> None:

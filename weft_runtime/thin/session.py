@@ -55,10 +55,6 @@ _REPORT = (
     b' "problem": null, "detail": ""}\n'
 )
 
-_FAILED = (
-    b'{"event": "%b", "exit_status": %d, "signal": null, "reason": "%b", "problem": null, "detail": ""}\n'
-)
-
 _START = b"_start"
 _MEMORY = b"memory"
 _WEFT_READY = b"weft_ready"
@@ -198,12 +194,12 @@ class Session:
         """As that of the machine."""
         return self._machine.is_outdated
 
-    def end_of(self, failed: Failed) -> tuple[int, str, str]:
-        """The exit status of an app that has failed, the event and the reason: for a process that is outdated."""
+    def end_of(self, failed: Failed) -> tuple[int, str, str, str]:
+        """The exit status of an app that has failed, the event, the reason and the frames: for a process that is outdated."""
         call, memory = self._machine.library, self._machine.memory
         if failed.error and not failed.trap and call.wasmtime_error_exit_status(failed.error, memory.status):
             status = memory.words[STATUS]
-            return status, "exited", f"the app exited with status {status}"
+            return status, "exited", f"the app exited with status {status}", ""
         return outdated.end(call, memory, failed)
 
     def _memory_size(self) -> int | None:
@@ -289,11 +285,13 @@ def follow(session: Session, plan: bytes) -> int:
         status = session.run()
     except Failed as failure:
         if not session.is_outdated:
-            _tell(plan, failure)
-        status, event, reason = session.end_of(failure)
+            try:
+                _tell(plan, failure)
+            except ImportError:
+                pass  # of the interpreter, if not of ours, something has gone
+        status, event, reason, detail = session.end_of(failure)
         if event != "exited":
-            os.write(REPORT_FD, _FAILED % (event.encode(), status, _quoted(reason)))
-            os._exit(status)
+            outdated.report(REPORT_FD, status, event, reason, detail)
     if status and _is_alone() and not session.is_outdated:
         _tell(plan, status)
     # Nothing else was ever written to this pipe, so there is room for it.
@@ -335,11 +333,6 @@ def _execute(plan: bytes) -> NoReturn:
     except OSError as error:
         os.write(2, b"cannot execute the runtime: %s\n" % os.strerror(error.errno or 0).encode())
     os._exit(127)
-
-
-def _quoted(text: str) -> bytes:
-    """A safe line as JSON has it in a string."""
-    return text.replace("\\", "\\\\").replace('"', '\\"').encode()
 
 
 def _is_alone() -> bool:
