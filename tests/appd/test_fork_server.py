@@ -221,8 +221,8 @@ def test_a_session_has_few_pages_of_its_own(forking: Appd) -> None:
     forking.until_logged("ready", session)
     rollup = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     own = next(int(line.split()[1]) for line in rollup if line.startswith("Private_Dirty:"))
-    # With Python 3.11, which needs most. Where the fork server has followed no plan itself there are 100 KiB more.
-    assert own <= 920, f"{own} KiB"
+    # With Python 3.11, which needs most. Where the fork server has followed no plan itself there are 150 KiB more.
+    assert own <= 850, f"{own} KiB"
 
 
 def test_without_it_every_session_is_executed(start: Make) -> None:

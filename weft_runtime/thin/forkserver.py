@@ -7,7 +7,6 @@ conversation with the supervisor is in fork_protocol.py.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import sys
@@ -16,7 +15,7 @@ from _socket import AF_UNIX, SOCK_SEQPACKET, socket, socketpair
 from weft_runtime import fork_protocol
 from weft_runtime import plan as plans
 from weft_runtime.runtime import cgroup
-from weft_runtime.thin import library, outdated, practice
+from weft_runtime.thin import heap, library, outdated, practice
 from weft_runtime.thin.session import CODE_FD, REPORT_FD, Machine, Session, end_by, follow
 from weft_runtime.thin.sibling import SiblingFork
 from weft_runtime.thin.title import Title
@@ -25,9 +24,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import NoReturn
-
-_M_ARENA_MAX = -8
-"""Of mallopt(3)."""
 
 _FD_END = 2**20
 """More than the number of any descriptor."""
@@ -60,8 +56,7 @@ class ForkServer:
         self._title = Title()
         self._restore()
         self._sibling = SiblingFork()
-        # A session has one thread that computes, and each arena of the C library costs it pages.
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+        heap.share_one_arena()
         self._machine = Machine()
         self._made_by = _ask_a_child(self._machine.library.compatibility)
         self._session = Session(self._machine)
@@ -72,6 +67,7 @@ class ForkServer:
         # From here on nothing is made that lasts: what there is stays where it is, in pages shared with every fork.
         gc.collect()
         gc.freeze()
+        heap.fill_holes()
         try:
             fork_protocol.send(self._supervisor, fork_protocol.hello(self._made_by, _files()))
             while message := fork_protocol.receive(self._supervisor)[0]:
