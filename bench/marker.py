@@ -23,13 +23,14 @@ MARKS_FD = 1000
 FORKS = "make a process that waits"
 """Which the fork server alone does."""
 
-# Module, function, and what it does; {} is the class of its argument.
+# Module, function, and what it does; {} is the class of its first argument.
 STEPS = {
     "appd": (
         ("weft_runtime.appd.connection", "ControlClient.take_turn", "read the request and do all of it"),
         ("weft_runtime.appd.plans", "Plans.find", "ask whether the plan still holds"),
         ("weft_runtime.appd.launcher", "Launcher.fork", "hand the plan over"),
         ("weft_runtime.appd.supervisor", "Supervisor._adopt", "watch the process"),
+        ("weft_runtime.appd.dispatch", "Dispatcher.acknowledge", "send LaunchAck"),
         ("weft_runtime.appd.dispatch", "Dispatcher.push", "send {}"),
         ("weft_runtime.appd.persistence", "LastSession.save", "note which apps run"),
         ("weft_runtime.appd.streams", "Streams._readable", "read output"),
@@ -124,7 +125,7 @@ def marking(marks: Marks, step: Callable[Arguments, Result], label: str) -> Call
         try:
             return step(*args, **options)
         finally:
-            what = label.format(type(args[-1]).__name__) if "{" in label else label
+            what = label.format(type(args[1]).__name__) if "{" in label else label
             marks.write(what, begun)
 
     return marked

@@ -21,8 +21,8 @@ def write_table(results: Path) -> None:
     """Write the table of all targets in all places as Markdown to `results`, if there is a place."""
     tables, machine = picture.read(results)
     if tables:
-        programs = f"{machine['wasmtime (command)']}, Python {machine['python']}"
-        text = f"{machine['cpu']}, {machine['kernel']}, {programs}, {machine['date'][:10]}:"
+        program = machine["wasmtime (command)"]
+        text = f"{machine['cpu']}, {machine['kernel']}, {program}, {machine['date'][:10]}:"
         (results / TABLE).write_text(f"{text}\n\n{markdown(tables)}\n")
 
 

@@ -153,6 +153,7 @@ def test_target_is_met_or_missed(key: str, ratio: float, is_met: bool | None) ->
 def test_target_may_be_of_our_figure_alone_or_depend_on_the_place() -> None:
     assert Row.of("bare", "rest", "MiB", 31, None).is_met is False
     assert Row.of("packaged", "sustained-4", "", 1, 1).is_met is True
+    assert Row.of("packaged-trixie", "sustained-4", "", 1, 1).is_met is True
     assert Row.of("bare", "sustained-4", "", 1, 1).is_met is False
 
 
