@@ -3,8 +3,6 @@
 VENV := .venv
 READY := $(VENV)/.ready
 SOAK ?= 0
-# A test that fails keeps no other from being run; make fails in the end.
-MAKEFLAGS += --keep-going
 
 # Else each worker and each program of the tests compiles all that it imports.
 unexport PYTHONDONTWRITEBYTECODE
@@ -15,7 +13,7 @@ TOGETHER := --numprocesses=$(WORKERS) --dist=loadfile
 ALONE := tests/unit tests/command tests/pack tests/appd tests/bench
 BOOTED := tests/package tests/system
 
-.PHONY: help venv demo demo-systemd deb lint test test-together test-alone test-most test-forkless test-booted coverage test-engine test-vm examples bench bench-quick soak clean
+.PHONY: help venv demo demo-systemd deb lint test test-alone test-booted coverage test-engine test-vm examples bench bench-quick soak clean
 
 help:
 	@sed -n 's/^## //p' Makefile
@@ -48,23 +46,16 @@ lint: $(READY)
 	$(VENV)/bin/pytest tests/lint
 
 ## make test      all tests, several at a time, to the end even if some fail
-test: test-together test-forkless
-
 # One waits while another one computes: in one run, also the linters and what is booted.
-test-together: $(READY)
+test: $(READY)
 	tools/test-packages
 	packaging/fetch
 	$(VENV)/bin/pytest $(TOGETHER)
 
 ## make test-alone  the part of it that boots nothing: unit, command, pack, the daemon, the benchmark
-test-alone: test-most test-forkless
-
-test-most: $(READY)
+test-alone: $(READY)
 	tools/test-packages
 	$(VENV)/bin/pytest $(TOGETHER) $(ALONE)
-
-test-forkless: $(READY)
-	WEFT_FORK_SERVER=false $(VENV)/bin/pytest -m "sessions and not once" tests/appd
 
 ## make test-booted  the part for root: the package, and booted Debian systems
 test-booted: $(READY)

@@ -11,7 +11,8 @@ LONGEST = (
     # The first makes the package and the second the roots, each release a worker; what comes then needs both.
     "tests/package/test_build.py", "tests/system/test_appd.py", "tests/system/test_doctor.py", "tests/system/test_minute.py",
     "tests/package/test_install.py", "tests/pack/test_new.py", "tests/system/test_stopped.py", "tests/coverage/test_floors.py",
-    "tests/lint/test_linters.py", "tests/package/test_chroot.py", "tests/system/test_installed_compiling.py",
+    "tests/lint/test_linters.py", "tests/command/test_both_ways.py", "tests/command/test_remembered.py",
+    "tests/appd/test_forkless.py", "tests/package/test_chroot.py", "tests/system/test_installed_compiling.py",
     "tests/system/test_installed_views.py", "tests/system/test_neighbours.py", "tests/system/test_bench.py",
     "tests/system/test_installed_journal.py", "tests/system/test_cgroups.py", "tests/system/test_journal_stopped.py",
     "tests/appd/test_fork_server.py", "tests/appd/test_faults.py", "tests/appd/test_fairness.py",

@@ -22,7 +22,7 @@ from weft_runtime.integrity import Identity
 from weft_runtime.manifest import Manifest
 from weft_runtime.plan import Plan
 from weft_runtime.policy import Policy
-from weft_runtime.sources import FILE, NAME, PLACE, SOURCES_MAX, STEP, WRITABLE, Code, Source, Sources
+from weft_runtime.sources import FILE, NAME, SOURCES_MAX, STEP, WRITABLE, Code, Source, Sources
 from weft_runtime.statusline import VERSION_MAX
 from weft_runtime.store import Package
 
@@ -215,8 +215,6 @@ def _package_sources(asked: Asked, package: Package) -> list[Source]:
             break
         names.append((NAME, os.fsencode(directory / manifest.FILE_NAME)))
     base = os.fsencode(package.directory)
-    # A store, or a version of the app in it, may be a link: which directory it is counts, and who may change it.
-    names.append((PLACE, base))
     for path in filter(None, (manifest.FILE_NAME, package.manifest.ui_entry, package.manifest.module)):
         if store.without_links(package.directory, path) is None:
             raise _Unusual("a file of the package is a link")

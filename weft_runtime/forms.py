@@ -24,6 +24,9 @@ def journal_form(identifier: str) -> "Form":
 
     def form(level: int, message: str, fields: dict[str, str]) -> bytes:
         entry = {"MESSAGE": message, "PRIORITY": str(int(level)), "SYSLOG_IDENTIFIER": identifier, **fields}
+        text = "".join([f"{name}={value}\n" for name, value in entry.items()])
+        if text.count("\n") == len(entry):  # as a rule each value is one line
+            return text.encode(errors="backslashreplace")
         return b"".join(
             [_field(name.encode(), value.encode(errors="backslashreplace")) for name, value in entry.items()]
         )

@@ -290,11 +290,12 @@ def _about(fields: dict[str, str]) -> str:
     app_id, session_id = fields.get("WEFT_APP_ID"), fields.get("WEFT_SESSION_ID")
     if app_id is None:
         return ""
-    try:
-        AppId.parse(app_id)
-    except ValueError:
-        # Whatever somebody has asked for: it must not look like the beginning of another entry.
-        app_id = quote(app_id)
+    if not isinstance(app_id, AppId):  # which was judged
+        try:
+            AppId.parse(app_id)
+        except ValueError:
+            # Whatever somebody has asked for: it must not look like the beginning of another entry.
+            app_id = quote(app_id)
     return about(app_id, session_id)
 
 

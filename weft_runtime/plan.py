@@ -5,6 +5,10 @@ Whoever follows a plan decides nothing. All texts are bytes, since whoever follo
 that is a process of which each page counts, nothing is imported here.
 """
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 SIZE_MAX = 63 * 1024
 """Bytes of an encoded plan: it goes in one message (fork_protocol.py). The arguments and the environment of a guest have 32
 KiB at most (limits.py)."""
@@ -153,14 +157,11 @@ class Plan:
             raise ValueError("there is something behind it")
         return plan
 
-    def for_session(self, session_id: bytes, command: tuple[bytes, ...]) -> "Plan":
-        """The same for another session, whose command line is `command`."""
-        return Plan(
-            app_id=self.app_id, session_id=session_id, ready=self.ready, version=self.version,
-            package=self.package, module=self.module, memory=self.memory, memories=self.memories,
-            table_elements=self.table_elements, tables=self.tables, argv=self.argv, command=command,
-            environment=self.environment, preopens=self.preopens,
-        )  # fmt: skip
+    def prepared(self) -> "Prepared":
+        """All of it but what differs from session to session: the number and the command line. Raises ValueError where that are more than SIZE_MAX."""
+        fields, _, variables, _ = parts(self.encode())
+        command = variables - len(self.command) - 1
+        return Prepared(*(b"\0".join(some) for some in (fields[:2], fields[3:command], fields[variables:])))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Plan) and all(
@@ -172,6 +173,26 @@ class Plan:
 
     def __repr__(self) -> str:
         return f"Plan({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+class Prepared:
+    """A plan that waits for its session; it is made once for many of them."""
+
+    __slots__ = ("_before", "_behind", "_between")
+
+    def __init__(self, before: bytes, between: bytes, behind: bytes) -> None:
+        """The encoding before the session's number, between that and the command line, and behind it."""
+        self._before = before
+        self._between = between
+        self._behind = behind
+
+    def encode(self, session_id: bytes, command: "Sequence[bytes]") -> bytes:
+        """The plan of a session as bytes; no text may have a NUL. Raises ValueError where that are more than SIZE_MAX."""
+        count = b"%d" % len(command)
+        data = b"\0".join([self._before, session_id, self._between, count, *command, self._behind])
+        if len(data) > SIZE_MAX:
+            raise ValueError(f"the plan has {len(data)} bytes, more than {SIZE_MAX}")
+        return data
 
 
 def _number(text: bytes) -> int:

@@ -5,12 +5,16 @@ The tests of the other files run again; each run of theirs is done once more by 
 a fork server, and all that can be seen of them must be equal.
 """
 
+import fcntl
 import os
+import shutil
+import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import wasmtime
 
 from tests.command import (
     test_exit,
@@ -22,10 +26,15 @@ from tests.command import (
     test_streams,
 )
 from tests.command.conftest import PROGRAMS, _runner
-from tests.command.harness import SESSION, Finished, Run, Stream
-from tests.command.thin import Supervisor, end_of, plan_of
-from tests.packages import APP_ID
+from tests.command.guests import FOREVER, TEXT, guest, leave, leave_on_error, say, sleep, writing
+from tests.command.harness import SESSION, Finished, Run, Stream, bytes_in, eventually, is_asleep
+from tests.command.test_signals import FLOOD
+from tests.command.thin import End, Supervisor, end_of, plan_of
+from tests.packages import APP_ID, install, manifest
+from weft_runtime import fork_protocol
+from weft_runtime.appd.child import Child
 from weft_runtime.errors import ExitStatus, WeftError
+from weft_runtime.plan import Plan
 from weft_runtime.runtime import arguments
 
 for _module in (test_exit, test_guest, test_hostile, test_module, test_preopens, test_ready, test_streams):
@@ -95,3 +104,149 @@ class BothWays:
 @pytest.fixture
 def run(store: Path) -> Run:
     return BothWays(store, _runner(store, PROGRAMS))
+
+
+class Ways:
+    """One app by both ways, with what is done to its pipes."""
+
+    def __init__(self, store: Path, supervisor: Supervisor) -> None:
+        self._store = store
+        self._supervisor = supervisor
+        self._code = store.parent / "compiled"
+
+    def compare(
+        self, module: bytes, meanwhile: Callable[[Child], None] = lambda child: None, *, runtime: str = ""
+    ) -> tuple[End, End]:
+        """How it ends by the full runtime, and by its plan; `meanwhile` is done before it is waited for."""
+        plan = self.plan(module, runtime)
+        return end_of(self._supervisor.execute(plan), meanwhile), self.follow(plan, meanwhile)
+
+    def plan(self, module: bytes, runtime: str = "") -> Plan:
+        """That of an app which is installed, in the place of the one before it, and compiled."""
+        shutil.rmtree(self._store / APP_ID, ignore_errors=True)
+        install(self._store, module, toml=manifest(runtime=runtime))
+        self._code.write_bytes(wasmtime.Module(wasmtime.Engine(), module).serialize())
+        plan = plan_of(self._store, PROGRAM)
+        child = self._supervisor.execute(plan)
+        eventually(lambda: any(self._store.parent.glob("home/**/*.code")), "it is compiled")
+        os.kill(child.pid, signal.SIGKILL)
+        end_of(child)
+        return plan
+
+    def execute(self, plan: Plan) -> End:
+        return end_of(self._supervisor.execute(plan))
+
+    def follow(self, plan: Plan, meanwhile: Callable[[Child], None] = lambda child: None) -> End:
+        child, order = self._supervisor.fork()
+        code_fd = os.open(self._code, os.O_RDONLY)
+        with order:
+            fork_protocol.send(order, plan.encode(), [code_fd])
+        os.close(code_fd)
+        return end_of(child, meanwhile)
+
+
+@pytest.fixture
+def ways(store: Path, tmp_path: Path) -> Iterator[Ways]:
+    environ = {
+        "PATH": "/usr/bin:/bin", "WEFT_APP_STORE": str(store), "WEFT_LOG": "stderr", "HOME": str(tmp_path / "home")
+    }  # fmt: skip
+    with Supervisor(PROGRAM, environ) as supervisor:
+        yield Ways(store, supervisor)
+
+
+def without_reader(*streams: str) -> Callable[[Child], None]:
+    """Nobody reads these pipes of a process."""
+
+    def leave(child: Child) -> None:
+        null = os.open(os.devnull, os.O_RDONLY)
+        for name in streams:
+            os.dup2(null, getattr(child, name))
+        os.close(null)
+
+    return leave
+
+
+WRITES = guest(
+    leave_on_error(f"(call $write (i32.const 2) (i32.const {TEXT}) (i32.const 4))") + writing(1, 40)
+)
+
+
+@pytest.mark.parametrize("runtime", ["", 'ready = "guest"'])
+@pytest.mark.parametrize(
+    "streams",
+    [
+        ("stdout",),
+        ("stderr",),
+        ("report",),
+        ("stdout", "report"),
+        ("stdout", "stderr"),
+        ("stdout", "stderr", "report"),
+    ],
+    ids="+".join,
+)
+def test_pipes_that_nobody_reads(ways: Ways, streams: tuple[str, ...], runtime: str) -> None:
+    full, planned = ways.compare(WRITES, without_reader(*streams), runtime=runtime)
+    assert planned == full
+    assert full.status != 0 or streams == ("report",)
+
+
+@pytest.mark.parametrize("body", [leave(0), leave(3), "unreachable"])
+def test_a_report_that_nobody_reads(ways: Ways, body: str) -> None:
+    full, planned = ways.compare(guest(body), without_reader("report"))
+    assert planned == full
+
+
+@pytest.mark.parametrize("phase", ["section", "ready", "start"])
+@pytest.mark.parametrize(
+    "what",
+    [FOREVER, sleep(3600 * 10**9), FLOOD],
+    ids=["computes", "sleeps", "writes"],
+)
+def test_a_stop_ends_it_whatever_it_is_doing(ways: Ways, phase: str, what: str) -> None:
+    """The report is the daemon's to write where a plan is followed."""
+    code, said = say("in\n") + what, "READY\nin\n" if phase == "start" else "in\n"
+    module = {
+        "section": guest("", section=code), "ready": guest("", ready=code), "start": guest(code)
+    }[phase]  # fmt: skip
+
+    def stop(child: Child) -> None:
+        eventually(lambda: bytes_in(child.stdout) >= len(said), "it is where it is to be stopped")
+        if what == FLOOD:
+            # Of what it writes next not all finds room.
+            size = fcntl.fcntl(child.stdout, fcntl.F_GETPIPE_SZ)
+            eventually(
+                lambda: bytes_in(child.stdout) > size // 2 and is_asleep(child.pid), "the pipe is full"
+            )
+        os.kill(child.pid, signal.SIGTERM)
+
+    full, planned = ways.compare(module, stop)
+    # Whoever is not gone at once may write on when the pipe is read.
+    seen = [end._replace(report=b"", stdout=end.stdout[: 2**12]) for end in (full, planned)]
+    assert seen[0] == seen[1]
+    assert full.signal == "SIGTERM"
+
+
+STATUS_OF_ARGUMENTS = guest(
+    leave_on_error("(call $args_sizes_get (i32.const 32) (i32.const 36))")
+    + leave(f"(i32.sub (i32.load (i32.const 36)) (i32.const {len('app.wasm') + 2}))")
+)
+"""Exits with the length of its first argument."""
+
+STATUSES = (*range(126), 126, 127, 128, 255)
+"""One above 125 is like another."""
+
+
+def test_every_status(ways: Ways) -> None:
+    """By the full runtime there is one of each sort; of the others it would say the same with another number."""
+    full = {}
+    for status in (0, 7, 200):
+        plan = ways.plan(STATUS_OF_ARGUMENTS, f'args = ["{"x" * status}"]')
+        full[status] = ways.execute(plan)
+    values = {name: getattr(plan, name) for name in Plan.__slots__}
+    for status in STATUSES:
+        end = full[0 if status == 0 else 7 if status < 126 else 200]
+        if 0 < status < 126:
+            report = end.report.replace(b"status 7", b"status %d" % status)
+            end = end._replace(status=status, report=report.replace(b'status": 7', b'status": %d' % status))
+        argv = (b"app.wasm", b"x" * status)
+        assert ways.follow(Plan(**{**values, "argv": argv})) == end, status

@@ -16,12 +16,13 @@ from tests.command.conftest import PROGRAMS
 from tests.command.guests import FOREVER, guest, leave, leave_on_error, say, writing
 from tests.command.harness import WAIT_SECONDS, eventually, is_asleep
 from tests.command.thin import End, Supervisor, end_of, plan_of
-from tests.packages import APP_ID, install
+from tests.packages import APP_ID, install, wat
 from weft_runtime import fork_protocol, limits
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.child import Child
 from weft_runtime.errors import ExitStatus
 from weft_runtime.plan import Plan
+from weft_runtime.runtime.arguments import Preopen
 from weft_runtime.thin import forkserver
 from weft_runtime.thin.session import CODE_FD, REPORT_FD
 
@@ -189,6 +190,45 @@ def test_code_that_the_engine_refuses_is_left_to_the_full_runtime(app: Make, dam
     assert b'"exited"' in end.report
 
 
+PLAIN = '(func (export "_start"))'
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        '(func (export "weft_ready"))',
+        '(func (export "_start") (param i32))',
+        '(func (export "_start") (result i32) (i32.const 0))',
+        '(memory (export "_start") 1)',
+        '(global (export "_start") i32 (i32.const 0))',
+        '(table (export "_start") 1 funcref)',
+        f'{PLAIN} (func (export "weft_ready") (param i32))',
+        f'{PLAIN} (func (export "weft_ready") (result i32) (i32.const 0))',
+        f'{PLAIN} (memory (export "weft_ready") 1)',
+        f'(import "elsewhere" "function" (func)) {PLAIN}',
+    ],
+)
+def test_an_app_that_cannot_be_started_is_left_to_the_full_runtime(app: Make, fields: str) -> None:
+    """Its code has come into a cache without having been judged."""
+    one = app(wat(fields))
+    full = end_of(one.supervisor.execute(one.plan))
+    assert full.status == ExitStatus.DATA
+    assert one.follow() == full
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_directory_that_is_not_there_is_left_to_the_full_runtime(
+    app: Make, store: Path, tmp_path: Path, place: int
+) -> None:
+    one = app(guest(say("hello\n")))
+    preopens = [Preopen(os.fspath(tmp_path), "/data", True)]
+    preopens.insert(place, Preopen(os.fspath(tmp_path / "nowhere"), "/nowhere", False))
+    one.plan = plan_of(store, PROGRAM, preopens=tuple(preopens))
+    full = end_of(one.supervisor.execute(one.plan))
+    assert f"preopen the directory '{tmp_path}/nowhere'" in full.report.decode()
+    assert one.follow() == full
+
+
 def test_the_full_runtime_gets_nothing_that_a_plan_came_with(app: Make) -> None:
     one = app(guest(FOREVER))
     os.truncate(one.code, 0)
@@ -203,7 +243,7 @@ def test_the_full_runtime_gets_nothing_that_a_plan_came_with(app: Make) -> None:
 
 def test_a_runtime_that_has_vanished_is_told(app: Make) -> None:
     one = app(guest(""))
-    one.plan = one.plan.for_session(b"7", (b"/nowhere", APP_ID.encode(), b"7"))
+    one.plan = Plan.decode(one.plan.prepared().encode(b"7", (b"/nowhere", APP_ID.encode(), b"7")))
     os.truncate(one.code, 0)
     end = one.follow()
     assert (end.status, end.stderr) == (127, "cannot execute the runtime: No such file or directory\n")

@@ -116,7 +116,11 @@ class Supervisor:
 
 def end_of(child: Child, meanwhile: Callable[[Child], None] = lambda child: None) -> End:
     """Read all that a process says, until it ends. `meanwhile` is done first."""
-    meanwhile(child)
+    try:
+        meanwhile(child)
+    except BaseException:
+        processes.kill_group(child)
+        raise
     names = {child.stdout: "stdout", child.stderr: "stderr", child.report: "report"}
     said = dict.fromkeys(names.values(), b"")
     waiting = select.poll()

@@ -44,18 +44,23 @@ def test_the_kernels_counts_say_whose_memory_was_out(
         "cpu.stat": "usage_usec 1500000\nuser_usec 1000000\n",
     }.items():
         (tmp_path / name).write_text(text)
-    usage = SessionGroup(tmp_path).usage()
+    usage = SessionGroup(tmp_path).usage(is_killed=True)
     assert (usage.cpu_seconds, usage.memory_peak, usage.out_of_memory) == (1.5, 67100000, reason)
 
 
+def test_a_process_that_was_not_killed_had_memory(tmp_path: Path) -> None:
+    (tmp_path / "memory.events").write_text("oom 1\noom_kill 1\n")
+    assert SessionGroup(tmp_path).usage(is_killed=False).out_of_memory is None
+
+
 def test_what_no_controller_counts_is_not_told(tmp_path: Path) -> None:
-    assert SessionGroup(tmp_path).usage() == (0, None, None)
+    assert SessionGroup(tmp_path).usage(is_killed=True) == (0, None, None)
 
 
 @pytest.fixture
 def fake_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A directory that stands for a delegated group with all controllers: what is written there can be read."""
-    monkeypatch.setattr(cgroups, "_write", lambda path, text: path.write_text(text))
+    monkeypatch.setattr(cgroups, "_write", lambda path, text: Path(path).write_text(text))
     (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     return tmp_path
 
@@ -82,6 +87,16 @@ def test_a_session_can_make_few_groups_below_its_own(fake_base: Path) -> None:
         "cgroup.max.descendants": True,
         "cgroup.max.depth": True,
     }
+
+
+def test_a_limit_that_is_none_is_not_written(fake_base: Path) -> None:
+    groups = SessionGroups(fake_base)
+    group, other = groups.make(1, Limits(1024, None, None)), groups.make(2, Limits(None, 50, 9))
+    assert (group.path / "memory.max").read_text() == "1024"
+    assert not (group.path / "cpu.max").exists()
+    assert not (other.path / "memory.max").exists()
+    assert (other.path / "cpu.max").read_text() == "50000 100000"
+    assert (other.path / "pids.max").read_text() == "9"
 
 
 @pytest.mark.parametrize("leaf", ["supervisor", "compiler"])

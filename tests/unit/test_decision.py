@@ -186,6 +186,10 @@ def test_nothing_stays_open(device: Device) -> None:
     device.decide()
     device.caches.own.rename(device.directory / "gone")  # type: ignore[union-attr]
     device.decide()
+    file = device.package / "wapp.toml"
+    file.write_text(file.read_text().replace("fs:rw:app-data", "unknown"))
+    with pytest.raises(WeftError):
+        device.decide()
     assert descriptors() == before
 
 
@@ -232,8 +236,11 @@ def test_there_is_no_plan_where_the_policy_does_not_let_it_pass(device: Device, 
     assert why(device)
 
 
-def test_there_is_no_plan_for_a_directory_that_has_no_name_on_a_command_line(device: Device) -> None:
-    device.home = device.home.rename(device.directory / "a::b")
+@pytest.mark.parametrize("name", [b"a::b", b"\xff"])
+def test_there_is_no_plan_for_a_directory_that_has_no_name_on_a_command_line(
+    device: Device, name: bytes
+) -> None:
+    device.home = device.home.rename(device.directory / os.fsdecode(name))
     assert why(device) == "a directory cannot be named on a command line"
 
 
@@ -241,6 +248,14 @@ def test_there_is_a_plan_where_a_signature_is_required_and_known(strict: Device)
     assert strict.decide().plan is not None
     strict.records.rename(strict.directory / "gone")
     assert why(strict) == "what its signature says is not known"
+
+
+def test_what_was_verified_is_the_file_that_is_open(strict: Device) -> None:
+    module, other = (os.open(path, os.O_RDONLY) for path in (strict.module, strict.package / "wapp.toml"))
+    found = [trust.recall(strict.package, fd, "bin/app.wasm", strict.places) for fd in (module, other)]
+    assert [sources is None for sources in found] == [False, True]
+    os.close(module)
+    os.close(other)
 
 
 def test_a_package_that_was_changed_just_now_is_planned_for_but_not_remembered(device: Device) -> None:
@@ -267,14 +282,22 @@ def test_what_is_changed_while_it_is_decided_is_not_remembered(device: Device) -
     assert (calls, decided.plan is None, decided.sources) == (2, False, None)
 
 
-def test_a_package_of_many_files_is_not_remembered_where_all_of_them_count(strict: Device) -> None:
-    for number in range(SOURCES_MAX):
+@pytest.mark.parametrize(
+    ("files", "has_plan"), [(SOURCES_MAX // 2, True), (SOURCES_MAX - 10, True), (SOURCES_MAX, False)]
+)
+def test_a_package_of_many_files_is_not_remembered_where_all_of_them_count(
+    strict: Device, files: int, has_plan: bool
+) -> None:
+    """Besides them there are the sources of every package: with these it can be too many to look at each time."""
+    for number in range(files):
         (strict.package / f"{number}").touch()
     private = strict.directory / "key" / signing.PRIVATE_NAME
     signing.sign(Screen({}), strict.package, private)
     keys, content = trust.trusted_keys(strict.places), signature.read(strict.package)
     trust.remember(strict.package, content, "ours", keys, strict.places, wait=True)
-    assert why(strict) == "what its signature says is not known"
+    decided = strict.decide()
+    assert (decided.plan is not None, decided.sources is not None) == (has_plan, files == SOURCES_MAX // 2)
+    assert has_plan or decided.why == "what its signature says is not known"
 
 
 def test_a_package_of_thousands_of_files_keeps_nobody_waiting(strict: Device) -> None:
@@ -428,6 +451,21 @@ def test_a_plan_is_dropped_when_something_is_there_that_was_not(device: Device) 
         else:
             path.touch()
         assert not before.are_unchanged(), path
+
+
+@pytest.mark.parametrize("name", ["bin", "ui", "wapp.toml", "bin/app.wasm", "ui/index.html", "."])
+def test_a_plan_is_dropped_when_a_part_of_the_package_is_elsewhere(device: Device, name: str) -> None:
+    """It is the same file, and a link to it; but one out of the package is refused."""
+    sources = device.sources()
+    part = device.package / name
+    moved = part.rename(device.directory / "elsewhere")
+    assert not sources.are_unchanged()
+    part.symlink_to(moved)
+    # The directory of the package itself may be anywhere.
+    assert sources.are_unchanged() is (name == ".")
+    if name != ".":
+        with pytest.raises(WeftError):
+            device.decide()
 
 
 def test_a_plan_is_dropped_when_a_file_of_a_signed_package_is_added(strict: Device) -> None:

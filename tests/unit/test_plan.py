@@ -3,6 +3,8 @@
 
 import subprocess
 import sys
+from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -39,6 +41,11 @@ HELLO = Plan(
     preopens=((b"/var/lib/weft", b"/data", True), (b"/home", b"/home", False)), ready=b"host",
     memory=2**30, memories=4, table_elements=1_000_000, tables=16, command=(b"/usr/bin/weft-runtime-wasmtime",),
 )  # fmt: skip
+
+
+def made(**fields: Any) -> Plan:
+    """HELLO with other fields."""
+    return Plan(**{name: getattr(HELLO, name) for name in Plan.__slots__} | fields)
 
 
 @given(plans)
@@ -112,8 +119,11 @@ def test_a_count_that_nothing_follows_makes_nothing() -> None:
 
 
 def test_a_plan_has_a_largest_size() -> None:
-    with pytest.raises(ValueError, match="bytes"):
-        HELLO.for_session(b"8", (b"x" * plan.SIZE_MAX,)).encode()
+    for last in (plan.SIZE_MAX - 300, plan.SIZE_MAX):
+        with pytest.raises(ValueError, match="bytes") if last == plan.SIZE_MAX else nullcontext():
+            HELLO.prepared().encode(b"8", (b"x" * last,))
+        with pytest.raises(ValueError, match="bytes") if last == plan.SIZE_MAX else nullcontext():
+            made(argv=(b"x" * last,)).encode()
     with pytest.raises(ValueError, match="too long"):
         Plan.decode(HELLO.encode() + b"x" * plan.SIZE_MAX + b"\0")
 
@@ -121,7 +131,7 @@ def test_a_plan_has_a_largest_size() -> None:
 @pytest.mark.parametrize("session_id", [b"1\x002", b"\0"])
 def test_a_text_with_a_nul_is_refused(session_id: bytes) -> None:
     with pytest.raises(ValueError, match="NUL"):
-        HELLO.for_session(session_id, HELLO.command)
+        made(session_id=session_id)
 
 
 @pytest.mark.parametrize(
@@ -139,11 +149,14 @@ def test_what_can_be_written_but_makes_no_plan_is_refused(old: bytes, new: bytes
         Plan.decode(data.replace(old, new))
 
 
-def test_another_session_differs_in_number_and_command_alone() -> None:
-    other = HELLO.for_session(b"8", (b"x",))
-    assert (other.session_id, other.command) == (b"8", (b"x",))
-    assert other != HELLO
-    assert other.for_session(HELLO.session_id, HELLO.command) == HELLO
+@given(plans, words, st.lists(texts, max_size=4))
+@example(HELLO, b"8", [b"x"])
+def test_another_session_differs_in_number_and_command_alone(
+    first: Plan, session_id: bytes, command: list[bytes]
+) -> None:
+    found = Plan.decode(first.prepared().encode(session_id, command))
+    assert (found.session_id, found.command) == (session_id, tuple(command))
+    assert Plan.decode(found.prepared().encode(first.session_id, first.command)) == first
 
 
 def test_a_plan_brings_no_other_module() -> None:

@@ -6,7 +6,7 @@ The rules are those of https://systemd.io/CGROUP_DELEGATION/ and of the kernel's
 
 import contextlib
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,6 +79,9 @@ class _Retry(NamedTuple):
 RETRY_S = _Retry(0.02, 30)
 """What was killed is gone in milliseconds as a rule; a process that waits for a broken disk is not for hours."""
 
+_READ_SIZE = 8192
+"""Bytes: the kernel gives each of the files that are read here whole, and the longest has one."""
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -95,25 +98,33 @@ class SessionGroup(NamedTuple):
     def kill(self) -> None:
         """End every process in it, whatever process group or session it has made for itself."""
         with contextlib.suppress(OSError):  # it is gone, and with it all that could be ended
-            _write(self.path / "cgroup.kill", "1")
+            _write(f"{self.path}/cgroup.kill", "1")
+
+    def remove(self) -> bool:
+        """Remove it at once if nothing is in it, as when its process has ended and was collected; whether it is gone."""
+        try:
+            self.path.rmdir()
+        except OSError:
+            return False
+        return True
 
     def use(self) -> tuple[int | None, int | None, float | None]:
         """Bytes of memory that it has now, the most that it had, seconds on CPUs; None for what nobody counts."""
-        cpu = _read_keys(self.path / "cpu.stat").get("usage_usec")
-        memory, peak = (_read(self.path / name) for name in ("memory.current", "memory.peak"))
+        cpu = _read_keys(f"{self.path}/cpu.stat").get("usage_usec")
+        memory, peak = (_read(f"{self.path}/{name}") for name in ("memory.current", "memory.peak"))
         return (
             int(memory) if memory.isdigit() else None,
             int(peak) if peak.isdigit() else None,
             None if cpu is None else cpu / 1e6,
         )
 
-    def usage(self) -> Usage:
-        """To be called when its process has ended, before `remove`."""
-        cpu, peak = _read_keys(self.path / "cpu.stat"), _read(self.path / "memory.peak")
-        events = _read_keys(self.path / "memory.events")
+    def usage(self, *, is_killed: bool) -> Usage:
+        """To be called when its process has ended, by SIGKILL or not, before `remove`."""
+        cpu, peak = _read_keys(f"{self.path}/cpu.stat"), _read(f"{self.path}/memory.peak")
         reason = None
-        if events.get("oom_kill"):
-            limit = _read(self.path / "memory.max")
+        # A lack of memory ends the whole group.
+        if is_killed and (events := _read_keys(f"{self.path}/memory.events")).get("oom_kill"):
+            limit = _read(f"{self.path}/memory.max")
             # "oom" counts the times that this group, and not the whole device, had no memory left.
             reached = f"it needed more than {in_units(int(limit))}" if limit.isdigit() else "it had a limit"
             reason = f"out of memory: {reached if events.get('oom') else 'the device has no more'}"
@@ -141,8 +152,8 @@ class Removal:
         try:
             if self._fd is None:
                 # Most have no others below them.
-                with contextlib.suppress(OSError):
-                    self.group.path.rmdir()
+                if self.group.remove():
+                    return None
                 self._fd = os.open(self.group.path, _DIRECTORY)
             for _ in range(STEPS_A_TURN):
                 if not self._step():
@@ -219,14 +230,20 @@ class SessionGroups:
             _write(base / "cgroup.subtree_control", f"+{name}")
         if "cpu" in self.controllers:
             _write(leaf / "cpu.weight", str(_SUPERVISOR_WEIGHT))
+        self._prepared: dict[Limits, list[tuple[str, str]]] = {}
+        """What is written into a new group, by its limits."""
         self.compiler_procs = self._make_compiler_group()
         """The file by which a compiler enters the group for it; None where there is no such group."""
 
     def make(self, session_id: int, limits: Limits) -> SessionGroup:
         """Make the group of a new session. Raises OSError."""
         group = self._group(session_id)
+        if (files := self._prepared.get(limits)) is None:
+            # What is "max" in a new group need not be written.
+            files = [item for item in self._files(limits).items() if not item[1].startswith("max")]
+            self._prepared[limits] = files
         group.path.mkdir()
-        self._set(group, self._files(limits))
+        self._set(group, files)
         return group
 
     def find(self, session_id: int) -> SessionGroup | None:
@@ -254,20 +271,22 @@ class SessionGroups:
             files["cpu.weight"] = str(_COMPILER_WEIGHT)
         try:
             group.path.mkdir(exist_ok=True)
-            self._set(group, files)
+            self._set(group, files.items())
         except OSError:
             return None  # they count as part of their sessions then
         return group.procs
 
-    def _set(self, group: SessionGroup, files: Mapping[str, str]) -> None:
+    def _set(self, group: SessionGroup, files: Iterable[tuple[str, str]]) -> None:
         """Write the limits, or remove the group. Raises OSError."""
         try:
-            for name, value in files.items():
-                if name not in _OPTIONAL or (group.path / name).exists():
-                    _write(group.path / name, value)
+            for name, value in files:
+                try:
+                    _write(f"{group.path}/{name}", value)
+                except FileNotFoundError:
+                    if name not in _OPTIONAL:
+                        raise
         except OSError:
-            with contextlib.suppress(OSError):
-                group.path.rmdir()
+            group.remove()
             raise
 
     def _files(self, limits: Limits) -> dict[str, str]:
@@ -318,7 +337,7 @@ def _or_max(value: int | None) -> str:
     return "max" if value is None else str(value)
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: str | Path, text: str) -> None:
     # Not buffered: the error of a buffered write would come when nobody asks for it any more.
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
@@ -327,15 +346,21 @@ def _write(path: Path, text: str) -> None:
         os.close(fd)
 
 
-def _read(path: Path) -> str:
+def _read(path: str | Path) -> str:
     """The text of a file of the kernel; empty where this kernel or this group has none."""
     try:
-        return path.read_text(encoding="utf-8").strip()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    try:
+        return os.read(fd, _READ_SIZE).decode().strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
 
 
-def _read_keys(path: Path) -> dict[str, int]:
+def _read_keys(path: str) -> dict[str, int]:
     """A file of "flat keyed" lines."""
     pairs = (line.split() for line in _read(path).splitlines())
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}

@@ -233,6 +233,17 @@ def reap(child: Child) -> Exit:
     return Exit(code if code >= 0 else None, name, usage.ru_utime + usage.ru_stime)
 
 
+def abandon(child: Child) -> None:
+    """End a process of which nobody wants to know more, and its group, without waiting for that.
+
+    Unless it has ended already, the daemon hears of its end by SIGCHLD, and collects it as a stray.
+    """
+    kill_group(child)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(child.pid, os.WNOHANG)
+    close(child)
+
+
 def read_text(fd: int) -> str:
     """What is in a pipe, on one safe line."""
     try:

@@ -4,7 +4,6 @@
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection, Generator, Iterable
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, assert_never, cast
 
@@ -80,16 +79,22 @@ class Push:
 
     def __init__(self, message: LaunchAck | AppReady | AppState | NavigationGesture) -> None:
         self.message = message
+        self._frame: bytes | None = None
+        self._text: str | None = None
 
-    @cached_property
+    @property
     def frame(self) -> bytes:
         """As the control socket sends it."""
-        return frame(encode_msgpack(self.message))
+        if self._frame is None:
+            self._frame = frame(encode_msgpack(self.message))
+        return self._frame
 
-    @cached_property
+    @property
     def text(self) -> str:
         """As the WebSocket sends it."""
-        return encode_json(self.message)
+        if self._text is None:
+            self._text = encode_json(self.message)
+        return self._text
 
 
 class Client(turns.Client, Protocol):
@@ -228,8 +233,9 @@ class Dispatcher:
         for client in there:
             client.waiting_for = None
             client.resume()
+            if client.hears(number):
+                client.put(push)
         self._send(push, there)
-        self._send(push, [client for client in there if client.hears(number)])
 
     def answer_ends(self) -> None:
         """After a reload: answer who waits for the end of a session that ended just before it."""
@@ -240,14 +246,20 @@ class Dispatcher:
             if session is None or not session.is_live:
                 self.announce(AppState(client.waiting_for, State.STOPPED))
 
-    def acknowledge(self, session: Session) -> None:
-        """Tell that a session was launched."""
-        self.push(LaunchAck(session.id, session.app_id))
+    def acknowledge(self, session: Session, client: Client | None = None) -> None:
+        """Tell that a session was launched: first `client`, which has asked for that, in one piece with the push to it."""
+        push = Push(LaunchAck(session.id, session.app_id))
+        hearing = [each for each in self.clients if each.hears(session.id)]
+        if client is not None:
+            client.put(push)
+            if client in hearing:
+                hearing.remove(client)
+                client.put(push)
+            client.flush()
+        self._send(push, hearing)
 
     def push(
-        self,
-        message: LaunchAck | AppReady | AppState | NavigationGesture,
-        besides: Collection[Client] = (),
+        self, message: AppReady | AppState | NavigationGesture, besides: Collection[Client] = ()
     ) -> None:
         """Send to every client that hears of it, `besides` those who hear of it otherwise."""
         session_id = None if isinstance(message, NavigationGesture) else message.session_id
@@ -366,8 +378,7 @@ class Dispatcher:
             return
         self.restorer.replaced_by(session)
         # Before anything else can happen to the session: its events come from the event loop.
-        client.send(LaunchAck(session.id, session.app_id))
-        self.acknowledge(session)
+        self.acknowledge(session, client)
 
     def _terminate(self, request: TerminateApp, client: Client) -> None:
         session = self.supervisor.find(request.session_id)

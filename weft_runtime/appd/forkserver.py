@@ -109,17 +109,18 @@ class ForkServer:
             return
         loop = asyncio.get_running_loop()
         if call is None:
-            loop.remove_reader(self._socket)
+            loop.remove_reader(self._socket.fileno())
         else:
-            loop.add_reader(self._socket, call)
+            loop.add_reader(self._socket.fileno(), call)
 
-    def close(self) -> str:
-        """End it, if it has not ended; what it has to say. Asked again it does nothing."""
-        if self._is_closed:
-            return ""
-        self._is_closed = True
-        self._expect_nothing()
-        self._socket.close()
+    def close(self) -> None:
+        """End it, without waiting for that. Asked again it does nothing."""
+        if self._hang_up():
+            processes.abandon(self.child)
+
+    def collect(self) -> str:
+        """What it has to say, now that it has ended."""
+        self._hang_up()
         result = processes.reap(self.child)
         text = processes.read_text(self.child.stderr)
         processes.close(self.child)
@@ -128,6 +129,16 @@ class ForkServer:
             self.is_none = True
         how = f"by {result.signal}" if result.signal else f"with status {result.status}"
         return f"it ended {how}{text and ': '}{text}"
+
+    def _hang_up(self) -> bool:
+        """End the conversation; False if it is over already."""
+        if self._is_closed:
+            return False
+        self._is_closed = True
+        self._expect_nothing()
+        asyncio.get_running_loop().remove_reader(self.child.pidfd)
+        self._socket.close()
+        return True
 
     def give_up(self) -> None:
         """It has had its time: it is ended, which says nothing of what it is."""

@@ -12,6 +12,11 @@ READ_SIZE = 16 * KIB
 to cut."""
 
 
+_LOOKS_MAX = 3
+"""Passes of the event loop that find the same input until they look for it no more. As a rule it is read in the second,
+and to end looking and to begin again takes as long as many of these."""
+
+
 class Incoming(Outgoing):
     """One connection, as far as it reads and sends. The socket must not block."""
 
@@ -21,6 +26,10 @@ class Incoming(Outgoing):
         """Whether there is something to be read, as far as is known."""
         self._all_said = False
         """Whether the client has closed its side."""
+        self._is_watched = False
+        """Whether the event loop looks whether something comes."""
+        self._looks = 0
+        """How often it has found something that was not read yet."""
 
     @abstractmethod
     def _take(self, data: bytes) -> None:
@@ -28,19 +37,26 @@ class Incoming(Outgoing):
 
     def _read_on(self, *, wanted: bool) -> None:
         """Ask for a turn when something comes, if it is `wanted`."""
-        if wanted and not (self._has_come or self._all_said):
+        wanted = wanted and not (self._has_come or self._all_said)
+        if wanted == self._is_watched:
+            return
+        self._is_watched = wanted
+        if wanted:
             self._loop.add_reader(self._socket, self._readable)
         else:
             self._loop.remove_reader(self._socket)
 
     def _readable(self) -> None:
         self._has_come = True
-        self._loop.remove_reader(self._socket)
+        self._looks += 1
+        if self._looks >= _LOOKS_MAX:
+            self._is_watched = False
+            self._loop.remove_reader(self._socket)
         self.resume()
 
     def _receive(self) -> None:
         """Read once."""
-        self._has_come = False
+        self._has_come, self._looks = False, 0
         try:
             data = self._socket.recv(READ_SIZE)
         except BlockingIOError:

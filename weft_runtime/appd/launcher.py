@@ -14,6 +14,7 @@ from weft_runtime.appd.packages import Packages
 from weft_runtime.appd.plans import CapabilityRefused, Launchable, Plans
 from weft_runtime.appd.settings import Places, Settings
 from weft_runtime.appd.spares import Spares
+from weft_runtime.appd.watch import Watch
 from weft_runtime.errors import Problem, WeftError
 from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
@@ -61,6 +62,7 @@ class Launcher:
         log: Log,
         numbers: Numbers,
         packages: Packages,
+        watch: Watch,
     ) -> None:
         self._settings = settings
         self._environ = environ
@@ -69,7 +71,7 @@ class Launcher:
         self.groups: SessionGroups | None = None
         """Where sessions get control groups of their own; None is "nowhere"."""
         self.spares = Spares(
-            self._session_environment, log, lambda: numbers.next, self._make_group, self.remove_group
+            self._session_environment, log, watch, lambda: numbers.next, self._make_group, self.remove_group
         )  # fmt: skip
         self._plans = Plans(
             settings, places, environ, packages.manifests.recall, lambda: self.spares.made_by
@@ -90,9 +92,9 @@ class Launcher:
             return None
         number = self._numbers.next
         try:
-            command = tuple(map(os.fsencode, known.command(app_id, number)))
+            command = [os.fsencode(text) for text in known.command(app_id, number)]
             try:
-                plan = known.plan.for_session(b"%d" % number, command).encode()
+                plan = known.plan.encode(b"%d" % number, command)
             except ValueError:
                 return None  # too long for a message
             spare = self.spares.take(known.program, number, plan, code_fd)

@@ -5,6 +5,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from weft_runtime.appd import child as processes
@@ -18,6 +19,7 @@ from weft_runtime.appd.settings import Settings
 from weft_runtime.appd.streams import NAMES, Streams
 from weft_runtime.appd.tasks import AGAIN_S, Tasks
 from weft_runtime.appd.turns import Turns
+from weft_runtime.appd.watch import Watch
 from weft_runtime.escape import printable
 from weft_runtime.journal import Event, Level, Log, output_identifier
 from weft_runtime.limits import COMPILE_TIME
@@ -34,6 +36,7 @@ class Surroundings(NamedTuple):
     log: Log
     tasks: Tasks
     turns: Turns
+    watch: Watch
     announce: Callable[[AppReady | AppState], None]
     """Takes each push, in order."""
     changed: Callable[[], None]
@@ -49,10 +52,12 @@ class Live:
         self.session = session
         self.child = child
         self.group = group
+        self._about = {"WEFT_APP_ID": session.app_id, "WEFT_SESSION_ID": str(session.id)}
         self._settings = settings = surroundings.settings
         self._environ = surroundings.environ
         self._log = surroundings.log
         self._tasks = surroundings.tasks
+        self._watch = surroundings.watch
         self._announce = surroundings.announce
         self._changed = surroundings.changed
         self.report = Report(child.report)
@@ -61,7 +66,7 @@ class Live:
         output = OutputLog(settings.log_lines, settings.log_interval, self._write, self._dropped)
         self.streams = Streams(
             f"session {session.id}", {"stdout": child.stdout, "stderr": child.stderr}, output, self._tasks,
-            surroundings.turns, self._is_ready, self._output_ended,
+            surroundings.turns, surroundings.watch, self._is_ready, self._output_ended,
         )  # fmt: skip
         self._deadline_timer: asyncio.TimerHandle | None = None
         self.shell_pid: int | None = None
@@ -70,8 +75,7 @@ class Live:
 
     def entry(self, level: Level, message: str, event: Event | None = None, **fields: str) -> None:
         """Log an entry about the session."""
-        ours = {"WEFT_APP_ID": self.session.app_id, "WEFT_SESSION_ID": str(self.session.id)}
-        self._log.entry(level, message, event, **ours, **fields)
+        self._log.entry(level, message, event, **self._about, **fields)
 
     def watch(self, ended: Callable[["Live"], None], streams: Sequence[str] = NAMES) -> None:
         """Watch its process, of which `ended` is told, its deadline, and those of its pipes that are open yet."""
@@ -79,17 +83,16 @@ class Live:
             if name not in streams:
                 del self.streams.open[name]
         self.streams.watch()
-        loop = asyncio.get_running_loop()
         if self.session.state is State.STARTING:
             what = f"the report of session {self.session.id}"
-            loop.add_reader(self.child.report, self._tasks.call, what, self._reported)
-        loop.add_reader(self.child.pidfd, ended, self)
+            self._watch.add(self.child.report, partial(self._tasks.call, what, self._reported))
+        self._watch.add(self.child.pidfd, partial(ended, self))
         self._arm()
 
     def unwatch(self) -> None:
         """Watch nothing but its deadline."""
         for fd in (self.child.pidfd, self.child.report):
-            asyncio.get_running_loop().remove_reader(fd)
+            self._watch.remove(fd)
         self.streams.unwatch()
 
     def stop_timers(self) -> None:
@@ -104,7 +107,7 @@ class Live:
         for action in actions:
             match action:
                 case Action.ANNOUNCE_READY:
-                    asyncio.get_running_loop().remove_reader(self.child.report)
+                    self._watch.remove(self.child.report)
                     took = clock.now() - session.launched_at
                     # First of all those who wait for it.
                     self._announce(AppReady(session.id, session.app_id))
@@ -180,7 +183,7 @@ class Live:
         if self.report.is_compiling() and now < self._extended_until:
             self.act(self.session.compiling(ready_deadline=now + self._settings.ready_timeout))
         if not self.report.is_open:
-            asyncio.get_running_loop().remove_reader(self.child.report)
+            self._watch.remove(self.child.report)
 
     def _arm(self) -> None:
         """Set the timer for the session's deadline as it is now."""

@@ -18,7 +18,7 @@ from weft_runtime.escape import printable
 from weft_runtime.ids import AppId
 from weft_runtime.journal import Level
 from weft_runtime.manifest import Manifest
-from weft_runtime.plan import Plan
+from weft_runtime.plan import Prepared
 from weft_runtime.settings import EngineKind
 from weft_runtime.sources import PLACE, STEP, Code, Source, Sources
 
@@ -44,7 +44,7 @@ class Launchable(NamedTuple):
     notice: str | None
     """What is to be said of its capabilities."""
     facts: Facts
-    plan: Plan | None = None
+    plan: Prepared | None = None
     """None where the runtime is executed."""
     code: Code | None = None
 
@@ -125,8 +125,9 @@ class Plans:
             data=_shown(data),
             has_ui=package.manifest.ui_entry is not None,
         )
+        plan = None if decided.plan is None else decided.plan.prepared()
         found = Launchable(
-            program, tuple(arguments), grants.notice, facts, decided.plan, decided.code
+            program, tuple(arguments), grants.notice, facts, plan, decided.code
         )  # fmt: skip
         if decided.sources is not None:
             self._remembered[app_id] = _Remembered(found, decided.sources, made_by)

@@ -5,18 +5,18 @@ Whatever goes wrong here costs a launch nothing but time: the supervisor execute
 """
 
 import asyncio
-import socket
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from weft_runtime import fork_protocol
 from weft_runtime.appd import child as processes
 from weft_runtime.appd.cgroups import SessionGroup
-from weft_runtime.appd.child import Child
 from weft_runtime.appd.forkserver import ANSWER_TIMEOUT_S, HELLO_TIMEOUT_S, ForkServer
+from weft_runtime.appd.spare import Spare
 from weft_runtime.appd.tasks import Tasks
+from weft_runtime.appd.watch import Watch
 from weft_runtime.escape import printable
 from weft_runtime.fork_protocol import ProtocolError
 from weft_runtime.journal import Event, Level, Log
@@ -35,26 +35,6 @@ REFILL_DELAY_S = 0.02
 """Seconds from a launch until the spare is replaced: what has just been launched is to be ready first."""
 
 
-class Spare(NamedTuple):
-    """A process that waits for its plan, in its control group."""
-
-    number: int
-    """Of the session that it can become."""
-    child: Child
-    order: socket.socket
-    """By which its plan is sent."""
-    group: SessionGroup | None
-
-    def begin(self, plan: bytes, code_fd: int) -> bool:
-        """Let it follow an encoded plan; False if it cannot any more."""
-        with self.order:
-            try:
-                fork_protocol.send(self.order, plan, [code_fd])
-            except OSError:  # it has ended
-                return False
-        return True
-
-
 class Request(NamedTuple):
     """What the fork server has been asked for, and has not answered."""
 
@@ -69,6 +49,7 @@ class Spares:
         self,
         environment: Callable[[], Mapping[str, str]],
         log: Log,
+        watch: Watch,
         next_number: Callable[[], int],
         make_group: Callable[[int], SessionGroup | None],
         remove_group: Callable[[SessionGroup], None],
@@ -77,6 +58,7 @@ class Spares:
         self._environment = environment
         self._log = log
         self._tasks = Tasks(log)
+        self._watch = watch
         self._next_number = next_number
         self._make_group = make_group
         self._remove_group = remove_group
@@ -89,7 +71,9 @@ class Spares:
         self._wanted = SPARES
         """How many are to wait."""
         self._calm: asyncio.TimerHandle | None = None
-        """Of the moment when there were no launches for a while."""
+        """Of a moment when there may have been no launches for a while."""
+        self._calm_at = 0.0
+        """When that is so, by the clock of the loop."""
         self._asked: Request | None = None
         self._overdue: asyncio.TimerHandle | None = None
         """Of the moment when the answer to that comes too late."""
@@ -152,14 +136,17 @@ class Spares:
             self.close()
             self.start(program)
             return None
-        self._stay_calm()
+        loop = asyncio.get_running_loop()
+        self._calm_at = loop.time() + CALM_S
         spare = self._waiting_for(number)
         if spare is None:
             # Launches come faster than processes that wait are replaced.
             self._wanted = min(2 * self._wanted, SPARES_MAX)
+            if self._calm is None:
+                self._calm_down_at(self._calm_at)
             spare = self._fork(number)
         if spare is not None and not spare.begin(plan, code_fd):
-            self.end(spare)
+            self._discard(spare)
             spare = None
         self._refill_later()
         return spare
@@ -174,8 +161,10 @@ class Spares:
             self._calm = None
         self._wanted = SPARES
         self._drop_waiting()
-        if self._server is not None:
-            self._take_down(self._server)
+        if (server := self._server) is not None:
+            self._server = None
+            self._expect_nothing(server)
+            server.close()
         self._origin = self._cannot = None
 
     def _said_hello(self) -> None:
@@ -192,7 +181,9 @@ class Spares:
         """The fork server is gone. What it has forked is ours, and stays."""
         server = self._server
         assert server is not None
-        text = self._take_down(server)
+        self._server = None
+        self._expect_nothing(server)
+        text = server.collect()
         program = printable(str(server.program))
         if server.is_none and not server.has_said_hello:
             self._cannot = server.program
@@ -201,12 +192,6 @@ class Spares:
             return
         what = "is gone, starting another" if server.has_said_hello else "did not come up, starting another"
         self._miss(server.program, f"{what}: {text}")
-
-    def _take_down(self, server: ForkServer) -> str:
-        asyncio.get_running_loop().remove_reader(server.child.pidfd)
-        self._server = None
-        self._expect_nothing(server)
-        return server.close()
 
     def _miss(self, program: Path, what: str) -> None:
         """There is none for now: tell it once, until there is one again."""
@@ -222,15 +207,15 @@ class Spares:
     def _wait_longer(self) -> None:
         self._delay = min(2 * self._delay, RESTART_MAX_S)
 
-    def _stay_calm(self) -> None:
-        """There is a launch: the time without begins anew."""
-        if self._calm is not None:
-            self._calm.cancel()
+    def _calm_down_at(self, time: float) -> None:
         loop = asyncio.get_running_loop()
-        self._calm = loop.call_later(CALM_S, self._call, "the end of many launches", self._calm_down)
+        self._calm = loop.call_at(time, self._call, "the end of many launches", self._calm_down)
 
     def _calm_down(self) -> None:
         self._calm = None
+        if self._calm_at > asyncio.get_running_loop().time():  # there were launches since
+            self._calm_down_at(self._calm_at)
+            return
         self._wanted = SPARES
         self._drop_waiting(self._wanted)
 
@@ -260,8 +245,7 @@ class Spares:
 
     def _wait_with(self, spare: Spare) -> None:
         what = "the end of a process that waited"
-        loop = asyncio.get_running_loop()
-        loop.add_reader(spare.child.pidfd, self._call, what, self._spare_ended, spare)
+        self._watch.add(spare.child.pidfd, partial(self._call, what, self._spare_ended, spare))
         self._waiting.append(spare)
 
     def _waiting_for(self, number: int) -> Spare | None:
@@ -270,7 +254,7 @@ class Spares:
             self._wait_with(spare)
         while self._waiting:
             spare = self._waiting.popleft()
-            asyncio.get_running_loop().remove_reader(spare.child.pidfd)
+            self._watch.remove(spare.child.pidfd)
             if spare.number == number:
                 return spare
             self._discard(spare)
@@ -291,7 +275,7 @@ class Spares:
 
     def _ask(self, number: int) -> bool:
         """Ask for a process for session `number`; whether there will be an answer."""
-        group = None
+        assert self._server is not None
         try:
             group = self._make_group(number)
         except FileExistsError:
@@ -300,8 +284,6 @@ class Spares:
             self._failed(error)
             return False
         self._asked = Request(number, group)
-        if self._server is None:
-            return False
         try:
             self._server.ask(group)
         except OSError as error:
@@ -344,7 +326,7 @@ class Spares:
 
     def _spare_ended(self, spare: Spare) -> None:
         """Killed from outside, or it could not enter its group."""
-        asyncio.get_running_loop().remove_reader(spare.child.pidfd)
+        self._watch.remove(spare.child.pidfd)
         self._waiting.remove(spare)
         text = processes.read_text(spare.child.stderr)
         self._log.warning(f"a process that waited for session {spare.number} is gone{text and ': '}{text}")
@@ -358,19 +340,12 @@ class Spares:
     def _drop_waiting(self, rest: int = 0) -> None:
         while len(self._waiting) > rest:
             spare = self._waiting.pop()
-            asyncio.get_running_loop().remove_reader(spare.child.pidfd)
+            self._watch.remove(spare.child.pidfd)
             self._discard(spare)
 
     def _discard(self, spare: Spare) -> None:
-        spare.order.close()
-        self.end(spare)
-
-    def end(self, spare: Spare) -> None:
         """End one that could not begin, or is not needed."""
-        if spare.group is not None:
-            spare.group.kill()
-        processes.reap(spare.child)
-        processes.close(spare.child)
+        spare.end()
         if spare.group is not None:
             self._remove_group(spare.group)
 

@@ -11,6 +11,7 @@ from functools import partial
 from weft_runtime.appd.output import LineSplitter, OutputLog
 from weft_runtime.appd.tasks import Tasks
 from weft_runtime.appd.turns import Once, Turns
+from weft_runtime.appd.watch import Watch
 from weft_runtime.ready import ReadyScanner
 
 NAMES = ("stdout", "stderr")
@@ -39,6 +40,7 @@ class Streams:
         output: OutputLog,
         tasks: Tasks,
         turns: Turns,
+        watch: Watch,
         on_ready: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
@@ -51,6 +53,7 @@ class Streams:
         self._owner = owner
         self._tasks = tasks
         self._turns = turns
+        self._watch = watch
         self._on_ready = on_ready
         self._on_end = on_end
         self._pauses: dict[str, asyncio.Handle | Once] = {}
@@ -60,12 +63,12 @@ class Streams:
     def watch(self) -> None:
         """Read what comes from now on."""
         for name, fd in self.open.items():
-            asyncio.get_running_loop().add_reader(fd, self._readable, name)
+            self._watch.add(fd, partial(self._readable, name))
 
     def unwatch(self) -> None:
         """Read only what `drain` is asked for."""
         for fd in self.open.values():
-            asyncio.get_running_loop().remove_reader(fd)
+            self._watch.remove(fd)
         self._stop_pauses()
 
     def stop_timer(self) -> None:
@@ -122,7 +125,7 @@ class Streams:
         splitter.feed(data)
         if at_end:
             splitter.end()
-            asyncio.get_running_loop().remove_reader(self.open.pop(name))
+            self._watch.remove(self.open.pop(name))
         if is_ready:
             self._on_ready()
         if at_end and name == "stdout":
@@ -135,12 +138,12 @@ class Streams:
         self._plan_summary()
         if not has_more and not (self.output.is_full and name in self.open):
             return
-        loop = asyncio.get_running_loop()
         if name in self.open:
-            loop.remove_reader(self.open[name])
+            self._watch.remove(self.open[name])
         if has_more:
             self._ask(name)
         else:
+            loop = asyncio.get_running_loop()
             self._pauses[name] = loop.call_later(_FLOOD_PAUSE_S, self._ask, name)
 
     def _ask(self, name: str) -> None:
@@ -158,7 +161,7 @@ class Streams:
         finally:
             # Whatever went wrong, an app must not hang on its output.
             if name in self.open and name not in self._pauses:
-                asyncio.get_running_loop().add_reader(self.open[name], self._readable, name)
+                self._watch.add(self.open[name], partial(self._readable, name))
 
     def _stop_pauses(self) -> None:
         for handle in self._pauses.values():

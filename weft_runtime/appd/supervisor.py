@@ -24,6 +24,7 @@ from weft_runtime.appd.streams import NAMES, READS_AT_END
 from weft_runtime.appd.tasks import Tasks
 from weft_runtime.appd.turns import Turns
 from weft_runtime.appd.use import Use, of_session
+from weft_runtime.appd.watch import Watch
 from weft_runtime.errors import ExitStatus, WeftError
 from weft_runtime.escape import printable, quote
 from weft_runtime.ids import AppId
@@ -61,7 +62,8 @@ class Supervisor:
         store_override = {} if settings.app_store is None else {"WEFT_APP_STORE": str(settings.app_store)}
         environ = {**environ, **store_override}
         self.packages = Packages(stores(environ))
-        self.launcher = Launcher(settings, places, environ, log, numbers, self.packages)
+        watch = Watch()
+        self.launcher = Launcher(settings, places, environ, log, numbers, self.packages, watch)
         self._live: dict[int, Live] = {}
         self._stopped: OrderedDict[int, Session] = OrderedDict()
         self._all_ended = asyncio.Event()
@@ -72,7 +74,7 @@ class Supervisor:
         self.closing = False
         self._background = Background(places.runtime, log, self._tasks)
         self._surroundings = Surroundings(
-            settings, environ, log, self._tasks, turns, announce, lambda: self.on_change()
+            settings, environ, log, self._tasks, turns, watch, announce, lambda: self.on_change()
         )  # fmt: skip
 
     @property
@@ -289,7 +291,7 @@ class Supervisor:
     def _ended(self, live: Live) -> None:
         """The process is gone, but not reaped yet: its output and its report are read first."""
         live.unwatch()
-        live.kill()
+        processes.kill_group(live.child)
         self._drain(live, READS_AT_END)
 
     def _drain(self, live: Live, reads: int) -> None:
@@ -308,7 +310,7 @@ class Supervisor:
         result = processes.reap(live.child)
         usage = Usage(result.cpu_seconds, None, None)
         if live.group is not None:
-            usage = live.group.usage()
+            usage = live.group.usage(is_killed=result.signal == "SIGKILL")
         session.facts = session.facts._replace(memory_peak=usage.memory_peak, cpu_seconds=usage.cpu_seconds)
         actions = session.ended(
             exit_status=result.status, signal=result.signal,
@@ -324,7 +326,8 @@ class Supervisor:
         self._stopped[session.id] = session
         while len(self._stopped) > HISTORY_MAX:
             self._stopped.popitem(last=False)
-        if live.group is not None:
+        if live.group is not None and not live.group.remove():
+            live.group.kill()  # it has left its process group, or a part of it
             self.launcher.remove_group(live.group)
         ending.tell(live, account, result, usage)
         self._tasks.call("restoring sessions", self.on_end, session)

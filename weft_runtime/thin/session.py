@@ -108,6 +108,15 @@ class Machine:
         if call.wasmtime_linker_define_wasi(self.linker):
             raise OSError("the engine does not know WASI")
 
+    def with_library(self, library: Library) -> Machine:
+        """The same with other functions, and memory of its own. Nothing is made by them."""
+        other = Machine.__new__(Machine)
+        # In the order of `__init__`: so the interpreter takes both for alike.
+        other._file, other._state = self._file, self._state
+        other.library, other.memory, other.strings = library, Words(), self.strings
+        other.engine, other.linker = self.engine, self.linker
+        return other
+
     @property
     def is_outdated(self) -> bool:
         """Whether what is on the disk by now is not what this process has begun with: it goes on with what it has."""
@@ -266,8 +275,8 @@ class Session:
         return error
 
 
-def follow(session: Session, plan: bytes) -> NoReturn:
-    """Do what an encoded plan says, for a supervisor, and end the process."""
+def follow(session: Session, plan: bytes) -> int:
+    """Do what an encoded plan says, for a supervisor; the exit status. Does not return where there is more to tell."""
     try:
         session.load(plan)
     except (Unusual, MemoryError):
@@ -291,7 +300,7 @@ def follow(session: Session, plan: bytes) -> NoReturn:
     except OSError:
         if not session.is_outdated:
             _tell(plan, status)
-    os._exit(status)
+    return status
 
 
 def end_by(error: Exception) -> NoReturn:

@@ -61,11 +61,15 @@ class SiblingFork:
         if pid < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
         if pid == 0:
-            # What the app does cannot keep it alive, and who comes next would start the app once more.
-            self._prctl(*self._with_parent)
-            if os.getppid() != self._parent:  # that had ended before
-                os._exit(0)
+            self.end_with_parent()
         return pid
+
+    def end_with_parent(self) -> None:
+        """Have this process end with its parent: nothing that an app does could keep it alive then, and who comes next would
+        start the app once more."""
+        self._prctl(*self._with_parent)
+        if os.getppid() != self._parent:  # that had ended before
+            os._exit(0)
 
     @property
     def pidfd(self) -> int:

@@ -32,9 +32,14 @@ class Title:
         self._size = int(fields[_ARG_END]) - self._start
         if self._start <= 0 or self._size <= 0:
             raise OSError("the kernel does not tell where the command line is")
+        self._own = ctypes.string_at(self._start, self._size)
 
     def set(self, arguments: Iterable[bytes]) -> None:
         """Show `arguments`, as much of them as there is room for."""
         text = b"\0".join(arguments)
         # The last byte stays 0: with another one there, the kernel would show the environment too.
         ctypes.memmove(self._start, text[: self._size - 1].ljust(self._size, b"\0"), self._size)
+
+    def restore(self) -> None:
+        """Show what was there before."""
+        ctypes.memmove(self._start, self._own, self._size)
