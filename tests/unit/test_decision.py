@@ -4,6 +4,7 @@
 import hashlib
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import time
@@ -358,6 +359,17 @@ def _group(path: Path) -> None:
         os.chown(path, -1, STRANGER + (path.stat().st_gid == STRANGER))
 
 
+def _acl(path: Path) -> None:
+    """Let somebody else write, or not any more, by an access control list (acl(5), <linux/posix_acl_xattr.h>)."""
+    mode = path.stat().st_mode
+    mask = (mode >> 3) ^ 2
+    entries = [(0x01, mode >> 6, -1), (0x02, 7, STRANGER), (0x04, 5, -1), (0x10, mask, -1), (0x20, mode, -1)]
+    data = struct.pack("<I", 2) + b"".join(
+        struct.pack("<HHi", tag, bits & 7, who) for tag, bits, who in entries
+    )
+    os.setxattr(path, "system.posix_acl_access", data)
+
+
 def _second_name(path: Path) -> None:
     if path.is_file():
         os.link(path, _beside(path))
@@ -386,7 +398,7 @@ def _remove(path: Path) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], None]] = {
-    "append": _append, "same size": _same_size, "mode": _mode, "owner": _owner, "group": _group,
+    "append": _append, "same size": _same_size, "mode": _mode, "owner": _owner, "group": _group, "acl": _acl,
     "second name": _second_name, "copy over": _copy_over, "link": _link, "remove": _remove,
 }  # fmt: skip
 
