@@ -209,12 +209,13 @@ def test_a_plan_that_others_could_have_written_or_that_is_damaged_is_not_followe
     assert (done.status, has_followed(done)) == (0, False)
 
 
+@pytest.mark.parametrize("directory", ["cache", "cache/code"])
 def test_a_cache_that_others_can_write_to_is_not_believed(
-    store: Path, cached: Callable[..., Finished]
+    store: Path, cached: Callable[..., Finished], directory: str
 ) -> None:
     install(store, printing("hello\n"))
     leave_plan(store, cached)
-    (store.parent / "cache").chmod(0o777)
+    (store.parent / directory).chmod(0o777)
     assert not has_followed(cached())
 
 

@@ -4,6 +4,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -315,12 +316,12 @@ def test_limits_come_with_the_plan(app: Make) -> None:
 
 def test_a_stack_that_is_too_small_is_no_fork_servers(supervisor: Supervisor) -> None:
     size = limits.STACK.value // 1024 - 4
-    done = subprocess.run(
-        ["/bin/sh", "-c", f'ulimit -S -s {size} && exec "$0" --fork-server 3<>/dev/null', PROGRAM],
-        capture_output=True, text=True, env=supervisor.environ,
-    )  # fmt: skip
-    assert done.returncode == ExitStatus.USAGE
-    assert "cannot be a fork server" in done.stderr
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        argv = ["/bin/sh", "-c", f'ulimit -S -s {size} && exec "$0" --fork-server', os.fspath(PROGRAM)]
+        end = end_of(processes.spawn(argv, supervisor.environ, third=theirs.fileno()))
+    assert end.status == ExitStatus.USAGE
+    assert "cannot be a fork server: the stack limit of this process is" in end.stderr
 
 
 def test_an_engine_that_does_not_say_what_it_takes_is_no_fork_servers() -> None:

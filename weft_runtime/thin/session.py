@@ -292,12 +292,10 @@ def follow(session: Session, plan: bytes) -> int:
         status, event, reason, detail = session.end_of(failure)
         if event != "exited":
             outdated.report(REPORT_FD, status, event, reason, detail)
-    if status and _is_alone() and not session.is_outdated:
-        _tell(plan, status)
     # Nothing else was ever written to this pipe, so there is room for it.
     try:
         os.write(REPORT_FD, _REPORT % (status, status))
-    except OSError:
+    except OSError:  # nobody is left who reads it
         if not session.is_outdated:
             _tell(plan, status)
     return status
@@ -333,14 +331,6 @@ def _execute(plan: bytes) -> NoReturn:
     except OSError as error:
         os.write(2, b"cannot execute the runtime: %s\n" % os.strerror(error.errno or 0).encode())
     os._exit(127)
-
-
-def _is_alone() -> bool:
-    """Whether nobody is left who reads the report, nor what the app writes."""
-    waiting = select.poll()
-    for fd in (REPORT_FD, 1):
-        waiting.register(fd, 0)
-    return [events & select.POLLERR for _, events in waiting.poll(0)] == [select.POLLERR] * 2
 
 
 def _tell(plan: bytes, what: Failed | int) -> NoReturn:
