@@ -94,6 +94,18 @@ def server_of(appd: Appd) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
+def another(appd: Appd, known: int | None) -> int:
+    """The fork server that comes after the one that is `known`."""
+    found: list[int] = []
+
+    def look() -> bool:
+        found[:] = [pid for pid in [server_of(appd)] if pid is not None and pid != known]
+        return bool(found)
+
+    eventually(look, "another one", 2 * WAIT_SECONDS)
+    return found[0]
+
+
 def spares_of(appd: Appd) -> list[int]:
     """The processes that wait for a session, and the next ones on their way there."""
     server = server_of(appd)
@@ -549,17 +561,11 @@ def test_one_that_cannot_be_started_for_now_is_tried_again(make: Make, tmp_path:
 
 
 def test_one_whose_successor_is_killed_as_well_comes_back(forking: Appd) -> None:
-    for _ in range(2):
-        eventually(lambda: server_of(forking) is not None, "there is one")
-        server = server_of(forking)
-        assert server is not None
+    server = None
+    for _ in range(4):
+        # Each second one before it can have said hello.
+        server = another(forking, server)
         os.kill(server, signal.SIGKILL)
-        # The next one, before it can have said hello.
-        known = (None, server)
-        eventually(lambda known=known: server_of(forking) not in known, "another", 2 * WAIT_SECONDS)  # type: ignore[misc]
-        successor = server_of(forking)
-        assert successor is not None
-        os.kill(successor, signal.SIGKILL)
     eventually(lambda: forking.has("is there again"), "it is there again", 2 * WAIT_SECONDS)
     until_full(forking)
     assert was_forked(running(forking)[1])
