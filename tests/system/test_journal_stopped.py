@@ -21,7 +21,7 @@ from tests.system.appd import (
     show,
     until_state,
 )
-from tests.system.container import Container
+from tests.system.container import Command, Container
 
 STOPPED_S = 300 if os.environ.get("WEFT_SOAK") == "1" else 20
 PAUSE_S = 0 if os.environ.get("WEFT_SOAK") == "1" else 1
@@ -132,16 +132,32 @@ def test_a_daemon_that_is_started_meanwhile_serves_and_stops(service: Container)
         assert ask(service, {"type": "QUERY_STATUS"})[0]["pid"] == int(show(service, "MainPID"))
 
 
-def test_a_runtime_that_logs_there_ends_in_its_second(container: Container) -> None:
+@pytest.mark.parametrize("before", [0, 2])
+def test_a_runtime_that_logs_there_ends_in_its_second(container: Container, before: int) -> None:
+    """One that decides what to do, and one that follows the plan of those before it."""
     set_fork_server(container)
-    with stopped(container):
-        command = container.popen("weft-runtime-wasmtime", TICKER, "77", env={
-            "WEFT_LOG": "journal", "WEFT_APP_STORE": "/opt/store",
-        })  # fmt: skip
+    directory = f"/var/cache/before-{before}"
+    env = {"WEFT_LOG": "journal", "WEFT_APP_STORE": "/opt/store", "CACHE_DIRECTORY": directory}
+
+    def start() -> Command:
+        command = container.popen("weft-runtime-wasmtime", TICKER, "77", env=env)
         assert command.stdout is not None
         assert command.stdout.readline() == "READY\n"
+        return command
+
+    for _ in range(before):
+        command = start()
+        command.terminate()
+        command.communicate(timeout=30)
+    with stopped(container):
+        command = start()
+        # The parentheses keep the command that looks from finding itself.
+        pattern = f"(weft-runtime-wasmtime) {TICKER} 77"
+        pid = container.run("pgrep", "--newest", "--full", pattern).stdout.strip()
+        decides = "/app.wasm" in container.run("find", f"/proc/{pid}/fd", "-printf", "%l ").stdout
         begun = time.monotonic()
         command.terminate()
         command.communicate(timeout=30)
         assert time.monotonic() - begun < 3  # promised is one second; the rest is a busy machine's
-        assert command.returncode == -15
+    assert command.returncode == -15
+    assert decides is not bool(before)
