@@ -164,6 +164,8 @@ class Ways:
         meanwhile: Callable[[Child], None] = nothing,
     ) -> End:
         child, order = self._supervisor.fork()
+        # It closes its own ends of the pipes behind the answer.
+        eventually(lambda: is_asleep(self._supervisor.server.pid), "the fork server waits again")
         before(child)
         code_fd = os.open(self._code, os.O_RDONLY)
         with order:
