@@ -13,7 +13,7 @@ LONGEST = (
     "tests/package/test_install.py", "tests/pack/test_new.py", "tests/system/test_stopped.py", "tests/system/test_installed_earlier.py",
     "tests/coverage/test_floors.py",
     "tests/lint/test_linters.py", "tests/command/test_both_ways.py", "tests/command/test_remembered.py",
-    "tests/appd/test_forkless.py", "tests/package/test_chroot.py", "tests/system/test_installed_earlier.py",
+    "tests/appd/test_forkless.py", "tests/package/test_chroot.py",
     "tests/system/test_installed_compiling.py",
     "tests/system/test_installed_views.py", "tests/system/test_neighbours.py", "tests/system/test_bench.py",
     "tests/system/test_installed_journal.py", "tests/system/test_cgroups.py", "tests/system/test_journal_stopped.py",
