@@ -24,6 +24,8 @@ venv: $(READY)
 $(READY): pyproject.toml tools/venv tools/debian-packages
 	rm -rf $(VENV)
 	tools/venv $(VENV)
+# Else a fork server that runs meanwhile sees the directories of its program change, and is started anew.
+	$(VENV)/bin/python -m compileall -q weft_runtime
 	touch $@
 
 ## make demo      run the example apps

@@ -290,7 +290,7 @@ def test_a_supervisor_that_has_gone_is_told(app: Make) -> None:
     child = one.supervisor.follow(one.plan, one.code_fd)
     until_ready(child)
     null = os.open(os.devnull, os.O_RDONLY)
-    for fd in (child.stdout, child.report):
+    for fd in (child.report, child.stdout):
         os.dup2(null, fd)
     end = end_of(child)
     os.close(null)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from tests.command.harness import WAIT_SECONDS
+from tests.command.harness import WAIT_SECONDS, eventually, is_asleep
 from tests.packages import APP_ID
 from weft_runtime import fork_protocol, limits, store
 from weft_runtime.appd import child as processes
@@ -100,6 +100,8 @@ class Supervisor:
         fork_protocol.send(self.connection, fork_protocol.request(procs))
         answer, fds = fork_protocol.receive(self.connection)
         pid = fork_protocol.parse_answer(answer, fds)
+        # It closes its own ends of the pipes behind the answer.
+        eventually(lambda: is_asleep(self.server.pid), "the fork server waits again")
         return processes.forked(pid, fds[:-1]), socket.socket(fileno=fds[-1])
 
     def follow(self, plan: Plan, code_fd: int) -> Child:
