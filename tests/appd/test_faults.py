@@ -262,7 +262,7 @@ def test_a_request_by_any_exception(faulty: Callable[..., Appd], error: str) -> 
     assert answer.code == ErrorCode.UNKNOWN_SESSION
 
 
-@pytest.mark.parametrize("name", ["_hello", "is_current", "close", "ask", "answer"])
+@pytest.mark.parametrize("name", ["_hello", "is_current", "collect", "ask", "answer"])
 def test_the_conversation_with_the_fork_server(faulty: Callable[..., Appd], name: str) -> None:
     if name == "is_current":
         name, owner = "take", "spares:Spares"
@@ -278,7 +278,7 @@ def test_the_conversation_with_the_fork_server(faulty: Callable[..., Appd], name
         until_told(appd)
     compiled.install(appd, SLEEPING)
     eventually(lambda: len(appd.helpers) == 3, "a fork server is there, and what it has forked")
-    if name == "close":
+    if name == "collect":
         arm(appd)
         os.kill(min(appd.helpers), 9)
         until_told(appd)

@@ -239,14 +239,14 @@ def test_a_plan_that_is_too_long_for_a_message_is_not_sent(appd: Appd) -> None:
     appd.environ |= {"WEFT_APP_STORE": str(store), "WEFT_DATA_ROOT": str(deep / "data")}
     appd.start()
     eventually(lambda: len(appd.helpers) == HELPERS, "processes wait")
-    helpers = appd.helpers
+    server = min(appd.helpers)
     arguments = f'args = ["{"x" * 32_000}"]'
     toml = manifest(runtime=arguments).replace("[runtime]", 'capabilities = ["fs:rw:app-data"]\n[runtime]')
     packages.install(store, SLEEPING, toml=toml)
     for _ in range(3):
         settle()
         assert not follows_a_plan(appd)
-    assert appd.helpers == helpers
+    assert min(appd.helpers) == server
 
 
 def test_many_apps_in_turns_follow_their_own_plans(appd: Appd) -> None:

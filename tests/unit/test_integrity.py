@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.unit.needs import missing
-from weft_runtime.integrity import Identity, unsafe, unsafe_above
+from weft_runtime.integrity import Identity, settled_at, unsafe, unsafe_above
 
 US = os.geteuid()
 STRANGER = 54321
@@ -51,6 +51,15 @@ def test_what_is_no_file_is_not_a_file_and_what_is_no_directory_no_directory(tmp
     for other in (file, fifo, link):
         assert unsafe(other.lstat(), US, is_directory=True) == "is not a directory"
     assert unsafe(tmp_path.lstat(), US, is_directory=True) is None
+
+
+def test_a_time_without_a_fraction_may_be_one_of_whole_seconds(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    identity = Identity.of(file.stat())
+    assert identity.settled_at == settled_at(identity.changed) > identity.changed
+    second = 1_000_000_000
+    assert settled_at(5 * second) - 5 * second > second > settled_at(5 * second + 1) - 5 * second
 
 
 @pytest.fixture

@@ -109,9 +109,9 @@ class Launcher:
 
     def execute(self, argv: list[str]) -> Started:
         """The next session's process by executing the runtime. Raises Refused."""
-        group = None
+        group = self._surrendered()
         try:
-            while True:
+            while group is None:
                 try:
                     group = self._make_group(self._numbers.next)
                     break
@@ -132,6 +132,16 @@ class Launcher:
                 self._numbers.skip()  # the group may still be there
             message = f"cannot start {printable(argv[0])}: {error.strerror}"
             raise Refused(ErrorCode.SPAWN_FAILED, message) from None
+
+    def _surrendered(self) -> SessionGroup | None:
+        """The group that was made for the next session, if one waits there."""
+        try:
+            return self.spares.surrender(self._numbers.next)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self.spares.failed(error)
+            return None
 
     def remove_group(self, group: SessionGroup) -> None:
         """Remove a group that is not needed any more, once nothing is in it."""

@@ -29,6 +29,12 @@ class Spare(NamedTuple):
                 return False
         return True
 
+    def leave(self) -> SessionGroup | None:
+        """End it alone, and give its group to a process that takes its place there."""
+        self.order.close()
+        processes.abandon(self.child)
+        return self.group
+
     def end(self) -> None:
         """End it, and whatever else is in its group, which is to be removed then."""
         self.order.close()

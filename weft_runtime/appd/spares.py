@@ -151,6 +151,12 @@ class Spares:
         self._refill_later()
         return spare
 
+    def surrender(self, number: int) -> SessionGroup | None:
+        """The group of what waits to become session `number`, which is executed instead; None if there is none."""
+        spare = self._waiting_for(number)
+        self._refill_later()
+        return None if spare is None else spare.leave()
+
     def close(self) -> None:
         """End the fork server and whatever waits; a program is given another chance."""
         if self._timer is not None:
