@@ -138,17 +138,18 @@ class Spares:
             return None
         loop = asyncio.get_running_loop()
         self._calm_at = loop.time() + CALM_S
-        spare = self._waiting_for(number)
-        if spare is None:
-            # Launches come faster than processes that wait are replaced.
-            self._wanted = min(2 * self._wanted, SPARES_MAX)
-            if self._calm is None:
-                self._calm_down_at(self._calm_at)
-            spare = self._fork(number)
+        spare = self._waiting_for(number) or self._fork(number)
         if spare is not None and not spare.begin(plan, code_fd):
             self._discard(spare)
             spare = None
-        self._refill_later()
+        if self._waiting:
+            self._refill_later()
+        else:
+            # Launches come faster than processes that wait are replaced. The next one is not to find them on their way.
+            self._wanted = min(2 * self._wanted, SPARES_MAX)
+            if self._calm is None:
+                self._calm_down_at(self._calm_at)
+            self._refill_in(0)
         return spare
 
     def surrender(self, number: int) -> SessionGroup | None:
@@ -226,8 +227,12 @@ class Spares:
         self._drop_waiting(self._wanted)
 
     def _refill_later(self) -> None:
-        if self._timer is None and self._server is not None and self._server is self._origin:
-            self._plan(REFILL_DELAY_S, self._refill)
+        if self._timer is None:
+            self._refill_in(REFILL_DELAY_S)
+
+    def _refill_in(self, seconds: float) -> None:
+        if self._server is not None and self._server is self._origin:
+            self._plan(seconds, self._refill)
 
     def _refill(self) -> None:
         """Ask for one more process. One at a time: whoever else waits for the loop comes between."""
