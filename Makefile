@@ -8,7 +8,7 @@ SOAK ?= 0
 unexport PYTHONDONTWRITEBYTECODE
 
 # Tests wait for a third of their time and more.
-WORKERS ?= $(shell expr $$(nproc) + 3)
+WORKERS ?= $(shell expr $$(nproc) + 2)
 TOGETHER := --numprocesses=$(WORKERS) --dist=loadfile
 ALONE := tests/unit tests/command tests/pack tests/appd tests/bench
 BOOTED := tests/package tests/system

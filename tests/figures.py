@@ -17,9 +17,11 @@ def check_table(table: dict[str, Any], *, without: Collection[str] = ()) -> None
         key for key in keys(table["place"]) if key not in without
     ]
     for row in table["rows"]:
-        assert row["ours"] > 0
+        # CPU time comes in ticks, of which a quick run may see none.
+        least = -1 if row["key"].startswith("cpu-") else 0
+        assert row["ours"] > least
         assert row["theirs"] is None or row["theirs"] > 0
-        assert row["ratio"] > 0
+        assert row["ratio"] > least
     assert set(table["samples_s"]) == {"unix", "websocket", "theirs"}
     assert len({len(samples) for samples in table["samples_s"].values()}) == 1
     assert set(table["curves"]) == {"module size, MB", "live sessions"}

@@ -137,6 +137,14 @@ def service(app_id: str) -> str:
     return f"weft-app@{app_id}.service"
 
 
+# Of a fork server that did not answer within its half second, for which there need not be a fault: other tests keep
+# all CPUs busy meanwhile, and the sessions are executed.
+_BY_LOAD = (
+    "cannot fork a session, executing the runtime instead: timed out",
+    "is gone, starting another: it ended by SIGKILL; until then each session executes it",
+)
+
+
 def complaints(container: Container, *meant: str) -> list[str]:
     """Lines that no test meant: of ours at a warning or worse, of systemd about our units, any traceback.
 
@@ -148,6 +156,8 @@ def complaints(container: Container, *meant: str) -> list[str]:
         ours = str(entry.get("SYSLOG_IDENTIFIER")).startswith("weft")
         ours = ours or (entry.get("_PID") == "1" and ("weft" in message or "weft" in str(entry.get("UNIT"))))
         bad = int(str(entry.get("PRIORITY", 6))) <= 4
-        if ("Traceback" in message or (ours and bad)) and not any(part in message for part in meant):
+        if ("Traceback" in message or (ours and bad)) and not any(
+            part in message for part in (*meant, *_BY_LOAD)
+        ):
             found.append(f"{entry.get('SYSLOG_IDENTIFIER')}: {message}")
     return found
