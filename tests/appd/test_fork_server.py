@@ -351,13 +351,19 @@ def test_a_process_that_waits_and_is_killed_is_replaced(forking: Appd) -> None:
     assert was_forked(pid)
 
 
-def test_a_program_that_was_replaced_gets_a_new_one(make: Make, tmp_path: Path) -> None:
+def with_a_copy(make: Make, tmp_path: Path) -> tuple[Path, Appd]:
+    """A program that may be replaced, and a daemon with processes of it that wait."""
     program = tmp_path / "weft-runtime-wasmtime"
     shutil.copy2(REAL_RUNTIME, program)
     appd = own(make, program)
     compiled.install(appd, SLEEPING)
     appd.start()
     until_full(appd)
+    return program, appd
+
+
+def test_a_program_that_was_replaced_gets_a_new_one(make: Make, tmp_path: Path) -> None:
+    program, appd = with_a_copy(make, tmp_path)
     before = server_of(appd)
     new = tmp_path / "new"
     shutil.copy2(REAL_RUNTIME, new)
@@ -405,12 +411,7 @@ def seized(pid: int) -> Iterator[None]:
 
 
 def test_the_end_of_one_keeps_nobody_waiting(make: Make, tmp_path: Path) -> None:
-    program = tmp_path / "weft-runtime-wasmtime"
-    shutil.copy2(REAL_RUNTIME, program)
-    appd = own(make, program)
-    compiled.install(appd, SLEEPING)
-    appd.start()
-    until_full(appd)
+    program, appd = with_a_copy(make, tmp_path)
     before = appd.helpers
     with contextlib.ExitStack() as debuggers:
         for pid in before:

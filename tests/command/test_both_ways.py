@@ -30,7 +30,7 @@ from tests.command.conftest import PROGRAMS, _runner
 from tests.command.guests import FOREVER, TEXT, guest, leave, leave_on_error, say, sleep, writing
 from tests.command.harness import SESSION, Finished, Run, Stream, bytes_in, eventually, is_asleep
 from tests.command.test_signals import FLOOD
-from tests.command.thin import End, Supervisor, end_of, plan_of
+from tests.command.thin import End, Supervisor, end_of, environment, plan_of
 from tests.packages import APP_ID, install, manifest
 from weft_runtime import fork_protocol
 from weft_runtime.appd import child as processes
@@ -82,9 +82,7 @@ class BothWays:
         parsed = arguments.parse_plain([APP_ID, SESSION, *options])
         if parsed is None or parsed.log_level is not None or parsed.sd_notify or parsed.ipc_socket:
             return
-        environ = {
-            "PATH": "/usr/bin:/bin", "WEFT_APP_STORE": str(self._store), "WEFT_LOG": "stderr", "HOME": str(self._home)
-        }  # fmt: skip
+        environ = environment(self._store, self._home)
         try:
             plan = plan_of(self._store, PROGRAM, SESSION, preopens=parsed.preopens)
         except (WeftError, ValueError):
@@ -174,10 +172,7 @@ class Ways:
 
 @pytest.fixture
 def ways(store: Path, tmp_path: Path) -> Iterator[Ways]:
-    environ = {
-        "PATH": "/usr/bin:/bin", "WEFT_APP_STORE": str(store), "WEFT_LOG": "stderr", "HOME": str(tmp_path / "home")
-    }  # fmt: skip
-    with Supervisor(PROGRAM, environ) as supervisor:
+    with Supervisor(PROGRAM, environment(store, tmp_path / "home")) as supervisor:
         yield Ways(store, supervisor)
 
 

@@ -16,7 +16,7 @@ import wasmtime
 from tests.command.conftest import PROGRAMS
 from tests.command.guests import FOREVER, guest, leave, leave_on_error, say, writing
 from tests.command.harness import WAIT_SECONDS, eventually, is_asleep
-from tests.command.thin import End, Supervisor, end_of, plan_of
+from tests.command.thin import End, Supervisor, end_of, environment, plan_of
 from tests.packages import APP_ID, install, wat
 from weft_runtime import fork_protocol, limits
 from weft_runtime.appd import child as processes
@@ -67,13 +67,7 @@ class App:
 
 @pytest.fixture
 def supervisor(store: Path, tmp_path: Path) -> Iterator[Supervisor]:
-    environ = {
-        "PATH": "/usr/bin:/bin",
-        "WEFT_APP_STORE": str(store),
-        "WEFT_LOG": "stderr",
-        "HOME": str(tmp_path),
-    }
-    with Supervisor(PROGRAM, environ) as supervisor:
+    with Supervisor(PROGRAM, environment(store, tmp_path)) as supervisor:
         yield supervisor
 
 
@@ -162,13 +156,7 @@ def test_a_signal_ends_a_guest_that_never_comes_back(app: Make, number: signal.S
 
 
 def test_a_session_outlives_the_fork_server(store: Path, tmp_path: Path) -> None:
-    environ = {
-        "PATH": "/usr/bin:/bin",
-        "WEFT_APP_STORE": str(store),
-        "WEFT_LOG": "stderr",
-        "HOME": str(tmp_path),
-    }
-    with Supervisor(PROGRAM, environ) as supervisor:
+    with Supervisor(PROGRAM, environment(store, tmp_path)) as supervisor:
         one = App(store, guest(leave(3)), supervisor)
         child, order = supervisor.fork()
     with order:

@@ -38,6 +38,13 @@ class End(NamedTuple):
     report: bytes
 
 
+def environment(app_store: Path, home: Path) -> dict[str, str]:
+    """What an app and its supervisor need, and nothing that makes a run unusual."""
+    return {
+        "PATH": "/usr/bin:/bin", "WEFT_APP_STORE": str(app_store), "WEFT_LOG": "stderr", "HOME": str(home)
+    }  # fmt: skip
+
+
 def plan_of(
     app_store: Path, program: Path, session: str = "7", *, preopens: tuple[Preopen, ...] = ()
 ) -> Plan:
