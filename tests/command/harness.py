@@ -12,7 +12,7 @@ import termios
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, NamedTuple, Protocol
+from typing import IO, NamedTuple, Protocol, TypedDict, Unpack
 
 import pytest
 
@@ -51,26 +51,28 @@ class Finished(NamedTuple):
         return self.log[-1]
 
 
+class How(TypedDict, total=False):
+    """What is unusual about a run: the arguments instead of APP_ID and SESSION, changes to the environment, and so on."""
+
+    args: Sequence[str]
+    program: str
+    wrapper: Sequence[str]
+    env: Mapping[str, str | None]
+    cwd: Path | None
+    stdin: Stream
+    stdout: Stream
+    stderr: Stream
+    pass_fds: Sequence[int]
+    bug: bool
+
+
 class Run(Protocol):
     """Runs the command to its end; `options` follow the two positional arguments.
 
     Unless a `bug` is what is wanted, there must be no traceback; and no process may be left in any case.
     """
 
-    def __call__(
-        self,
-        *options: str,
-        args: Sequence[str] = (APP_ID, SESSION),
-        program: str = "weft-runtime",
-        wrapper: Sequence[str] = (),
-        env: Mapping[str, str | None] = {},
-        cwd: Path | None = None,
-        stdin: Stream = subprocess.DEVNULL,
-        stdout: Stream = subprocess.PIPE,
-        stderr: Stream = subprocess.PIPE,
-        pass_fds: Sequence[int] = (),
-        bug: bool = False,
-    ) -> Finished: ...
+    def __call__(self, *options: str, **how: Unpack[How]) -> Finished: ...
 
 
 class Running:

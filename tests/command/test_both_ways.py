@@ -9,9 +9,9 @@ import fcntl
 import os
 import shutil
 import signal
-import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 import wasmtime
@@ -28,7 +28,7 @@ from tests.command import (
 )
 from tests.command.conftest import PROGRAMS, _runner
 from tests.command.guests import FOREVER, TEXT, guest, leave, leave_on_error, say, sleep, writing
-from tests.command.harness import SESSION, Finished, Run, Stream, bytes_in, eventually, is_asleep
+from tests.command.harness import SESSION, Finished, How, Run, bytes_in, eventually, is_asleep
 from tests.command.test_signals import FLOOD
 from tests.command.thin import End, Supervisor, end_of, environment, plan_of
 from tests.packages import APP_ID, install, manifest
@@ -55,25 +55,12 @@ class BothWays:
         self._run = run
         self._home = store.parent / "home"
 
-    def __call__(
-        self,
-        *options: str,
-        args: Sequence[str] = (APP_ID, SESSION),
-        program: str = "weft-runtime",
-        wrapper: Sequence[str] = (),
-        env: Mapping[str, str | None] = {},
-        cwd: Path | None = None,
-        stdin: Stream = subprocess.DEVNULL,
-        stdout: Stream = subprocess.PIPE,
-        stderr: Stream = subprocess.PIPE,
-        pass_fds: Sequence[int] = (),
-        bug: bool = False,
-    ) -> Finished:
-        done = self._run(
-            *options, args=args, program=program, wrapper=wrapper, env=env, cwd=cwd, stdin=stdin,
-            stdout=stdout, stderr=stderr, pass_fds=pass_fds, bug=bug,
-        )  # fmt: skip
-        is_usual = [*args] == [APP_ID, SESSION] and not wrapper and not env and cwd is None and not bug
+    def __call__(self, *options: str, **how: Unpack[How]) -> Finished:
+        done = self._run(*options, **how)
+        args = how.get("args", (APP_ID, SESSION))
+        is_usual = [*args] == [APP_ID, SESSION] and not any(
+            how.get(name) for name in ("wrapper", "env", "cwd", "bug")
+        )
         if is_usual and done.status not in (ExitStatus.TRY_AGAIN, ExitStatus.USAGE):
             self._compare(*options)
         return done

@@ -14,15 +14,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Unpack
 
 import pytest
 
 from tests.command import test_exit, test_guest, test_ready, test_service
 from tests.command.conftest import PROGRAMS, _runner
 from tests.command.guests import FOREVER, guest, leave, say, sleep
-from tests.command.harness import SESSION, Finished, Run, Running, Start, Stream, fill_pipe, stop
+from tests.command.harness import SESSION, Finished, How, Run, Running, Start, fill_pipe, stop
 from tests.command.test_launch_imports import LAUNCH
 from tests.command.test_notify import Manager, one_manager
 from tests.packages import APP_ID, install, printing
@@ -65,31 +66,18 @@ class Again:
         self._home = home
         self._numbers = itertools.count()
 
-    def __call__(
-        self,
-        *options: str,
-        args: Sequence[str] = (APP_ID, SESSION),
-        program: str = "weft-runtime",
-        wrapper: Sequence[str] = (),
-        env: Mapping[str, str | None] = {},
-        cwd: Path | None = None,
-        stdin: Stream = subprocess.DEVNULL,
-        stdout: Stream = subprocess.PIPE,
-        stderr: Stream = subprocess.PIPE,
-        pass_fds: Sequence[int] = (),
-        bug: bool = False,
-    ) -> Finished:
-        is_usual = not wrapper and cwd is None and not bug and {stdout, stderr} == {subprocess.PIPE}
-        is_usual = is_usual and not set(env) - {"HOME", "STATE_DIRECTORY"}
+    def __call__(self, *options: str, **how: Unpack[How]) -> Finished:
+        env = how.get("env", {})
+        streams = {how.get("stdout", subprocess.PIPE), how.get("stderr", subprocess.PIPE)}
+        is_usual = streams == {subprocess.PIPE} and not set(env) - {"HOME", "STATE_DIRECTORY"}
+        is_usual = is_usual and not any(how.get(name) for name in ("wrapper", "cwd", "bug"))
         # One for each run, so that the first compiles.
         cache = self._home / str(next(self._numbers))
         more = {"CACHE_DIRECTORY": str(cache)} if is_usual else {}
 
         def once(tells: Mapping[str, str] = {}) -> Finished:
-            return self._run(
-                *options, args=args, program=program, wrapper=wrapper, env={**env, **more, **tells}, cwd=cwd,
-                stdin=stdin, stdout=stdout, stderr=stderr, pass_fds=pass_fds, bug=bug,
-            )  # fmt: skip
+            changed: How = {**how, "env": {**env, **more, **tells}}
+            return self._run(*options, **changed)
 
         done = once()
         if is_usual and done.status not in (164, 170, 175):
